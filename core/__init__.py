@@ -1,0 +1,1 @@
+"""The training core: torch, numpy and the standard library; nothing of Ray, MLflow, Hydra, Optuna or any family."""

@@ -1,0 +1,43 @@
+"""The device of a run: how it is chosen, and how much memory was used on it."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import sys
+
+import torch
+
+MIB = 2**20
+
+
+def choose(name: str = "auto") -> torch.device:
+    """`cuda`, else `mps`, else `cpu` for "auto"; any other name is taken at its word."""
+    if name != "auto":
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device: got {name!r}, which this machine cannot use ({error}); expected auto") from error
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def peak_memory(device: torch.device) -> float:
+    """MiB: on CUDA since `reset_peak_memory`; elsewhere the process's highest resident size so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / MIB
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
+    return resident / MIB if sys.platform == "darwin" else resident / 1024
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def release_memory() -> None:
+    """Give cached blocks back, so that the process is usable after it ran out of memory."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,238 @@
+"""The training loop, as a generator: it yields epochs, and the caller decides what they are for."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from core import rng
+from core.device import peak_memory, release_memory, reset_peak_memory
+from core.distributed import average_metrics, everywhere
+from core.gate import HOPELESS, Gate
+from core.precision import Precision, autocast
+from core.schedule import Schedule, schedule
+from core.step import TrainStep
+from core.trainable import Batch, Data, Diverged, Mean, Metrics, Trainable, samples
+
+Outcome = Literal["passed", "finished", "diverged", "failed"]  # a sweep adds "stopped": by its scheduler
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Stop after `epochs` epochs without a better `metric`, and put the best epoch's weights back at the end."""
+
+    metric: str
+    epochs: int
+    mode: Literal["min", "max"] = "min"
+    min_delta: float = 0.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train; the same for every family."""
+
+    max_epochs: int = 10
+    precision: Precision = "fp32"
+    clip_norm: float | None = None
+    accumulate: int = 1  # batches per update
+    schedule: Schedule = field(default_factory=lambda: schedule("constant"))
+    gate: Gate = field(default_factory=Gate)
+    patience: Patience | None = None
+    compile: bool = False
+    activation_checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One yield of the loop: what happened in epoch `index` (from 1), and the means to save it."""
+
+    index: int
+    metrics: Metrics
+    losses: list[float]  # the training loss of every step
+    score: float  # the gate's
+    outcome: Outcome | None  # None while the run goes on
+    reason: str | None  # what the outcome's name does not say
+    state: Callable[[], dict[str, Any]]  # a live view: call it before asking for the next epoch
+
+
+def fit(
+    trainable: Trainable,
+    data: Data,
+    settings: Settings,
+    *,
+    wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
+    resume: dict[str, Any] | None = None,
+) -> Iterator[Epoch]:
+    """Train until the gate passes, the epochs run out, patience ends or the run diverges.
+
+    `wrap` puts the trainable into its DistributedDataParallel wrapper; `resume` is an earlier `Epoch.state()`.
+    A run that had already ended yields nothing. Divergence and lack of memory are outcomes, not exceptions.
+    """
+    run = _Run(trainable, settings, wrap)
+    if resume is None:
+        trainable.begin(data)
+    else:
+        run.load_state_dict(resume)
+    while run.outcome is None and run.epoch < settings.max_epochs:
+        began = perf_counter()
+        metrics: Metrics = {}
+        losses: list[float] = []
+        size = 0
+        try:
+            batches = data.train(run.epoch)
+            size = samples(batches[0])
+            run.train(batches, metrics, losses)
+            run.validate(data, metrics)
+            run.judge(metrics)
+        except Diverged as why:
+            run.end("diverged", str(why))
+        except torch.OutOfMemoryError:
+            run.end("failed", _out_of_memory(size))
+        if run.outcome == "failed":  # after the except clause, whose traceback held on to the step's tensors
+            release_memory()
+        metrics["system/seconds"] = perf_counter() - began
+        metrics["system/peak_memory_mib"] = peak_memory(run.device)
+        yield run.next_epoch(metrics, losses)
+
+
+class _Run:
+    """The state of one fit: what a checkpoint holds."""
+
+    def __init__(self, trainable: Trainable, settings: Settings, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        self.trainable, self.settings = trainable, settings
+        trainable.recompute = settings.activation_checkpointing
+        self.step = TrainStep(
+            trainable,
+            self._model(wrap),
+            clip_norm=settings.clip_norm,
+            precision=settings.precision,
+            schedule=settings.schedule,
+        )
+        self.device = self.step.device
+        self.epoch, self.streak = 0, 0
+        self.outcome: Outcome | None = None
+        self.reason: str | None = None
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None  # patience: epoch, value and weights
+
+    def _model(self, wrap: Callable[[nn.Module], nn.Module]) -> nn.Module:
+        """What `train_step` calls: wrapped where a loss is declared, for a step of its own calls its parts."""
+        if type(self.trainable).train_step is not Trainable.train_step:
+            return self.trainable
+        return wrap(torch.compile(self.trainable) if self.settings.compile else self.trainable)  # type: ignore[arg-type]
+
+    def train(self, batches: Sequence[Batch], metrics: Metrics, losses: list[float]) -> None:
+        """One pass over the batches; fills in the `train/` metrics and the loss of every step."""
+        began = perf_counter()
+        reset_peak_memory(self.device)
+        self.trainable.train()
+        mean, on_device, count = Mean(), [], 0
+        self.step.norms = Mean()
+        self.step.finite.fill_(True)
+        for batch, done, share, first, last in _grouped(batches, self.settings.accumulate):
+            self.step.set_progress((self.epoch + done) / self.settings.max_epochs)
+            with self.step.batch(share, first=first, last=last), autocast(self.settings.precision, self.device):
+                step_losses = self.trainable.train_step(batch, self.step)
+            mean.add(step_losses, samples(batch))
+            on_device.append(step_losses["loss"].detach())
+            count += samples(batch)
+        losses += torch.stack(on_device).float().tolist()  # the epoch's host sync: all before it is queued, not awaited
+        seconds = perf_counter() - began
+        metrics |= average_metrics({f"train/{name}": value for name, value in mean.value().items()})
+        metrics |= {f"train/{name}": value for name, value in self.step.norms.value().items()}
+        metrics |= {"system/train_seconds": seconds, "system/samples_per_second": count / seconds}
+        if not everywhere(self.step.finite):
+            raise Diverged("a training loss or its gradient was not finite")
+
+    def validate(self, data: Data, metrics: Metrics) -> None:
+        self.trainable.eval()
+        with autocast(self.settings.precision, self.device):
+            held_out = self.trainable.evaluate(data)
+        metrics |= average_metrics({f"val/{name}": value for name, value in held_out.items()})
+        self.trainable.end_epoch(data, metrics)
+
+    def judge(self, metrics: Metrics) -> None:
+        """Whether the run ends here."""
+        self.streak = self.streak + 1 if self.settings.gate.cleared(metrics) else 0
+        if self.settings.gate.rules and self.streak >= self.settings.gate.consecutive:
+            self.end("passed")
+        elif self._impatient(metrics):
+            assert self.settings.patience and self.best
+            self.end(
+                "finished", f"no better {self.settings.patience.metric} for {self.settings.patience.epochs} epochs"
+            )
+        elif self.epoch + 1 == self.settings.max_epochs:
+            self.end("finished")
+        if self.outcome == "finished" and self.best:
+            self.trainable.load_state_dict(self.best["weights"])
+            self.reason = f"{self.reason + '; ' if self.reason else ''}weights of epoch {self.best['epoch']} restored"
+
+    def _impatient(self, metrics: Metrics) -> bool:
+        patience = self.settings.patience
+        if patience is None:
+            return False
+        if patience.metric not in metrics:
+            raise ValueError(
+                f"training.patience.metric: {patience.metric!r} is not reported; "
+                f"this trainable reports {', '.join(sorted(metrics))}"
+            )
+        value = metrics[patience.metric] * (1 if patience.mode == "max" else -1)
+        if self.best is None or value > self.best["value"] + patience.min_delta:
+            weights = copy.deepcopy(self.trainable.state_dict())
+            self.best = {"epoch": self.epoch + 1, "value": value, "weights": weights}
+        return self.epoch + 1 - self.best["epoch"] >= patience.epochs
+
+    def end(self, outcome: Outcome, reason: str | None = None) -> None:
+        self.outcome, self.reason = outcome, reason
+
+    def next_epoch(self, metrics: Metrics, losses: list[float]) -> Epoch:
+        self.epoch += 1
+        self.history.append({"epoch": self.epoch, "metrics": metrics, "losses": losses})
+        cut_short = self.outcome in ("diverged", "failed")  # not all metrics are there
+        score = HOPELESS if cut_short else self.settings.gate.score(metrics)
+        return Epoch(self.epoch, metrics, losses, score, self.outcome, self.reason, self.state_dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,  # the schedule's position and the data's order are functions of it
+            "streak": self.streak,
+            "outcome": self.outcome,
+            "reason": self.reason,
+            "history": self.history,
+            "best": self.best,
+            "trainable": self.trainable.state_dict(),
+            "rng": rng.state(),
+            **self.step.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.trainable.load_state_dict(state["trainable"])
+        self.step.load_state_dict(state)
+        rng.restore(state["rng"])
+        self.epoch, self.streak = state["epoch"], state["streak"]
+        self.outcome, self.reason = state["outcome"], state["reason"]
+        self.history, self.best = list(state["history"]), state["best"]
+
+
+def _grouped(batches: Sequence[Batch], accumulate: int) -> Iterator[tuple[Batch, float, float, bool, bool]]:
+    """Batches in groups of one update each: the batch, the fraction of the epoch done after its group, its share of
+    the group's samples, and whether it is the group's first and its last."""
+    for start in range(0, len(batches), accumulate):
+        end = min(start + accumulate, len(batches))
+        group = [batches[position] for position in range(start, end)]
+        total = sum(samples(batch) for batch in group)
+        for offset, batch in enumerate(group):
+            yield batch, end / len(batches), samples(batch) / total, offset == 0, offset == len(group) - 1
+
+
+def _out_of_memory(size: int) -> str:
+    advice = "activation_checkpointing=true or precision=bf16"
+    half = f"data.batch_size={math.ceil(size / 2)} training.accumulate=2 (the same update)" if size > 1 else ""
+    return f"out of memory at batch size {size}: try {half}{', ' if half else ''}training.{advice}"

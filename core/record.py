@@ -1,0 +1,148 @@
+"""The record of a run: a directory that a person reads, and everything else is derived from.
+
+events.jsonl   what happened, one line each, appended and synced before anything else hears of it
+scalars.csv    one row an epoch
+result.json    how it ended, with every curve
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from core.gate import Gate
+from core.trainable import Metrics
+
+Event = dict[str, Any]
+STEP_LOSS = "train/step_loss"  # the one curve with a point a step; all others have one an epoch
+
+
+class Record:
+    """Writes one run's directory, and picks an interrupted one up where it stopped.
+
+    An epoch that is already there is not recorded again, so a resumed run may repeat its last one.
+    """
+
+    def __init__(self, directory: Path, **facts: Any) -> None:
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        self.path = directory / "events.jsonl"
+        events = read_events(self.path, mend=True)
+        epochs = [event for event in events if event["event"] == "epoch"]
+        self.last: Event | None = epochs[-1] if epochs else None
+        self.columns: list[str] = []
+        self.append("start", **facts)
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs are recorded."""
+        return self.last["epoch"] if self.last else 0
+
+    def append(self, event: str, **facts: Any) -> Event:
+        return append_event(self.path, event, **facts)
+
+    def epoch(self, index: int, metrics: Metrics, losses: list[float], **facts: Any) -> bool:
+        """Record one epoch; False if it already was."""
+        if index <= self.epochs:
+            return False
+        self.last = self.append("epoch", epoch=index, metrics=metrics, losses=losses, **facts)
+        self._scalars({"epoch": index, "score": facts.get("score"), **metrics})
+        return True
+
+    def end(self, outcome: str, reason: str | None, gate: Gate) -> Event:
+        """Close the run: `result.json`, and the last event."""
+        result = summarise(read_events(self.path), outcome, reason, gate)
+        write_atomically(self.directory / "result.json", json.dumps(_plain(result), indent=1) + "\n")
+        self.append("end", outcome=outcome, reason=reason)
+        return result
+
+    def _scalars(self, row: Mapping[str, Any]) -> None:
+        path = self.directory / "scalars.csv"
+        rows: Iterable[Mapping[str, Any]] = [row]
+        if not set(row) <= set(self.columns):  # the first row here, or a new metric: write the file again
+            epochs = [event for event in read_events(self.path) if event["event"] == "epoch"]
+            rows = [{"epoch": one["epoch"], "score": one.get("score"), **one["metrics"]} for one in epochs]
+            self.columns = list(dict.fromkeys(name for one in rows for name in one))
+            write_atomically(path, ",".join(self.columns) + "\n")
+        with path.open("a", newline="") as stream:
+            csv.DictWriter(stream, self.columns, lineterminator="\n").writerows(rows)
+
+
+def append_event(path: Path, event: str, **facts: Any) -> Event:
+    """Append one event, on disk when this returns."""
+    entry = {"event": event, "time": time.time(), **facts}
+    with path.open("a") as stream:
+        stream.write(json.dumps(_plain(entry)) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    return entry
+
+
+def read_events(path: Path, mend: bool = False) -> list[Event]:
+    """The events of a run, in order, numbers that JSON cannot hold read as NaN.
+
+    A last line that a crash cut short does not count; `mend` removes it from the file.
+    """
+    if not path.exists():
+        return []
+    whole, newline, torn = path.read_bytes().rpartition(b"\n")
+    if torn and mend:
+        os.truncate(path, len(whole) + len(newline))
+    events = [json.loads(line) for line in whole.splitlines()]
+    for event in events:
+        if event["event"] == "epoch":
+            event["metrics"] = {name: math.nan if v is None else v for name, v in event["metrics"].items()}
+            event["losses"] = [math.nan if loss is None else loss for loss in event["losses"]]
+    return events
+
+
+def summarise(events: list[Event], outcome: str, reason: str | None, gate: Gate) -> dict[str, Any]:
+    """How a run ended: its outcome, what it missed, its last and best epoch, and every curve."""
+    epochs = [event for event in events if event["event"] == "epoch"]
+    best = max(epochs, key=lambda event: event["score"], default=None)
+    last = epochs[-1] if epochs else None
+    complete = last is not None and outcome not in ("diverged", "failed")
+    return {
+        "outcome": outcome,
+        "reason": reason,
+        "gate_passed": outcome == "passed",
+        "missed": gate.missed(last["metrics"]) if last and complete and outcome != "passed" else [],
+        "epochs": len(epochs),
+        "seconds": sum(event["metrics"].get("system/seconds", 0.0) for event in epochs),
+        "score": last["score"] if last else None,
+        "metrics": last["metrics"] if last else {},
+        "best": {key: best[key] for key in ("epoch", "score", "metrics")} if best else None,
+        "curves": curves(epochs),
+    }
+
+
+def curves(epochs: list[Event]) -> dict[str, list[Any]]:
+    """`epoch` and, aligned with it, every metric; `train/step_loss` has one value a step."""
+    names = dict.fromkeys(name for event in epochs for name in event["metrics"])
+    return {
+        "epoch": [event["epoch"] for event in epochs],
+        **{name: [event["metrics"].get(name) for event in epochs] for name in names},
+        STEP_LOSS: [loss for event in epochs for loss in event["losses"]],
+    }
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write aside, then rename: a reader sees the old file or the new one."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text)
+    aside.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    """`value` with null for the numbers that JSON cannot hold."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value

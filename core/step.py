@@ -1,0 +1,112 @@
+"""What the core lends a trainable for one batch: backward, averaging, clipping and the optimizer's step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+
+from core.distributed import average_gradients, broadcast
+from core.precision import Precision, scaler
+from core.trainable import Mean, Trainable
+
+
+class TrainStep:
+    """Implements `core.trainable.Step`, and keeps the optimizers, the gradient scaler and the finite flag.
+
+    With accumulation the loop opens a group of batches: each batch's loss counts by its share of the
+    group's samples, and `update` steps on the last of them.
+    """
+
+    def __init__(
+        self,
+        trainable: Trainable,
+        model: nn.Module,
+        *,
+        clip_norm: float | None,
+        precision: Precision,
+        schedule: Callable[[float], float],
+    ) -> None:
+        self.trainable, self.model = trainable, model
+        self.clip_norm, self.precision, self.schedule = clip_norm, precision, schedule
+        self.ddp = isinstance(model, DistributedDataParallel)  # averages in its own backward
+        if not self.ddp:
+            broadcast(trainable.state_dict().values())
+        self.optimizers = trainable.optimizers()
+        self.device = trainable.progress.device
+        self.scaler = scaler(precision, self.device)
+        self.finite = torch.ones((), dtype=torch.bool, device=self.device)
+        self.norms = Mean()
+        self.share, self.last, self.grouped = 1.0, True, False
+        self.pending: set[str] = set()
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group.setdefault("initial_lr", group["lr"])
+
+    def set_progress(self, progress: float) -> None:
+        self.trainable.progress.fill_(progress)
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * self.schedule(progress)
+
+    def batch(self, share: float, *, first: bool, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Enter one batch that holds `share` of its group's samples; DDP need not average before the last."""
+        self.share, self.last, self.grouped = share, last, not (first and last)
+        if first:
+            for optimizer in self.optimizers.values():
+                optimizer.zero_grad(set_to_none=True)
+        self.pending.clear()
+        return self.model.no_sync() if self.ddp and not last else contextlib.nullcontext()  # type: ignore[operator]
+
+    def update(self, loss: Tensor, optimizer: str = "main") -> Tensor:
+        if self.grouped and optimizer in self.pending:
+            raise ValueError(
+                f"training.accumulate: {type(self.trainable).__name__} updates {optimizer!r} several times within one "
+                "step, which cannot accumulate; expected accumulate=1"
+            )
+        self.pending.add(optimizer)
+        chosen = self.optimizers[optimizer]
+        params = [param for group in chosen.param_groups for param in group["params"] if param.requires_grad]
+        self.finite &= loss.detach().isfinite()
+        if not self.grouped:
+            chosen.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, enabled=False):
+            # Only this optimizer's parameters: a generator's loss leaves nothing in the critic's gradients.
+            self.scaler.scale(loss * self.share if self.grouped else loss).backward(inputs=None if self.ddp else params)
+        if not self.last:
+            return torch.full((), torch.nan, device=self.device)
+        return self._step(chosen, params, "grad_norm" if optimizer == "main" else f"grad_norm_{optimizer}")
+
+    def _step(self, optimizer: torch.optim.Optimizer, params: list[Tensor], name: str) -> Tensor:
+        if not self.ddp:
+            average_gradients(params)
+        self.scaler.unscale_(optimizer)
+        if self.clip_norm is None:
+            norm = get_total_norm([param.grad for param in params if param.grad is not None])
+        else:
+            norm = clip_grad_norm_(params, self.clip_norm)
+        if not self.scaler.is_enabled():  # the scaler meets infinite fp16 gradients by skipping the step
+            self.finite &= norm.isfinite()
+        self.norms.add({name: norm})
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Moments and counters come back; rates and decays are the configuration's, which a copied trial may change."""
+        for name, optimizer in self.optimizers.items():
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({**state["optimizers"][name], "param_groups": groups})
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])

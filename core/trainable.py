@@ -1,0 +1,140 @@
+"""The contract between the training core and a model family."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.utils.checkpoint import checkpoint
+
+Batch = Any  # a tensor, or tuples, lists and dicts of tensors whose first axis counts samples
+Losses = dict[str, Tensor]  # scalars on the device; "loss" is the one that is minimised
+Metrics = dict[str, float]  # scalars on the host, named "split/name"
+
+
+class Diverged(Exception):
+    """Raised from anywhere inside a step when training cannot usefully go on."""
+
+
+class Data(Protocol):
+    """What a family trains on; lives outside the module, so that the trials of a process can share it.
+
+    A family's own class is built as `Data(*, device, seed, **fields of its YAML)` and may keep what is
+    expensive (a corpus, a solved problem) in a cache of the process.
+    """
+
+    def train(self, epoch: int) -> Sequence[Batch]:
+        """The batches of one epoch, on the device: a pure function of `epoch`, or a resumed run differs."""
+
+    def val(self) -> Sequence[Batch]:
+        """The held-out batches, the same at every call."""
+
+
+class Step(Protocol):
+    """What the core lends a trainable for one batch."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The trainable itself, inside its DistributedDataParallel wrapper where there is one."""
+
+    def update(self, loss: Tensor, optimizer: str = "main") -> Tensor:
+        """Backward, average over ranks, unscale, clip, step; returns the gradient norm before clipping."""
+
+
+class Trainable(nn.Module, ABC):
+    """A model together with the loss that trains it: `forward` *is* the loss.
+
+    Declare a loss and the defaults below train it. Own the step (override `train_step`) when one loss
+    and one optimizer are not enough. A family's class is built as `Trainable(data, **fields of its YAML)`:
+    shapes come from the data, hyperparameters from the YAML. State that must survive (counters, adaptive
+    weights, running statistics) lives in buffers.
+    """
+
+    stackable: ClassVar[frozenset[str]] = frozenset()
+    """Hyperparameters that may differ between trials trained as one stack."""
+
+    progress: Tensor
+    """The fraction of the run done, 0 to 1, set by the core before each step; every schedule reads it."""
+
+    def __init__(self, *, lr: float = 1e-3, weight_decay: float = 0.0) -> None:
+        super().__init__()
+        self.lr, self.weight_decay = lr, weight_decay
+        self.recompute = False  # set by the core: training.activation_checkpointing
+        self.register_buffer("progress", torch.zeros(()))
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Losses: ...
+
+    @abstractmethod
+    def oracle(self, data: Data) -> Metrics:
+        """What `evaluate` would report of the gated metrics if the exact answer stood in for the model.
+
+        It must pass the gate: a gate that the data itself fails stops every trial for nothing.
+        """
+
+    @abstractmethod
+    def trivial(self, data: Data) -> Metrics:
+        """The same for a baseline that has learned nothing of the rules; it must fail the gate."""
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        return {"main": AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)}
+
+    def train_step(self, batch: Batch, step: Step) -> Losses:
+        losses = step.model(batch)
+        step.update(losses["loss"])
+        return losses
+
+    @torch.no_grad()
+    def evaluate(self, data: Data) -> Metrics:
+        """Held-out metrics, without their `val/` prefix, which the core adds."""
+        mean = Mean()
+        for batch in data.val():
+            mean.add(self(batch), samples(batch))
+        return mean.value()
+
+    def begin(self, data: Data) -> None:
+        """Runs once, before the first epoch of a fresh run, e.g. to pretrain."""
+
+    def end_epoch(self, data: Data, metrics: Metrics) -> None:
+        """Runs after each evaluation, e.g. to retrain; may change `metrics`."""
+
+    def recomputed(self, block: nn.Module, *inputs: Tensor) -> Any:
+        """`block(*inputs)`; under activation checkpointing its activations are computed again in the backward pass."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
+
+
+class Mean:
+    """Mean of named scalars, weighted by samples, that stays on the device until `value` is asked for."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.weight = 0
+
+    def add(self, scalars: Losses, weight: int = 1) -> None:
+        self.weight += weight
+        for name, scalar in scalars.items():
+            term = scalar.detach().double() if scalar.device.type != "mps" else scalar.detach().float()
+            self.sums[name] = self.sums[name] + weight * term if name in self.sums else weight * term
+
+    def value(self) -> Metrics:
+        if not self.sums:
+            return {}
+        totals = torch.stack(list(self.sums.values())).tolist()  # one host sync for all
+        return {name: total / self.weight for name, total in zip(self.sums, totals, strict=True)}
+
+
+def samples(batch: Batch) -> int:
+    """How many samples a batch holds: the length of the first axis of its first tensor."""
+    if isinstance(batch, Tensor):
+        return batch.shape[0]
+    parts = batch.values() if isinstance(batch, dict) else batch
+    for part in parts:
+        if isinstance(part, Tensor | dict | list | tuple):
+            return samples(part)
+    raise TypeError(f"a batch needs a tensor in it, got {type(batch).__name__} without one")

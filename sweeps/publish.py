@@ -1,0 +1,306 @@
+"""Publish a sweep's run directories to MLflow: `python sweeps/publish.py results/latest [tracking.uri=...]`.
+
+MLflow is a projection of the run directories. Runs are found by their tags and points carry the time at which they
+were recorded, so publishing again, or onto another server, changes nothing that is already there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import logging
+import math
+import os
+import select
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from core import checkpoint
+from core.record import STEP_LOSS, Event
+from sweeps.report import OUTCOMES, read_result, trial_folders
+
+# Quiet, and quick to give up: whatever was not sent is sent at the next attempt.
+for name, value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+}.items():
+    os.environ.setdefault(name, value)
+
+BATCH = 1000  # metrics a request: MLflow's limit
+STATUS = {"failed": "FAILED", "interrupted": "KILLED"}  # every other outcome is FINISHED
+GREY, GREEN = "#8a8f98", "#1a7f5a"
+
+
+class Publisher:
+    """Sends what is new in a sweep's folder since the last `sync`; a new one sends all of it again."""
+
+    def __init__(self, sweep: Path, uri: str, experiment: str) -> None:
+        from mlflow import MlflowClient
+
+        self.sweep = sweep
+        self.config = yaml.safe_load((sweep / "config.yaml").read_text())
+        root = sweep.parent.resolve()
+        if uri.startswith("sqlite:///"):
+            create_database(Path(uri.removeprefix("sqlite:///")))
+        self.client = MlflowClient(uri)
+        found = self.client.get_experiment_by_name(experiment)
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        artifacts = (root / "mlartifacts").as_uri() if uri.startswith("sqlite:///") else None
+        self.experiment = (
+            found.experiment_id if found else self.client.create_experiment(experiment, artifacts, tags=kind)
+        )
+        self.parent = self._run("sweep", sweep.name, {"sweep.kind": "sweep"}, self._started())
+        self._params(self.parent, flatten({key: self.config[key] for key in self.config if key != "search"}))
+        self.runs: dict[str, str] = {}
+        self.offsets: dict[str, int] = {}
+        self.steps: dict[str, int] = {}
+        self.ended: set[str] = set()
+
+    def sync(self) -> None:
+        for folder in trial_folders(self.sweep):
+            if folder.name not in self.ended:
+                self._trial(folder)
+        self._sweep()
+
+    def _trial(self, folder: Path) -> None:
+        """Send a trial's new events. Only what was sent is counted as sent: a fault leaves the rest for next time."""
+        for event, offset in self._new_events(folder):
+            if event["event"] == "start":
+                self._start(folder, event)
+            elif event["event"] == "epoch":
+                self._epoch(self.runs[folder.name], folder.name, event)
+            elif event["event"] == "interrupted":
+                self.client.set_terminated(self.runs[folder.name], "KILLED", millis(event))
+            elif event["event"] == "end":
+                self._end(self.runs[folder.name], folder, event)
+            self.offsets[folder.name] = offset
+
+    def _new_events(self, folder: Path) -> Iterator[tuple[Event, int]]:
+        offset = self.offsets.get(folder.name, 0)
+        with (folder / "events.jsonl").open("rb") as stream:
+            stream.seek(offset)
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    return  # still being written
+                offset += len(line)
+                yield json.loads(line), offset
+
+    def _start(self, folder: Path, event: Event) -> None:
+        if folder.name not in self.runs:
+            tags = {"sweep.kind": "trial", "trial": folder.name, "mlflow.parentRunId": self.parent}
+            self.runs[folder.name] = self._run("trial", folder.name, tags, millis(event))
+            config = yaml.safe_load((folder / "config.yaml").read_text())
+            varied = event.get("values", {})
+            shown = {key: config[key] for key in ("trainable", "data", "training", "seed")}
+            self._params(self.runs[folder.name], {**flatten(shown), **varied})
+            self.steps[folder.name] = 0
+        self.client.update_run(self.runs[folder.name], status="RUNNING")
+
+    def _epoch(self, run: str, name: str, event: Event) -> None:
+        from mlflow.entities import Metric
+
+        at, first = millis(event), self.steps[name]
+        score = {"score": event["score"], "epoch": event["epoch"]}
+        points = [
+            Metric(key, number(value), at, event["epoch"]) for key, value in {**event["metrics"], **score}.items()
+        ]
+        points += [Metric(STEP_LOSS, number(loss), at, first + step) for step, loss in enumerate(event["losses"], 1)]
+        for start in range(0, len(points), BATCH):
+            self.client.log_batch(run, metrics=points[start : start + BATCH])
+        self.steps[name] = first + len(event["losses"])
+
+    def _end(self, run: str, folder: Path, event: Event) -> None:
+        from mlflow.entities import RunTag
+
+        result = read_result(folder)
+        tags = {"outcome": event["outcome"], "gate": "passed" if event["outcome"] == "passed" else "missed"}
+        tags |= {"gate.missed": "; ".join(result["missed"]), "reason": result["reason"] or ""}
+        tags["mlflow.runColor"] = GREEN if event["outcome"] == "passed" else GREY
+        self.client.log_batch(run, tags=[RunTag(key, text[:5000]) for key, text in tags.items()])
+        for name in ("config.yaml", "result.json", "scalars.csv", "error.txt"):
+            if (folder / name).exists():
+                self.client.log_artifact(run, str(folder / name))
+        if event["outcome"] == "passed":
+            self._model(run, folder)
+        self.client.set_terminated(run, STATUS.get(event["outcome"], "FINISHED"), millis(event))
+        self.ended.add(folder.name)
+
+    def _model(self, run: str, folder: Path) -> None:
+        """The checkpoint that passed, as a logged model: weights without code, so nothing runs when it is loaded."""
+        import torch
+        from mlflow.entities import LoggedModelOutput
+
+        found = checkpoint.newest(folder / "checkpoints")
+        name = f"{self.sweep.name}-{folder.name}"
+        if found is None or self._logged(name):
+            return
+        passed, state = found
+        model = self.client.create_logged_model(
+            self.experiment, name=name, source_run_id=run, model_type="checkpoint", tags={"sweep": self.sweep.name}
+        )
+        aside = folder / ".model"
+        aside.mkdir(exist_ok=True)
+        torch.save(state["trainable"], aside / "state_dict.pth")
+        for source in (passed.path / checkpoint.META, folder / "config.yaml"):
+            (aside / source.name).write_bytes(source.read_bytes())
+        self.client.log_model_artifacts(model.model_id, str(aside))
+        self.client.finalize_logged_model(model.model_id, "READY")
+        self.client.log_outputs(run, [LoggedModelOutput(model.model_id, step=passed.epoch)])
+        for file in aside.iterdir():
+            file.unlink()
+        aside.rmdir()
+
+    def _logged(self, name: str) -> bool:
+        found = self.client.search_logged_models([self.experiment], filter_string=f"name = '{name}'")
+        for model in found:
+            if str(model.status).endswith("READY"):
+                return True
+            self.client.delete_logged_model(model.model_id)  # a publisher was killed while it sent this one
+        return False
+
+    def _sweep(self) -> None:
+        """The parent run: leaderboard, summary and how the sweep ended."""
+        from mlflow.entities import Metric
+
+        path = self.sweep / "summary.json"
+        if not path.exists():
+            return
+        summary, at = json.loads(path.read_text()), int(path.stat().st_mtime * 1000)
+        for name in ("config.yaml", "summary.json", "leaderboard.csv"):
+            self.client.log_artifact(self.parent, str(self.sweep / name))
+        counts = {key: float(summary[key]) for key in ("trials", *OUTCOMES)}
+        self.client.log_batch(self.parent, metrics=[Metric(key, value, at, 0) for key, value in counts.items()])
+        self.client.set_tag(self.parent, "best.trial", (summary["best"] or {}).get("trial", ""))
+        self.client.set_tag(self.parent, "outcome", "passed" if summary["passed"] else "missed")
+        self.client.set_terminated(self.parent, "KILLED" if summary["interrupted"] else "FINISHED", at)
+
+    def _run(self, kind: str, name: str, tags: dict[str, str], start: int) -> str:
+        """The run of these tags, made if there is none: making is not idempotent, so it looks first."""
+        mine = {"sweep": self.sweep.name, **tags}
+        query = " and ".join(f"tags.`{key}` = '{mine[key]}'" for key in ("sweep", "sweep.kind", "trial") if key in mine)
+        found = self.client.search_runs([self.experiment], query, max_results=1)
+        if found:
+            return found[0].info.run_id
+        title = name if kind == "sweep" else f"{self.sweep.name}/{name}"
+        return self.client.create_run(self.experiment, start_time=start, tags=mine, run_name=title).info.run_id
+
+    def _params(self, run: str, values: dict[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        known = self.client.get_run(
+            run
+        ).data.params  # a resumed sweep may have changed num_samples: parameters are final
+        new = [Param(key, str(value)[:6000]) for key, value in values.items() if key not in known]
+        for start in range(0, len(new), 100):
+            self.client.log_batch(run, params=new[start : start + 100])
+
+    def _started(self) -> int:
+        return int((self.sweep / "config.yaml").stat().st_mtime * 1000)
+
+
+def millis(event: Event) -> int:
+    return int(event["time"] * 1000)
+
+
+def number(value: float | None) -> float:
+    """MLflow stores infinities as 1.8e308, which no axis survives; they are recorded as null, and so sent as NaN."""
+    return math.nan if value is None else float(value)
+
+
+def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def create_database(path: Path) -> None:
+    """Make MLflow's sqlite file once: aside under a lock, then renamed, for its migrations do not bear company."""
+    if path.exists():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        SqlAlchemyStore(f"sqlite:///{aside}", (path.parent / "mlartifacts").as_uri()).engine.dispose()
+        with sqlite3.connect(aside) as connection:  # the UI reads while a sweep writes
+            connection.execute("pragma journal_mode=wal")
+            connection.execute("pragma wal_checkpoint(truncate)")
+        connection.close()
+        aside.rename(path)
+
+
+def default_uri(sweep: Path) -> str:
+    return f"sqlite:///{sweep.resolve().parent / 'mlflow.db'}"
+
+
+def follow(sweep: Path, uri: str, experiment: str, every: float = 2.0) -> bool:
+    """Publish what comes until standard input closes, then the rest; a tracking server may come and go meanwhile."""
+    publisher, warned, closing, attempts = None, False, False, 0
+    while True:
+        try:
+            publisher = publisher or Publisher(sweep, uri, experiment)
+            publisher.sync()
+            if closing:
+                return True
+        except Exception as error:
+            attempts += closing
+            if not warned:
+                warned = True
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                print(
+                    f"tracking: {uri} does not answer ({reason}); the sweep goes on, the record is kept",
+                    file=sys.stderr,
+                )
+            if attempts >= 3:
+                return False
+        if closing:
+            time.sleep(1)
+        else:
+            closing = bool(select.select([sys.stdin], [], [], every)[0])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path, help="folder of a sweep, e.g. results/latest")
+    parser.add_argument("overrides", nargs="*", metavar="tracking.uri=URI", help="default: the sweep's own")
+    parser.add_argument("--follow", action="store_true", help="go on until standard input closes")
+    arguments = parser.parse_args()
+    sweep = arguments.sweep.resolve()
+    if not (sweep / "config.yaml").exists():
+        parser.error(f"sweep: got {str(arguments.sweep)!r}, expected the folder of a sweep (it has no config.yaml)")
+    tracking = yaml.safe_load((sweep / "config.yaml").read_text())["tracking"]
+    for override in arguments.overrides:
+        key, _, value = override.partition("=")
+        if key not in ("tracking.uri", "tracking.experiment"):
+            parser.error(f"got {override!r}, expected tracking.uri=... or tracking.experiment=...")
+        tracking[key.removeprefix("tracking.")] = value
+    uri = tracking["uri"] or default_uri(sweep)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    if arguments.follow:
+        os.nice(10)  # the trials come first
+        return 0 if follow(sweep, uri, tracking["experiment"]) else 1
+    try:
+        Publisher(sweep, uri, tracking["experiment"]).sync()
+    except Exception as error:
+        print(f"tracking.uri: {uri} does not answer ({str(error).splitlines()[0]})", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""The one Tune callback: every report goes to the trial's run directory first, then to the study and the screen."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ray import tune
+from tqdm import tqdm
+
+from core.gate import Gate
+from core.record import Record, read_events, write_atomically
+from sweeps.report import trial_folders
+from sweeps.scheduler import Seen
+from sweeps.search import Search
+from sweeps.trial import trial_config
+
+
+class Recorder(tune.Callback):
+    """Writes run directories, tells the study how each trial ended, and shows progress.
+
+    Everything a resumed sweep needs is in the folder before Tune, which keeps nothing of its own, acts on it.
+    """
+
+    def __init__(self, sweep: Path, config: dict[str, Any], gate: Gate, search: Search) -> None:
+        self.sweep, self.config, self.gate, self.search = sweep, config, gate, search
+        past = [result for folder in trial_folders(sweep) for result in read_events(folder / "events.jsonl")]
+        self.offset = max((event.get("elapsed", 0.0) for event in past), default=0.0)
+        self.began = time.monotonic()
+        self.outcomes = Counter(event["outcome"] for event in past if event["event"] == "end")
+        self.records: dict[str, Record] = {}
+        self.values: dict[str, dict[str, Any]] = {}
+        self.progress = Progress(config, self.outcomes)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of sweeping so far, those before an interruption included."""
+        return self.offset + time.monotonic() - self.began
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._record(trial.config)
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        # Popped in place: curves never reach Tune's own state.
+        metrics, losses = result.pop("metrics", None), result.pop("losses", None)
+        if metrics is None or losses is None:
+            return
+        record = self._record(trial.config)
+        if trial.config["values"] != self.values[trial.config["trial"]]:  # population-based training changed them
+            self._configure(record, trial.config)
+            record.append("values", values=trial.config["values"])
+        facts = {key: result[key] for key in ("score", "outcome", "reason")}
+        if record.epoch(result["epoch"], metrics, losses, **facts, elapsed=self.elapsed):
+            missed = [] if result["outcome"] == "diverged" else self.gate.missed(metrics)
+            self.progress.epoch(trial.config["trial"], result["epoch"], result["score"], missed)
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        last = trial.last_result or {}
+        outcome = last.get("outcome") or "stopped"
+        reason = last.get("reason") or (
+            f"by the scheduler after epoch {last.get('epoch')}" if outcome == "stopped" else None
+        )
+        self._end(trial.config["trial"], outcome, reason, last.get("traceback"))
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        error = str(trial.get_error() or "the process died").strip().splitlines()
+        self._end(trial.config["trial"], "failed", error[-1], "\n".join(error))
+
+    def on_experiment_end(self, trials: list, **info: Any) -> None:
+        for name in list(self.records):
+            self._end(name, "stopped", "the sweep ended")
+        self.progress.close()
+
+    def finish_unended(self) -> None:
+        """Close the trials that a kill caught between their last epoch and its outcome's record."""
+        for trial in list(self.search.unfinished):
+            config = self.search.suggestion(trial)
+            events = read_events(self.sweep / config["trial"] / "events.jsonl")
+            epochs = [event for event in events if event["event"] == "epoch"]
+            ended = next((event for event in events if event["event"] == "end"), None)
+            if ended or (epochs and epochs[-1]["outcome"]):
+                self._record(config)
+                last = ended or epochs[-1]
+                self._end(config["trial"], last["outcome"], last["reason"])
+                self.search.unfinished.remove(trial)
+
+    def interrupted(self) -> None:
+        """Mark the trials that were running; their epochs are recorded, and `resume` goes on with them."""
+        for record in self.records.values():
+            record.append("interrupted", elapsed=self.elapsed)
+        self.progress.close()
+
+    def _record(self, trial: dict[str, Any]) -> Record:
+        name = trial["trial"]
+        if name not in self.records:
+            record = Record(self.sweep / name, values=trial["values"], elapsed=self.elapsed)
+            self._configure(record, trial)
+            self.records[name] = record
+            self.progress.start(name)
+        return self.records[name]
+
+    def _configure(self, record: Record, trial: dict[str, Any]) -> None:
+        self.values[trial["trial"]] = trial["values"]
+        text = yaml.safe_dump(trial_config(self.config, trial), sort_keys=False)
+        write_atomically(record.directory / "config.yaml", text)
+
+    def _end(self, name: str, outcome: str, reason: str | None, detail: str | None = None) -> None:
+        record = self.records.pop(name)
+        del self.values[name]
+        if detail:
+            (record.directory / "error.txt").write_text(detail + "\n")
+        last = record.last or {"epoch": 0, "metrics": {}, "score": None}
+        if outcome not in ("diverged", "failed") and not record.last:
+            outcome, reason = "failed", reason or "it reported nothing"
+        self.search.tell(name, outcome, last["epoch"], last["metrics"])
+        result = record.end(outcome, reason, self.gate)
+        self.outcomes[outcome] += 1
+        self.progress.end(name, outcome, last["epoch"], result)
+
+
+class Enough(tune.Stopper):
+    """Ends the sweep after so many passes, or when its time is up."""
+
+    def __init__(self, recorder: Recorder, config: dict[str, Any]) -> None:
+        self.recorder = recorder
+        self.passes, self.seconds = config["stop_after_passes"], config["time_budget"]
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        enough = self.passes is not None and self.recorder.outcomes["passed"] >= self.passes
+        return enough or (self.seconds is not None and self.recorder.elapsed >= self.seconds)
+
+
+class Progress:
+    """A bar on a terminal, and one line for each trial that ends."""
+
+    def __init__(self, config: dict[str, Any], outcomes: Counter) -> None:
+        self.outcomes, self.max_epochs = outcomes, config["training"]["max_epochs"]
+        self.running: dict[str, int] = {}
+        self.best: tuple[float, str] = (float("-inf"), "")
+        layout = "{desc} {percentage:3.0f}%|{bar:16}| {elapsed} ETA {remaining}{postfix}"
+        self.bar = tqdm(total=config["num_samples"], disable=None, bar_format=layout, desc=config["name"], leave=False)
+        self._show()
+
+    def start(self, name: str) -> None:
+        self.running[name] = 0
+        self._show()
+
+    def epoch(self, name: str, epoch: int, score: float, missed: list[str]) -> None:
+        self.running[name] = epoch
+        if score > self.best[0]:
+            self.best = (score, "; ".join(missed) or "passes")
+        self._show()
+
+    def end(self, name: str, outcome: str, epoch: int, result: dict[str, Any]) -> None:
+        self.running.pop(name, None)
+        why = result["reason"] or "; ".join(result["missed"])
+        with tqdm.external_write_mode():
+            print(f"{name} {outcome:9} after {epoch:3} epochs  {why}", flush=True)
+        self._show()
+
+    def close(self) -> None:
+        self.bar.close()
+
+    def _show(self) -> None:
+        done = sum(self.outcomes.values()) + sum(epoch / self.max_epochs for epoch in self.running.values())
+        self.bar.n = min(done, self.bar.total) if self.bar.total else done
+        counts = [f"{self.outcomes[name]} {name}" for name in ("passed", "stopped", "finished", "diverged", "failed")]
+        best = f"best {self.best[0]:.3f}: {self.best[1]}" if self.best[1] else "no epoch yet"
+        self.bar.set_postfix_str(f"{len(self.running)} running, {', '.join(counts)}; {best}")
+
+
+def rungs_seen(sweep: Path) -> list[Seen]:
+    """Every recorded epoch's score, in the order in which the sweep heard of them."""
+    seen = [
+        (event["elapsed"], (folder.name, event["epoch"], event["score"]))
+        for folder in trial_folders(sweep)
+        for event in read_events(folder / "events.jsonl")
+        if event["event"] == "epoch"
+    ]
+    return [entry for _, entry in sorted(seen)]

@@ -1,0 +1,210 @@
+"""Run a sweep: `python sweeps/run.py experiment=walk_transformer training.max_epochs=30`.
+
+Every KEY=VALUE is an override in Hydra's grammar; `--cfg` prints what they compose to, `--help` the choices.
+Exit codes: 0 a trial passed, 3 none did, 2 bad input, 1 a fault of gatesweep, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from core.record import append_event, write_atomically
+from sweeps import cli
+from sweeps import config as configuration
+
+# Ray stays on this machine unless told of a cluster, and says nothing unless something is wrong.
+RAY = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on Linux: every port is bound to loopback
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the run directories are the record
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's own snapshots are not used: a resumed sweep reads the record
+}
+
+
+def main() -> None:
+    cli.run(cli.parser(__doc__ or ""), command)
+
+
+def command(arguments: argparse.Namespace) -> int:
+    config = configuration.load(arguments.overrides)
+    if arguments.cfg:
+        print(yaml.safe_dump(config, sort_keys=False), end="")
+        return cli.PASSED
+    return sweep(config)
+
+
+def sweep(config: dict[str, Any]) -> int:
+    """Check everything, then sweep; returns the exit code. Raises ValueError before there is any folder."""
+    from sweeps import preflight, space
+
+    points = space.read(config)
+    folder = Path(config["resume"]) if config["resume"] else cli.new_folder(config)
+    cli.check_folder(folder)
+    preflight.check_search(config, points)
+    if config["tracking"]["enabled"]:
+        preflight.check_tracking(config["tracking"]["uri"])
+    preflight.check_run(config, points)
+    concurrent = start_ray(config)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(f"resume: got {str(folder)!r}, which another sweep is running in") from error
+            write_atomically(folder / "config.yaml", yaml.safe_dump({**config, "resume": None}, sort_keys=False))
+            cli.point(folder.parent / "latest", folder)
+            return _run(folder, config, points, concurrent)
+    finally:
+        import ray
+
+        ray.shutdown()
+
+
+def _run(folder: Path, config: dict[str, Any], points: Any, concurrent: int) -> int:
+    """Sweep in a folder that is ours; returns the exit code."""
+    from sweeps import report
+    from sweeps.recording import Recorder
+    from sweeps.search import Search
+
+    facts = cli.facts()
+    append_event(folder / "events.jsonl", "start", overrides=sys.argv[1:], **facts)
+    print(f"sweep {folder}", flush=True)
+    publisher = _start_publisher(folder, config)
+    gate = configuration.make_gate(config)
+    search = Search(config, points, gate, folder)
+    recorder = Recorder(folder, config, gate, search)
+    recorder.finish_unended()
+    interrupted = False
+    try:
+        tune_sweep(folder, config, points, recorder, search, concurrent)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rest takes a moment, and must not be cut short
+        interrupted = True
+        recorder.interrupted()
+    finally:
+        shutil.rmtree(folder / ".tune", ignore_errors=True)
+    summary = report.write(folder, recorder.elapsed, facts)
+    append_event(folder / "events.jsonl", "interrupted" if interrupted else "end", elapsed=recorder.elapsed)
+    print(report.to_text(report.leaderboard(folder)))
+    _stop_publisher(publisher, folder)
+    if interrupted:
+        print(f"interrupted; go on with: python sweeps/run.py resume={folder}", flush=True)
+        return cli.INTERRUPTED
+    print(_verdict(summary), flush=True)
+    return cli.PASSED if summary["passed"] else cli.NONE_PASSED
+
+
+def tune_sweep(folder: Path, config: dict[str, Any], points: Any, recorder: Any, search: Any, concurrent: int) -> None:
+    """Hand the trials that are left to Tune, `concurrent` at a time."""
+    from ray import tune
+
+    from sweeps import scheduler
+    from sweeps.recording import Enough, rungs_seen
+    from sweeps.trial import DirectTrial
+
+    left = -1 if config["num_samples"] is None else max(0, config["num_samples"] - search.told)
+    enough = Enough(recorder, config)
+    if left == 0 or enough.stop_all():
+        return
+    tune.run(
+        tune.with_parameters(DirectTrial, base=config, sweep=str(folder)),
+        name=".tune",
+        storage_path=str(folder),
+        search_alg=search,
+        scheduler=scheduler.make(config, points, rungs_seen(folder)),
+        stop=enough,
+        callbacks=[recorder],
+        num_samples=left,
+        max_concurrent_trials=concurrent,
+        resources_per_trial={"cpu": config["resources"]["cpus"], "gpu": config["resources"]["gpus"]},
+        max_failures=config["resources"]["max_failures"],
+        reuse_actors=True,
+        raise_on_failed_trial=False,
+        verbose=0,
+    )
+
+
+def start_ray(config: dict[str, Any]) -> int:
+    """Start Ray here, or join the cluster of RAY_ADDRESS; returns how many trials run at once.
+
+    Raises ValueError where the cluster holds no trial of these resources, or cannot be reached.
+    """
+    for name, value in RAY.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    for name in ("ray", "ray.tune", "ray.air", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    address = os.environ.get("RAY_ADDRESS")
+    local = {} if address else {"include_dashboard": False, "object_store_memory": 256 * 2**20}
+    try:
+        ray.init(
+            address=address, log_to_driver=False, logging_level=logging.CRITICAL, ignore_reinit_error=True, **local
+        )
+    except ConnectionError as error:
+        raise ValueError(f"RAY_ADDRESS: got {address!r}, expected a running cluster ({error})") from error
+    cluster, resources = ray.cluster_resources(), config["resources"]
+    wanted = {"CPU": resources["cpus"], "GPU": resources["gpus"]}
+    holds = min(int(cluster.get(kind, 0) // amount) for kind, amount in wanted.items() if amount)
+    if holds < 1:
+        has = f"{cluster.get('CPU', 0):g} CPUs and {cluster.get('GPU', 0):g} GPUs"
+        ray.shutdown()
+        raise ValueError(f"resources: got {wanted['CPU']} CPUs and {wanted['GPU']} GPUs a trial; the cluster has {has}")
+    return config["max_concurrent"] or holds
+
+
+def _start_publisher(folder: Path, config: dict[str, Any]) -> subprocess.Popen | None:
+    """MLflow in a process of its own, so that it can neither slow the sweep down nor end it."""
+    if not config["tracking"]["enabled"]:
+        return None
+    command = [sys.executable, "-m", "sweeps.publish", str(folder), "--follow"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, cwd=configuration.CONFIGS.parent, start_new_session=True)
+
+
+def _stop_publisher(publisher: subprocess.Popen | None, folder: Path) -> None:
+    if publisher is None:
+        return
+    assert publisher.stdin
+    publisher.stdin.close()
+    try:
+        done = publisher.wait(timeout=60) == 0
+    except subprocess.TimeoutExpired:
+        publisher.kill()
+        done = False
+    if not done:
+        print(f"tracking: not all was published; later: python sweeps/publish.py {folder}", flush=True)
+
+
+def _verdict(summary: dict[str, Any]) -> str:
+    best, count = summary["best"], f"{summary['passed']} of {summary['trials']} trials passed"
+    if not summary["passed"]:
+        return f"{count} in {summary['seconds']:.0f} s"
+    first = (
+        f"the first after {summary['first_pass_seconds']:.0f} s and {summary['first_pass_epochs']} epochs of all trials"
+    )
+    return f"{count} in {summary['seconds']:.0f} s, {first}; best: {best['trial']} {json.dumps(best['params'])}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""What to stop early: successive halving on the distance to the gate, and Tune's other schedulers by their YAML."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import random
+from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, PopulationBasedTraining, TrialScheduler
+
+from sweeps.config import locate
+from sweeps.space import Categorical, Float, Int, Space
+
+Seen = tuple[str, int, float]  # trial, absolute epoch, score
+
+
+class GateASHA(AsyncHyperBandScheduler):
+    """Asynchronous successive halving on the gate's score, at rungs in absolute epochs.
+
+    With several `brackets` (asynchronous Hyperband) later ones spare a trial its first rungs. Rungs are keyed by the
+    sweep's own trial names and rebuilt from the record, so that a resumed sweep decides as if it had never been
+    interrupted; Tune itself forgets them. Source: Li et al., arXiv:1810.05934.
+    """
+
+    def __init__(
+        self,
+        *,
+        grace_period: int = 1,
+        reduction_factor: float = 3,
+        brackets: int = 1,
+        max_t: int,
+        seen: Iterable[Seen] = (),
+    ) -> None:
+        expected = {
+            "grace_period": (grace_period, 1, max_t, "training.max_epochs"),
+            "reduction_factor": (reduction_factor, 2, float("inf"), ""),
+            "brackets": (brackets, 1, 1 + int(math.log(max_t / max(grace_period, 1), max(reduction_factor, 2))), ""),
+        }
+        for name, (value, least, most, what) in expected.items():
+            if not least <= value <= most:
+                raise ValueError(f"scheduler.{name}: got {value}, expected {least} to {most} {what}".rstrip())
+        super().__init__(
+            time_attr="epoch",
+            metric="score",
+            mode="max",
+            grace_period=grace_period,
+            reduction_factor=reduction_factor,
+            brackets=brackets,
+            max_t=max_t,
+        )
+        for name, epoch, score in seen:
+            self._bracket(name).on_result(SimpleNamespace(trial_id=name), epoch, score)
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._trial_info[trial.config["trial"]] = self._bracket(trial.config["trial"])
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if result["epoch"] >= self._max_t:  # the trial ends by itself, with its own outcome
+            return TrialScheduler.CONTINUE
+        return super().on_trial_result(tune_controller, _named(trial), result)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        super().on_trial_complete(tune_controller, _named(trial), result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        self._trial_info.pop(trial.config["trial"], None)
+
+    def _bracket(self, name: str) -> Any:
+        """A trial's bracket, drawn by its name: e times as likely with every rung it has more than another."""
+        weights = [math.exp(len(bracket._rungs)) for bracket in self._brackets]
+        return random.Random(name).choices(self._brackets, weights)[0]
+
+
+def _named(trial: Any) -> SimpleNamespace:
+    return SimpleNamespace(trial_id=trial.config["trial"])
+
+
+class Population(PopulationBasedTraining):
+    """Population-based training over every unconditional, non-composed leaf of the search space."""
+
+    def __init__(
+        self,
+        *,
+        space: Space,
+        perturbation_interval: int = 2,
+        quantile_fraction: float = 0.25,
+        resample_probability: float = 0.25,
+    ) -> None:
+        mutations = {key: values for key, leaf in space.items() if (values := _mutations(leaf)) is not None}
+        if not mutations:
+            raise ValueError(
+                "search.space: got no float, int or categorical leaf, expected one: scheduler=pbt mutates it"
+            )
+        super().__init__(
+            time_attr="training_iteration",
+            metric="score",
+            mode="max",
+            perturbation_interval=perturbation_interval,
+            quantile_fraction=quantile_fraction,
+            resample_probability=resample_probability,
+            hyperparam_mutations={"values": mutations},
+        )
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        # Tune allows no searcher beside it; ours only draws the first population.
+        super().on_trial_add(SimpleNamespace(search_alg=None), trial)
+
+    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> Any:
+        config, changes = super()._get_new_config(trial, trial_to_clone)
+        return {**config, "trial": trial.config["trial"], "number": trial.config["number"]}, changes
+
+
+def _mutations(leaf: Any) -> Any:
+    """What a leaf may change to, in Tune's terms."""
+    if isinstance(leaf, Categorical) and not leaf.when:
+        return list(leaf.choices)
+    if isinstance(leaf, Float) and not leaf.when:
+        return (tune.loguniform if leaf.log else tune.uniform)(leaf.low, leaf.high)
+    if isinstance(leaf, Int) and not leaf.when:
+        return (tune.lograndint if leaf.log else tune.randint)(leaf.low, leaf.high + 1)
+    return None
+
+
+def make(config: Mapping[str, Any], space: Space, seen: Iterable[Seen] = ()) -> TrialScheduler:
+    """The scheduler that `scheduler` names; what it takes of metric, time and length is filled in."""
+    target = locate("scheduler", config["scheduler"])
+    node = dict(config["scheduler"])
+    known = {
+        "metric": "score",
+        "mode": "max",
+        "time_attr": "epoch",
+        "max_t": config["training"]["max_epochs"],
+        "space": space,
+        "seen": seen,
+    }
+    accepted = inspect.signature(target).parameters
+    del node["_target_"]
+    for name in node:
+        if name not in accepted:
+            raise ValueError(f"scheduler.{name}: unknown key, expected one of {', '.join(set(accepted) - set(known))}")
+    return target(**{name: value for name, value in known.items() if name in accepted}, **node)

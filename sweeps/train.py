@@ -1,0 +1,150 @@
+"""Train once, without Ray: `python sweeps/train.py experiment=walk_transformer trainable.lr=0.003`.
+
+The record is that of a sweep's trial, under `results/latest_run`. `--resume` goes on with it, or with another
+FOLDER; `--config results/latest/trial_0003/config.yaml` trains that trial again. Exit codes as of a sweep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tqdm import tqdm
+
+from core import checkpoint
+from core.loop import Epoch, fit
+from core.record import Record, read_events, write_atomically
+from core.trainable import Batch, Data
+from sweeps import cli
+from sweeps import config as configuration
+
+
+def epochs(
+    config: dict[str, Any],
+    folder: Path,
+    resume: dict[str, Any] | None = None,
+    watch: Callable[[Data], Data] = lambda data: data,
+) -> Iterator[Epoch]:
+    """Train in `folder`, from its newest whole checkpoint that the record has heard of, saving one every epoch.
+
+    A run that was killed between its checkpoint and its record trains that epoch again, to the same weights.
+    """
+    torch.set_num_threads(config["resources"]["threads"])
+    settings = configuration.make_settings(config)
+    trainable, data = configuration.build(config)
+    checkpoints = folder / "checkpoints"
+    recorded = sum(event["event"] == "epoch" for event in read_events(folder / "events.jsonl"))
+    if resume is None and recorded and (found := checkpoint.newest(checkpoints, upto=recorded)):
+        resume = found[1]
+    for epoch in fit(trainable, watch(data), settings, resume=resume):
+        if epoch.outcome not in ("diverged", "failed"):
+            save(checkpoints / f"epoch_{epoch.index:04d}", epoch)
+            checkpoint.prune(checkpoints, config["training"]["keep_checkpoints"])
+        yield epoch
+
+
+def save(directory: Path, epoch: Epoch) -> None:
+    meta = {"epoch": epoch.index, "outcome": epoch.outcome, "score": epoch.score, "metrics": epoch.metrics}
+    checkpoint.save(directory, epoch.state(), meta)
+
+
+def main() -> None:
+    parser = cli.parser(__doc__ or "")
+    parser.add_argument("--resume", nargs="?", const="", metavar="FOLDER", help="default: results/latest_run")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a config.yaml to start from")
+    cli.run(parser, train)
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """One run from its start or its last checkpoint; returns the exit code."""
+    config, folder = _where(arguments)
+    if arguments.cfg:
+        print(yaml.safe_dump(config, sort_keys=False), end="")
+        return cli.PASSED
+    cli.check_folder(folder)
+    configuration.build(config)  # whatever is wrong with it is said before there is a folder
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    gate = configuration.make_gate(config)
+    record = Record(folder)
+    write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    cli.point(folder.parent / "latest_run", folder)
+    print(f"run {folder}", flush=True)
+    bar = tqdm(total=config["training"]["max_epochs"], disable=None, bar_format="{desc} {percentage:3.0f}%|{bar:24}| "
+               "{elapsed} ETA {remaining}{postfix}", desc="epoch", initial=record.epochs)  # fmt: skip
+    try:
+        for epoch in epochs(config, folder, watch=lambda data: _Watched(data, bar)):
+            facts = {"score": epoch.score, "outcome": epoch.outcome, "reason": epoch.reason}
+            record.epoch(epoch.index, epoch.metrics, epoch.losses, **facts)
+            bar.n = epoch.index
+            bar.set_postfix_str(f"{epoch.index}/{bar.total} {_shown(epoch.metrics, gate.reads)}")
+            with tqdm.external_write_mode():
+                print(f"epoch {epoch.index:3}  {_shown(epoch.metrics, gate.reads)}", flush=True)
+    except KeyboardInterrupt:
+        bar.close()
+        record.append("interrupted")
+        print(f"interrupted; go on with: python sweeps/train.py --resume {folder}", flush=True)
+        return cli.INTERRUPTED
+    bar.close()
+    assert record.last
+    result = record.end(record.last["outcome"], record.last["reason"], gate)
+    why = result["reason"] or "; ".join(result["missed"])
+    print(f"{result['outcome']} after {result['epochs']} epochs{': ' if why else ''}{why}", flush=True)
+    return cli.PASSED if result["gate_passed"] else cli.NONE_PASSED
+
+
+def _where(arguments: argparse.Namespace) -> tuple[dict[str, Any], Path]:
+    """The configuration of the run and its folder."""
+    if arguments.resume is not None:
+        results = next(
+            (one.removeprefix("results=") for one in arguments.overrides if one[:8] == "results="), "results"
+        )
+        folder = Path(arguments.resume or f"{results}/latest_run").resolve()
+        if not (folder / "config.yaml").is_file():
+            raise ValueError(f"--resume: got {str(folder)!r}, expected the folder of a run (it has no config.yaml)")
+        return configuration.check(yaml.safe_load((folder / "config.yaml").read_text())), folder
+    if arguments.config:
+        if not arguments.config.is_file():
+            raise ValueError(f"--config: got {str(arguments.config)!r}, expected a config.yaml")
+        config = configuration.load_file(arguments.config, arguments.overrides)
+    else:
+        config = configuration.load(arguments.overrides)
+    return config, cli.new_folder(config, "run")
+
+
+def _shown(metrics: dict[str, float], names: Sequence[str]) -> str:
+    wanted = dict.fromkeys(["train/loss", "val/loss", *names])
+    return "  ".join(f"{name} {metrics[name]:.4f}" for name in wanted if name in metrics)
+
+
+class _Watched:
+    """Data that moves a bar, in epochs, as its batches are taken."""
+
+    def __init__(self, data: Data, bar: tqdm) -> None:
+        self.data, self.bar = data, bar
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.data, name)
+
+    def train(self, epoch: int) -> Sequence[Batch]:
+        return _Counted(self.data.train(epoch), self.bar)
+
+
+class _Counted(Sequence[Batch]):
+    def __init__(self, batches: Sequence[Batch], bar: tqdm) -> None:
+        self.batches, self.bar = batches, bar
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, position: Any) -> Batch:
+        self.bar.update(1 / len(self))
+        return self.batches[position]
+
+
+if __name__ == "__main__":
+    main()

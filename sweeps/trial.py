@@ -1,0 +1,83 @@
+"""One trial, inside its own process: `core.loop.fit`, an epoch a step, and the process kept for the next trial."""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from core import checkpoint
+from core.device import release_memory
+from core.gate import HOPELESS
+from core.loop import Epoch
+from sweeps.config import override
+from sweeps.train import epochs, save
+
+
+def trial_config(base: dict[str, Any], trial: dict[str, Any]) -> dict[str, Any]:
+    """The whole configuration of one trial: the sweep's, with its values and a seed of its own."""
+    return override(base, {**trial["values"], "seed": base["seed"] + trial["number"]})
+
+
+class DirectTrial(tune.Trainable):
+    """What Tune runs: each `step` is one epoch, so a trial is stopped by not asking for the next.
+
+    A fault of the trial's own is its outcome, and the process goes on to the next trial; only what may have
+    left the process unusable (a CUDA fault) ends it.
+    """
+
+    def setup(self, config: dict[str, Any], base: dict[str, Any], sweep: str) -> None:
+        warnings.simplefilter("ignore")  # they would reach nobody here
+        self.base, self.sweep = base, Path(sweep)
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.trial = new_config
+        self.running: Iterator[Epoch] | None = None
+        self.latest: Epoch | None = None
+        self.resume: dict[str, Any] | None = None
+        release_memory()
+        return True
+
+    def step(self) -> dict[str, Any]:
+        try:
+            if self.running is None:
+                config = trial_config(self.base, self.trial)
+                self.running = epochs(config, self.sweep / self.trial["trial"], self.resume)
+            epoch = self.latest = next(self.running)
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            detail = traceback.format_exc()
+            at = self.latest.index if self.latest else 0
+            return {
+                "epoch": at,
+                "score": HOPELESS,
+                "outcome": "failed",
+                "reason": reason,
+                "traceback": detail,
+                "done": True,
+            }
+        return {
+            "epoch": epoch.index,
+            "score": epoch.score,
+            "outcome": epoch.outcome,
+            "reason": epoch.reason,
+            "metrics": epoch.metrics,
+            "losses": epoch.losses,
+            "done": epoch.outcome is not None,
+        }
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """For schedulers that pause or copy trials."""
+        assert self.latest, "nothing trained yet"
+        save(Path(checkpoint_dir) / "epoch", self.latest)
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        self.resume, self.running = checkpoint.read(Path(checkpoint_dir) / "epoch").state(), None
