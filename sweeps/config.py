@@ -115,14 +115,14 @@ def load(overrides: Sequence[str]) -> dict[str, Any]:
     for one in parsed:
         if one.key_or_group == "resume" and one.value():
             return _resumed(Path(str(one.value())), [other for other in parsed if other is not one])
-    groups = [one.input_line for one in parsed if (CONFIGS / one.key_or_group).is_dir()]
+    groups = [one for one in parsed if _chooses(one)]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            composed = compose("config", [str(one) for one in groups], return_hydra_config=True)
+            composed = compose("config", [str(one.input_line) for one in groups], return_hydra_config=True)
         choices = composed.hydra.runtime.choices
         config = OmegaConf.create({key: composed._get_node(key) for key in composed if key != "hydra"})
-        _apply(config, [one for one in parsed if one.input_line not in groups])
+        _apply(config, [one for one in parsed if one not in groups])
         config.name = config.name or choices.experiment or choices.trainable
         config.data.setdefault("seed", config.seed)  # the trials' own seeds differ, and their data do not
         return check(OmegaConf.to_container(config, resolve=True))
@@ -135,6 +135,11 @@ def _parse(item: str) -> Override:
         return OverridesParser.create().parse_override(item)
     except HydraException as error:
         raise ValueError(f"got {item!r}, expected KEY=VALUE in Hydra's grammar") from error
+
+
+def _chooses(one: Override) -> bool:
+    """Whether an override names a file of a config group; with a dict as its value it replaces the node."""
+    return (CONFIGS / one.key_or_group).is_dir() and not isinstance(one.value(), dict)
 
 
 def _apply(config: DictConfig, overrides: Sequence[Override]) -> None:
@@ -161,7 +166,7 @@ def _changed(path: Path, overrides: Sequence[Override]) -> dict[str, Any]:
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
     for one in overrides:
-        if (CONFIGS / one.key_or_group).is_dir():
+        if _chooses(one):
             raise ValueError(f"{one.key_or_group}: got {one.value()!r}, expected keys only: {path} is already composed")
     try:
         _apply(config, overrides)

@@ -12,11 +12,13 @@ from ray import tune
 from tqdm import tqdm
 
 from core.gate import Gate
-from core.record import Record, read_events, write_atomically
+from core.record import Event, Record, read_events, write_atomically
 from sweeps.report import trial_folders
 from sweeps.scheduler import Seen
 from sweeps.search import Search
 from sweeps.trial import trial_config
+
+NOTHING: Event = {"epoch": 0, "metrics": {}, "score": None}  # what stands in for the last epoch where there is none
 
 
 class Recorder(tune.Callback):
@@ -60,9 +62,7 @@ class Recorder(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         last = trial.last_result or {}
         outcome = last.get("outcome") or "stopped"
-        reason = last.get("reason") or (
-            f"by the scheduler after epoch {last.get('epoch')}" if outcome == "stopped" else None
-        )
+        reason = last.get("reason") or (_by_scheduler(last.get("epoch", 0)) if outcome == "stopped" else None)
         self._end(trial.config["trial"], outcome, reason, last.get("traceback"))
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
@@ -74,18 +74,24 @@ class Recorder(tune.Callback):
             self._end(name, "stopped", "the sweep ended")
         self.progress.close()
 
-    def finish_unended(self) -> None:
-        """Close the trials that a kill caught between their last epoch and its outcome's record."""
+    def finish_unended(self, stopped: set[str]) -> None:
+        """Close the trials that a kill caught between their last epoch, or their stop, and the record of it."""
         for trial in list(self.search.unfinished):
             config = self.search.suggestion(trial)
-            events = read_events(self.sweep / config["trial"] / "events.jsonl")
+            name = config["trial"]
+            events = read_events(self.sweep / name / "events.jsonl")
             epochs = [event for event in events if event["event"] == "epoch"]
             ended = next((event for event in events if event["event"] == "end"), None)
-            if ended or (epochs and epochs[-1]["outcome"]):
+            if ended:
+                last = epochs[-1] if epochs else NOTHING
+                self.search.tell(name, ended["outcome"], last["epoch"], last["metrics"])
+            elif epochs and (epochs[-1]["outcome"] or name in stopped):
                 self._record(config)
-                last = ended or epochs[-1]
-                self._end(config["trial"], last["outcome"], last["reason"])
-                self.search.unfinished.remove(trial)
+                last = epochs[-1]
+                self._end(name, last["outcome"] or "stopped", last["reason"] or _by_scheduler(last["epoch"]))
+            else:
+                continue
+            self.search.unfinished.remove(trial)
 
     def interrupted(self) -> None:
         """Mark the trials that were running; their epochs are recorded, and `resume` goes on with them."""
@@ -112,13 +118,17 @@ class Recorder(tune.Callback):
         del self.values[name]
         if detail:
             (record.directory / "error.txt").write_text(detail + "\n")
-        last = record.last or {"epoch": 0, "metrics": {}, "score": None}
+        last = record.last or NOTHING
         if outcome not in ("diverged", "failed") and not record.last:
             outcome, reason = "failed", reason or "it reported nothing"
-        self.search.tell(name, outcome, last["epoch"], last["metrics"])
         result = record.end(outcome, reason, self.gate)
+        self.search.tell(name, outcome, last["epoch"], last["metrics"])
         self.outcomes[outcome] += 1
         self.progress.end(name, outcome, last["epoch"], result)
+
+
+def _by_scheduler(epoch: int) -> str:
+    return f"by the scheduler after epoch {epoch}"
 
 
 class Enough(tune.Stopper):

@@ -18,26 +18,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import ray
 import yaml
+from ray import tune
 
 from core.record import append_event, write_atomically
-from sweeps import cli
+from sweeps import cli, preflight, report, scheduler
 from sweeps import config as configuration
-
-# Ray stays on this machine unless told of a cluster, and says nothing unless something is wrong.
-RAY = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on Linux: every port is bound to loopback
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the run directories are the record
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's own snapshots are not used: a resumed sweep reads the record
-}
+from sweeps.recording import Enough, Recorder, rungs_seen
+from sweeps.search import Search
+from sweeps.space import Space, read
+from sweeps.trial import DirectTrial
 
 
 def main() -> None:
@@ -54,15 +45,14 @@ def command(arguments: argparse.Namespace) -> int:
 
 def sweep(config: dict[str, Any]) -> int:
     """Check everything, then sweep; returns the exit code. Raises ValueError before there is any folder."""
-    from sweeps import preflight, space
-
-    points = space.read(config)
+    points = read(config)
     folder = Path(config["resume"]) if config["resume"] else cli.new_folder(config)
     cli.check_folder(folder)
     preflight.check_search(config, points)
     if config["tracking"]["enabled"]:
         preflight.check_tracking(config["tracking"]["uri"])
     preflight.check_run(config, points)
+    ours = not ray.is_initialized()
     concurrent = start_ray(config)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
@@ -76,17 +66,12 @@ def sweep(config: dict[str, Any]) -> int:
             cli.point(folder.parent / "latest", folder)
             return _run(folder, config, points, concurrent)
     finally:
-        import ray
+        if ours:
+            ray.shutdown()
 
-        ray.shutdown()
 
-
-def _run(folder: Path, config: dict[str, Any], points: Any, concurrent: int) -> int:
+def _run(folder: Path, config: dict[str, Any], points: Space, concurrent: int) -> int:
     """Sweep in a folder that is ours; returns the exit code."""
-    from sweeps import report
-    from sweeps.recording import Recorder
-    from sweeps.search import Search
-
     facts = cli.facts()
     append_event(folder / "events.jsonl", "start", overrides=sys.argv[1:], **facts)
     print(f"sweep {folder}", flush=True)
@@ -94,10 +79,9 @@ def _run(folder: Path, config: dict[str, Any], points: Any, concurrent: int) -> 
     gate = configuration.make_gate(config)
     search = Search(config, points, gate, folder)
     recorder = Recorder(folder, config, gate, search)
-    recorder.finish_unended()
     interrupted = False
     try:
-        tune_sweep(folder, config, points, recorder, search, concurrent)
+        tune_sweep(folder, config, points, recorder, concurrent)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rest takes a moment, and must not be cut short
         interrupted = True
@@ -115,14 +99,10 @@ def _run(folder: Path, config: dict[str, Any], points: Any, concurrent: int) -> 
     return cli.PASSED if summary["passed"] else cli.NONE_PASSED
 
 
-def tune_sweep(folder: Path, config: dict[str, Any], points: Any, recorder: Any, search: Any, concurrent: int) -> None:
+def tune_sweep(folder: Path, config: dict[str, Any], points: Space, recorder: Recorder, concurrent: int) -> None:
     """Hand the trials that are left to Tune, `concurrent` at a time."""
-    from ray import tune
-
-    from sweeps import scheduler
-    from sweeps.recording import Enough, rungs_seen
-    from sweeps.trial import DirectTrial
-
+    search, chosen = recorder.search, scheduler.make(config, points, rungs_seen(folder))
+    recorder.finish_unended(getattr(chosen, "stopped", set()))
     left = -1 if config["num_samples"] is None else max(0, config["num_samples"] - search.told)
     enough = Enough(recorder, config)
     if left == 0 or enough.stop_all():
@@ -132,7 +112,7 @@ def tune_sweep(folder: Path, config: dict[str, Any], points: Any, recorder: Any,
         name=".tune",
         storage_path=str(folder),
         search_alg=search,
-        scheduler=scheduler.make(config, points, rungs_seen(folder)),
+        scheduler=chosen,
         stop=enough,
         callbacks=[recorder],
         num_samples=left,
@@ -150,10 +130,6 @@ def start_ray(config: dict[str, Any]) -> int:
 
     Raises ValueError where the cluster holds no trial of these resources, or cannot be reached.
     """
-    for name, value in RAY.items():
-        os.environ.setdefault(name, value)
-    import ray
-
     for name in ("ray", "ray.tune", "ray.air", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     address = os.environ.get("RAY_ADDRESS")

@@ -21,7 +21,7 @@ Seen = tuple[str, int, float]  # trial, absolute epoch, score
 class GateASHA(AsyncHyperBandScheduler):
     """Asynchronous successive halving on the gate's score, at rungs in absolute epochs.
 
-    With several `brackets` (asynchronous Hyperband) later ones spare a trial its first rungs. Rungs are keyed by the
+    With several `brackets` (asynchronous Hyperband; no more than there are rungs) later ones spare a trial its first rungs. Rungs are keyed by the
     sweep's own trial names and rebuilt from the record, so that a resumed sweep decides as if it had never been
     interrupted; Tune itself forgets them. Source: Li et al., arXiv:1810.05934.
     """
@@ -35,25 +35,28 @@ class GateASHA(AsyncHyperBandScheduler):
         max_t: int,
         seen: Iterable[Seen] = (),
     ) -> None:
-        expected = {
-            "grace_period": (grace_period, 1, max_t, "training.max_epochs"),
-            "reduction_factor": (reduction_factor, 2, float("inf"), ""),
-            "brackets": (brackets, 1, 1 + int(math.log(max_t / max(grace_period, 1), max(reduction_factor, 2))), ""),
-        }
-        for name, (value, least, most, what) in expected.items():
-            if not least <= value <= most:
-                raise ValueError(f"scheduler.{name}: got {value}, expected {least} to {most} {what}".rstrip())
+        if not 1 <= grace_period <= max_t:
+            raise ValueError(
+                f"scheduler.grace_period: got {grace_period}, expected 1 to training.max_epochs={max_t} epochs"
+            )
+        if reduction_factor < 2:
+            raise ValueError(f"scheduler.reduction_factor: got {reduction_factor}, expected at least 2")
+        if brackets < 1:
+            raise ValueError(f"scheduler.brackets: got {brackets}, expected at least 1")
+        rungs = 1 + int(math.log(max_t / grace_period, reduction_factor))
         super().__init__(
             time_attr="epoch",
             metric="score",
             mode="max",
             grace_period=grace_period,
             reduction_factor=reduction_factor,
-            brackets=brackets,
+            brackets=min(brackets, rungs),
             max_t=max_t,
         )
+        self.stopped: set[str] = set()  # of the trials in `seen`
         for name, epoch, score in seen:
-            self._bracket(name).on_result(SimpleNamespace(trial_id=name), epoch, score)
+            if self._bracket(name).on_result(SimpleNamespace(trial_id=name), epoch, score) == TrialScheduler.STOP:
+                self.stopped.add(name)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         self._trial_info[trial.config["trial"]] = self._bracket(trial.config["trial"])

@@ -7,6 +7,7 @@ FOLDER; `--config results/latest/trial_0003/config.yaml` trains that trial again
 from __future__ import annotations
 
 import argparse
+import copy
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -77,7 +78,7 @@ def train(arguments: argparse.Namespace) -> int:
     bar = tqdm(total=config["training"]["max_epochs"], disable=None, bar_format="{desc} {percentage:3.0f}%|{bar:24}| "
                "{elapsed} ETA {remaining}{postfix}", desc="epoch", initial=record.epochs)  # fmt: skip
     try:
-        for epoch in epochs(config, folder, watch=lambda data: _Watched(data, bar)):
+        for epoch in epochs(config, folder, watch=lambda data: _watched(data, bar)):
             facts = {"score": epoch.score, "outcome": epoch.outcome, "reason": epoch.reason}
             record.epoch(epoch.index, epoch.metrics, epoch.losses, **facts)
             bar.n = epoch.index
@@ -121,17 +122,11 @@ def _shown(metrics: dict[str, float], names: Sequence[str]) -> str:
     return "  ".join(f"{name} {metrics[name]:.4f}" for name in wanted if name in metrics)
 
 
-class _Watched:
-    """Data that moves a bar, in epochs, as its batches are taken."""
-
-    def __init__(self, data: Data, bar: tqdm) -> None:
-        self.data, self.bar = data, bar
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.data, name)
-
-    def train(self, epoch: int) -> Sequence[Batch]:
-        return _Counted(self.data.train(epoch), self.bar)
+def _watched(data: Data, bar: tqdm) -> Data:
+    """The same data, moving a bar, in epochs, as its batches are taken."""
+    seen = copy.copy(data)
+    seen.train = lambda epoch: _Counted(data.train(epoch), bar)  # type: ignore[method-assign]
+    return seen
 
 
 class _Counted(Sequence[Batch]):

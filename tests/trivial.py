@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,8 +50,10 @@ class Line(Trainable):
         at_epoch: int = 1,
         epoch_seconds: float = 0.0,
         split: dict[str, int] | None = None,
+        marker: str | None = None,
     ) -> None:
         super().__init__(lr=lr, weight_decay=weight_decay)
+        self.marker = Path(marker) if marker else None
         self.misbehave, self.at_epoch, self.epoch_seconds = misbehave, at_epoch, epoch_seconds
         self.layer, self.dropout = nn.Linear(data.x.shape[1], 1, bias=False), nn.Dropout(dropout)
         self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))
@@ -59,9 +64,12 @@ class Line(Trainable):
         if self.training and self.misbehave and self.epochs + 1 == self.at_epoch:
             if self.misbehave == "nan":
                 loss = loss * torch.nan
+            elif self.misbehave == "kill" and self.marker and self.marker.exists():
+                self.marker.unlink()
+                os.kill(os.getpid(), signal.SIGKILL)
             elif self.misbehave == "memory":
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            else:
+            elif self.misbehave != "kill":
                 raise RuntimeError(self.misbehave)
         return {"loss": loss}
 

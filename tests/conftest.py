@@ -1,0 +1,91 @@
+"""One small setting per trainable: the only place where tests know sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sweeps import config as configuration
+
+TRAINABLES = sorted(path.stem for path in (configuration.CONFIGS / "trainable").glob("*.yaml"))
+EXPERIMENTS = sorted(path.stem for path in (configuration.CONFIGS / "experiment").glob("*.yaml"))
+
+TINY: dict[str, list[str]] = {
+    "walk_transformer": [
+        "trainable.d_model=16",
+        "trainable.n_layers=1",
+        "trainable.n_heads=2",
+        "trainable.sequences=64",
+        "data.windows=256",
+        "data.n_walks=256",
+        "data.held_out=64",
+        "data.batch_size=32",
+    ],
+}
+
+
+def tiny(name: str, *overrides: str) -> dict[str, Any]:
+    """A trainable's configuration at its small setting."""
+    return configuration.load([f"trainable={name}", *TINY[name], "training.max_epochs=3", *overrides])
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(params=TRAINABLES)
+def name(request: pytest.FixtureRequest) -> str:
+    assert request.param in TINY, f"tests/conftest.py: TINY needs a small setting for {request.param}"
+    return request.param
+
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+LR = {"lr": {"type": "float", "low": 1e-4, "high": 1.0, "log": True}}
+
+
+def trivial(results: Path, space: dict[str, Any] | None = None, *overrides: str, **trainable: Any) -> list[str]:
+    """Overrides for a sweep of `tests.trivial`, eight trials of six epochs, one at a time, without MLflow."""
+    nodes = {
+        "trainable": {"_target_": "tests.trivial.Line", **trainable},
+        "data": {"_target_": "tests.trivial.Points"},
+        "search.space": {"trainable": LR if space is None else space},
+        "gate.thresholds": {"val/closeness": "> 0.9"},
+        "gate.objective": "val/loss",
+        "gate.mode": "min",
+        "name": "trivial",
+        "num_samples": 8,
+        "max_concurrent": 1,
+        "training.max_epochs": 6,
+        "tracking": "none",
+        "results": str(results),
+    }
+    shown = {key: value if isinstance(value, str) else _inline(value) for key, value in nodes.items()}
+    return [*(f"{key}={value}" for key, value in shown.items()), *overrides]
+
+
+def _inline(value: Any) -> str:
+    """A value in Hydra's grammar."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_inline(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(_inline(one) for one in value) + "]"
+    return "null" if value is None else f"'{value}'" if isinstance(value, str) else str(value)
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """One Ray for all sweeps of the session: a sweep that finds one running uses it."""
+    import ray
+
+    from sweeps.run import start_ray
+
+    start_ray(configuration.load([]))
+    yield
+    ray.shutdown()

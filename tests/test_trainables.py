@@ -1,0 +1,137 @@
+"""The contract, over every file in configs/trainable. `python -m tests.test_trainables` rewrites the golden losses."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
+from torch.nn.parallel import DistributedDataParallel
+
+from core import checkpoint
+from core.loop import Epoch, fit
+from core.trainable import Trainable
+from sweeps.config import build, load, make_gate, make_settings, override
+from tests.conftest import EXPERIMENTS, GOLDEN, TRAINABLES, tiny
+
+STEPS = 20  # of the golden losses
+
+
+def epochs(config: dict[str, Any], **options: Any) -> list[Epoch]:
+    trainable, data = build(config)
+    return list(fit(trainable, data, make_settings(config), **options))
+
+
+def curves(found: list[Epoch]) -> list[Any]:
+    """Everything an epoch reports but clocks and memory."""
+    return [
+        ({name: value for name, value in one.metrics.items() if not name.startswith("system/")}, one.losses)
+        for one in found
+    ]
+
+
+def test_learns(name: str) -> None:
+    found = epochs(tiny(name))
+    assert found[-1].metrics["train/loss"] < found[0].metrics["train/loss"]
+
+
+def test_reports_what_its_gate_reads(name: str) -> None:
+    config = tiny(name, "training.max_epochs=1")
+    make_gate(config).require(epochs(config)[0].metrics)
+
+
+def test_resumes_bitwise(name: str, tmp_path: Path) -> None:
+    config = tiny(name)
+    whole_model, data = build(config)
+    whole = list(fit(whole_model, data, make_settings(config)))
+
+    first_model, data = build(config)
+    run = fit(first_model, data, make_settings(config))
+    first = next(run)
+    checkpoint.save(tmp_path / "epoch", first.state(), {"epoch": first.index})
+    run.close()
+
+    resumed_model, data = build(override(config, {"seed": 99}))  # what the checkpoint holds must win
+    rest = list(fit(resumed_model, data, make_settings(config), resume=checkpoint.read(tmp_path / "epoch").state()))
+    assert curves([first, *rest]) == curves(whole)
+    for key, value in whole_model.state_dict().items():
+        assert torch.equal(value, resumed_model.state_dict()[key]), key
+
+
+def test_uses_every_parameter(name: str) -> None:
+    trainable, data = build(tiny(name))
+    if type(trainable).train_step is not Trainable.train_step:
+        pytest.skip("owns its step: no single loss reaches every parameter")
+    trainable(data.train(0)[0])["loss"].backward()
+    assert [key for key, param in trainable.named_parameters() if param.grad is None] == []
+
+
+def test_data_are_a_pure_function_of_the_epoch(name: str) -> None:
+    _, data = build(tiny(name))
+    once, other, again = data.train(0), data.train(1), data.train(0)
+    assert all(same(first, second) for first, second in zip(once, again, strict=True))
+    assert not all(same(first, second) for first, second in zip(once, other, strict=True))
+    assert all(same(first, second) for first, second in zip(data.val(), data.val(), strict=True))
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    parts = zip(one.values(), other.values(), strict=True) if isinstance(one, dict) else zip(one, other, strict=True)
+    return all(same(first, second) for first, second in parts)
+
+
+def test_the_oracle_passes_the_gate_and_the_trivial_baseline_fails_it(name: str) -> None:
+    config = load([f"trainable={name}"])  # at full size: the gate as it is used
+    trainable, data = build(config)
+    gate = make_gate(config)
+    prefixed = [{f"val/{key}": value for key, value in found(data).items()} for found in (trainable.oracle, trainable.trivial)]
+    assert gate.missed(prefixed[0]) == []
+    assert gate.missed(prefixed[1]) != []
+
+
+def test_replicates(name: str, tmp_path: Path) -> None:
+    """Two ranks that start from different weights and see different batches end with equal parameters."""
+    spawn(functools.partial(_rank, config=tiny(name), folder=str(tmp_path)), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+
+
+def _rank(rank: int, *, config: dict[str, Any], folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    trainable, data = build(override(config, {"seed": rank, "data.seed": rank}))
+    for _ in fit(trainable, data, make_settings(config), wrap=DistributedDataParallel):
+        pass
+    torch.save(trainable.state_dict(), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def first_losses(name: str) -> list[float]:
+    losses = [loss for epoch in epochs(tiny(name)) for loss in epoch.losses]
+    return losses[:STEPS]
+
+
+def test_golden_losses(name: str) -> None:
+    golden = [float(line) for line in (GOLDEN / f"{name}.txt").read_text().split()]
+    assert len(golden) == STEPS
+    assert first_losses(name) == pytest.approx(golden, rel=1e-3)  # processors differ in the last digits
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiments_compose(experiment: str) -> None:
+    config = load([f"experiment={experiment}", "resources=cpu"])
+    assert config["name"] == experiment
+    text = (GOLDEN.parents[1] / "configs" / "experiment" / f"{experiment}.yaml").read_text()
+    assert f"# python sweeps/run.py experiment={experiment}" in text.splitlines()[1]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for one in TRAINABLES:
+        (GOLDEN / f"{one}.txt").write_text("\n".join(f"{loss:.7g}" for loss in first_losses(one)) + "\n")
