@@ -64,7 +64,7 @@ def read(directory: Path) -> Checkpoint:
     try:
         meta = json.loads((directory / META).read_text())
         return Checkpoint(directory, {"epoch": meta["epoch"], "sha256": meta["sha256"], **meta})
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(f"checkpoint {directory}: cannot read {META} ({error})") from error
 
 
@@ -83,12 +83,18 @@ def newest(folder: Path, upto: int | None = None) -> tuple[Checkpoint, dict[str,
     return None
 
 
+def best(folder: Path) -> Checkpoint | None:
+    """The checkpoint that passed, else the one of the best score."""
+    found = _readable(folder)
+    return max(found, key=lambda one: (one.meta.get("outcome") == "passed", one.meta.get("score", 0.0)), default=None)
+
+
 def prune(folder: Path, keep_last: int) -> None:
     """Keep the last `keep_last`, the one of the best score, and the one that passed; delete the others."""
     checkpoints = sorted(_readable(folder), key=lambda one: one.epoch)
-    best = max(checkpoints, key=lambda one: one.meta.get("score", 0.0), default=None)
+    top = max(checkpoints, key=lambda one: one.meta.get("score", 0.0), default=None)
     for checkpoint in checkpoints[: max(0, len(checkpoints) - keep_last)]:
-        if checkpoint is not best and checkpoint.meta.get("outcome") != "passed":
+        if checkpoint is not top and checkpoint.meta.get("outcome") != "passed":
             shutil.rmtree(checkpoint.path)
 
 

@@ -95,8 +95,10 @@ class Gate:
             return squash(self.objective_value(metrics)) - 1.0
         if self.cleared(metrics):
             return 1.0 + squash(self.objective_value(metrics))
-        total = sum(max(0.0, rule.shortfall(self._value(rule, metrics))) for rule in self.rules)
-        return max(-total, HOPELESS) if math.isfinite(total) else HOPELESS
+        gaps = [rule.shortfall(self._value(rule, metrics)) for rule in self.rules]
+        if any(math.isnan(gap) for gap in gaps):  # `max` would pass over it
+            return HOPELESS
+        return max(-sum(max(0.0, gap) for gap in gaps), HOPELESS)
 
     def objective_value(self, metrics: Metrics) -> float:
         """The objective as a number to maximise; NaN where there is none."""

@@ -19,7 +19,7 @@ from core.gate import HOPELESS, Gate
 from core.precision import Precision, autocast
 from core.schedule import Schedule, schedule
 from core.step import TrainStep
-from core.trainable import Batch, Data, Diverged, Mean, Metrics, Trainable, samples
+from core.trainable import Batch, Data, Diverged, Mean, Metrics, Trainable, owns_step, samples
 
 Outcome = Literal["passed", "finished", "diverged", "failed"]  # a sweep adds "stopped": by its scheduler
 
@@ -47,6 +47,14 @@ class Settings:
     patience: Patience | None = None
     compile: bool = False
     activation_checkpointing: bool = False
+
+    def check(self, trainable: Trainable) -> None:
+        """Raise ValueError where a trainable cannot train so."""
+        if self.accumulate > 1 and owns_step(trainable):
+            raise ValueError(
+                f"training.accumulate: got {self.accumulate}, expected 1: {type(trainable).__name__} owns its step, "
+                "whose updates build on one another within a batch"
+            )
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ def fit(
         except Diverged as why:
             run.end("diverged", str(why))
         except torch.OutOfMemoryError:
-            run.end("failed", _out_of_memory(size))
+            run.end("failed", _out_of_memory(size, settings.accumulate))
         if run.outcome == "failed":  # after the except clause, whose traceback held on to the step's tensors
             release_memory()
         metrics["system/seconds"] = perf_counter() - began
@@ -106,6 +114,7 @@ class _Run:
     """The state of one fit: what a checkpoint holds."""
 
     def __init__(self, trainable: Trainable, settings: Settings, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        settings.check(trainable)
         self.trainable, self.settings = trainable, settings
         trainable.recompute = settings.activation_checkpointing
         self.step = TrainStep(
@@ -124,7 +133,7 @@ class _Run:
 
     def _model(self, wrap: Callable[[nn.Module], nn.Module]) -> nn.Module:
         """What `train_step` calls: wrapped where a loss is declared, for a step of its own calls its parts."""
-        if type(self.trainable).train_step is not Trainable.train_step:
+        if owns_step(self.trainable):
             return self.trainable
         return wrap(torch.compile(self.trainable) if self.settings.compile else self.trainable)  # type: ignore[arg-type]
 
@@ -136,14 +145,17 @@ class _Run:
         mean, on_device, count = Mean(), [], 0
         self.step.norms = Mean()
         self.step.finite.fill_(True)
-        for batch, done, share, first, last in _grouped(batches, self.settings.accumulate):
-            self.step.set_progress((self.epoch + done) / self.settings.max_epochs)
-            with self.step.batch(share, first=first, last=last), autocast(self.settings.precision, self.device):
-                step_losses = self.trainable.train_step(batch, self.step)
-            mean.add(step_losses, samples(batch))
-            on_device.append(step_losses["loss"].detach())
-            count += samples(batch)
-        losses += torch.stack(on_device).float().tolist()  # the epoch's host sync: all before it is queued, not awaited
+        try:
+            for batch, done, share, first, last in _grouped(batches, self.settings.accumulate):
+                self.step.set_progress((self.epoch + done) / self.settings.max_epochs)
+                with self.step.batch(share, first=first, last=last), autocast(self.settings.precision, self.device):
+                    step_losses = self.trainable.train_step(batch, self.step)
+                mean.add(step_losses, samples(batch))
+                on_device.append(step_losses["loss"].detach())
+                count += samples(batch)
+        finally:  # what was trained before a fault is reported with it
+            if on_device:  # the epoch's host sync: all before it is queued, not awaited
+                losses += torch.stack(on_device).float().tolist()
         seconds = perf_counter() - began
         metrics |= average_metrics({f"train/{name}": value for name, value in mean.value().items()})
         metrics |= {f"train/{name}": value for name, value in self.step.norms.value().items()}
@@ -164,7 +176,7 @@ class _Run:
         if self.settings.gate.rules and self.streak >= self.settings.gate.consecutive:
             self.end("passed")
         elif self._impatient(metrics):
-            assert self.settings.patience and self.best
+            assert self.settings.patience
             self.end(
                 "finished", f"no better {self.settings.patience.metric} for {self.settings.patience.epochs} epochs"
             )
@@ -184,10 +196,11 @@ class _Run:
                 f"this trainable reports {', '.join(sorted(metrics))}"
             )
         value = metrics[patience.metric] * (1 if patience.mode == "max" else -1)
-        if self.best is None or value > self.best["value"] + patience.min_delta:
+        least = self.best["value"] + patience.min_delta if self.best else -math.inf
+        if value > least:  # never so for NaN
             weights = copy.deepcopy(self.trainable.state_dict())
             self.best = {"epoch": self.epoch + 1, "value": value, "weights": weights}
-        return self.epoch + 1 - self.best["epoch"] >= patience.epochs
+        return self.epoch + 1 - (self.best["epoch"] if self.best else 0) >= patience.epochs
 
     def end(self, outcome: Outcome, reason: str | None = None) -> None:
         self.outcome, self.reason = outcome, reason
@@ -232,7 +245,8 @@ def _grouped(batches: Sequence[Batch], accumulate: int) -> Iterator[tuple[Batch,
             yield batch, end / len(batches), samples(batch) / total, offset == 0, offset == len(group) - 1
 
 
-def _out_of_memory(size: int) -> str:
-    advice = "activation_checkpointing=true or precision=bf16"
-    half = f"data.batch_size={math.ceil(size / 2)} training.accumulate=2 (the same update)" if size > 1 else ""
-    return f"out of memory at batch size {size}: try {half}{', ' if half else ''}training.{advice}"
+def _out_of_memory(size: int, accumulate: int) -> str:
+    smaller = f"data.batch_size={math.ceil(size / 2)} training.accumulate={2 * accumulate} (the same update)"
+    advice = [smaller] if size > 1 else []
+    advice += ["training.activation_checkpointing=true", "training.precision=bf16"]
+    return f"out of memory at batch size {size}: try {', '.join(advice)}"

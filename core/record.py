@@ -8,11 +8,12 @@ result.json    how it ended, with every curve
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,21 +58,29 @@ class Record:
 
     def end(self, outcome: str, reason: str | None, gate: Gate) -> Event:
         """Close the run: `result.json`, and the last event."""
-        result = summarise(read_events(self.path), outcome, reason, gate)
+        events = read_events(self.path)
+        self._table([event for event in events if event["event"] == "epoch"])
+        result = summarise(events, outcome, reason, gate)
         write_atomically(self.directory / "result.json", json.dumps(_plain(result), indent=1) + "\n")
         self.append("end", outcome=outcome, reason=reason)
         return result
 
     def _scalars(self, row: Mapping[str, Any]) -> None:
-        path = self.directory / "scalars.csv"
-        rows: Iterable[Mapping[str, Any]] = [row]
-        if not set(row) <= set(self.columns):  # the first row here, or a new metric: write the file again
-            epochs = [event for event in read_events(self.path) if event["event"] == "epoch"]
-            rows = [{"epoch": one["epoch"], "score": one.get("score"), **one["metrics"]} for one in epochs]
-            self.columns = list(dict.fromkeys(name for one in rows for name in one))
-            write_atomically(path, ",".join(self.columns) + "\n")
-        with path.open("a", newline="") as stream:
-            csv.DictWriter(stream, self.columns, lineterminator="\n").writerows(rows)
+        if not set(row) <= set(self.columns):  # the first row of this process, or a new metric
+            self._table([event for event in read_events(self.path) if event["event"] == "epoch"])
+            return
+        with (self.directory / "scalars.csv").open("a", newline="") as stream:
+            csv.DictWriter(stream, self.columns, lineterminator="\n").writerow(row)
+
+    def _table(self, epochs: list[Event]) -> None:
+        """Write `scalars.csv` again, from the events."""
+        rows = [{"epoch": one["epoch"], "score": one.get("score"), **one["metrics"]} for one in epochs]
+        self.columns = list(dict.fromkeys(name for row in rows for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.directory / "scalars.csv", text.getvalue())
 
 
 def append_event(path: Path, event: str, **facts: Any) -> Event:

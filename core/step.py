@@ -43,7 +43,6 @@ class TrainStep:
         self.finite = torch.ones((), dtype=torch.bool, device=self.device)
         self.norms = Mean()
         self.share, self.last, self.grouped = 1.0, True, False
-        self.pending: set[str] = set()
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
@@ -60,16 +59,9 @@ class TrainStep:
         if first:
             for optimizer in self.optimizers.values():
                 optimizer.zero_grad(set_to_none=True)
-        self.pending.clear()
         return self.model.no_sync() if self.ddp and not last else contextlib.nullcontext()  # type: ignore[operator]
 
     def update(self, loss: Tensor, optimizer: str = "main") -> Tensor:
-        if self.grouped and optimizer in self.pending:
-            raise ValueError(
-                f"training.accumulate: {type(self.trainable).__name__} updates {optimizer!r} several times within one "
-                "step, which cannot accumulate; expected accumulate=1"
-            )
-        self.pending.add(optimizer)
         chosen = self.optimizers[optimizer]
         params = [param for group in chosen.param_groups for param in group["params"] if param.requires_grad]
         self.finite &= loss.detach().isfinite()

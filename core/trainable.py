@@ -109,6 +109,11 @@ class Trainable(nn.Module, ABC):
         return block(*inputs)
 
 
+def owns_step(trainable: Trainable) -> bool:
+    """Whether it overrides `train_step`, rather than declare a loss."""
+    return type(trainable).train_step is not Trainable.train_step
+
+
 class Mean:
     """Mean of named scalars, weighted by samples, that stays on the device until `value` is asked for."""
 

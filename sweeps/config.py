@@ -115,14 +115,15 @@ def load(overrides: Sequence[str]) -> dict[str, Any]:
     for one in parsed:
         if one.key_or_group == "resume" and one.value():
             return _resumed(Path(str(one.value())), [other for other in parsed if other is not one])
-    groups = [one for one in parsed if _chooses(one)]
+    groups = [one for one in parsed if _chooses(one) and one.value() is not None]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            composed = compose("config", [str(one.input_line) for one in groups], return_hydra_config=True)
+            lines = [str(one.input_line) for one in groups] + _own_experiment(parsed)
+            composed = compose("config", lines, return_hydra_config=True)
         choices = composed.hydra.runtime.choices
         config = OmegaConf.create({key: composed._get_node(key) for key in composed if key != "hydra"})
-        _apply(config, [one for one in parsed if one not in groups])
+        _apply(config, [one for one in parsed if not _chooses(one)])
         config.name = config.name or choices.experiment or choices.trainable
         config.data.setdefault("seed", config.seed)  # the trials' own seeds differ, and their data do not
         return check(OmegaConf.to_container(config, resolve=True))
@@ -140,6 +141,16 @@ def _parse(item: str) -> Override:
 def _chooses(one: Override) -> bool:
     """Whether an override names a file of a config group; with a dict as its value it replaces the node."""
     return (CONFIGS / one.key_or_group).is_dir() and not isinstance(one.value(), dict)
+
+
+def _own_experiment(overrides: Sequence[Override]) -> list[str]:
+    """The experiment of the trainable's name, where neither an experiment nor a trainable of one's own is asked for."""
+    values = {one.key_or_group: one.value() for one in overrides}
+    defaults = OmegaConf.load(CONFIGS / "config.yaml").defaults
+    trainable = values.get("trainable", next(entry["trainable"] for entry in defaults if "trainable" in entry))
+    if "experiment" in values or not (CONFIGS / "experiment" / f"{trainable}.yaml").exists():
+        return []
+    return [f"experiment={trainable}"]
 
 
 def _apply(config: DictConfig, overrides: Sequence[Override]) -> None:

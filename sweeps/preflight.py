@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from core.trainable import Trainable
+from core.trainable import owns_step
 from sweeps import scheduler, search
-from sweeps.config import build, make_gate, override
+from sweeps.config import build, make_gate, make_settings, override
 from sweeps.space import Float, Space
 
 
@@ -43,12 +43,13 @@ def check_run(config: dict[str, Any], space: Space) -> None:
     """A run can be built, at every corner of the search space too, and reports what its gate reads."""
     torch.set_num_threads(config["resources"]["threads"])
     trainable, data = build(config)
+    make_settings(config).check(trainable)
     with torch.no_grad():
         reported = {f"train/{name}" for name in trainable(data.train(0)[0])}
         trainable.eval()
         reported |= {f"val/{name}" for name in trainable.evaluate(data)}
     gate = make_gate(config)
-    if type(trainable).train_step is not Trainable.train_step:  # what such a step reports is seen only in training
+    if owns_step(trainable):  # what such a step reports is seen only in training
         reported |= {metric for metric in gate.reads if metric.startswith("train/")}
     gate.require(dict.fromkeys(reported | {"train/grad_norm"}, 0.0))
     for key, leaf in space.items():

@@ -7,9 +7,9 @@ were recorded, so publishing again, or onto another server, changes nothing that
 from __future__ import annotations
 
 import argparse
+import colorsys
 import fcntl
 import json
-import logging
 import math
 import os
 import select
@@ -24,21 +24,19 @@ import yaml
 
 from core import checkpoint
 from core.record import STEP_LOSS, Event
+from sweeps.load import WEIGHTS
 from sweeps.report import OUTCOMES, read_result, trial_folders
 
 # Quiet, and quick to give up: whatever was not sent is sent at the next attempt.
-for name, value in {
+ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-}.items():
-    os.environ.setdefault(name, value)
-
+}
 BATCH = 1000  # metrics a request: MLflow's limit
 STATUS = {"failed": "FAILED", "interrupted": "KILLED"}  # every other outcome is FINISHED
-GREY, GREEN = "#8a8f98", "#1a7f5a"
 
 
 class Publisher:
@@ -98,6 +96,7 @@ class Publisher:
     def _start(self, folder: Path, event: Event) -> None:
         if folder.name not in self.runs:
             tags = {"sweep.kind": "trial", "trial": folder.name, "mlflow.parentRunId": self.parent}
+            tags["mlflow.runColor"] = colour(int(folder.name.rpartition("_")[2]))
             self.runs[folder.name] = self._run("trial", folder.name, tags, millis(event))
             config = yaml.safe_load((folder / "config.yaml").read_text())
             varied = event.get("values", {})
@@ -125,7 +124,6 @@ class Publisher:
         result = read_result(folder)
         tags = {"outcome": event["outcome"], "gate": "passed" if event["outcome"] == "passed" else "missed"}
         tags |= {"gate.missed": "; ".join(result["missed"]), "reason": result["reason"] or ""}
-        tags["mlflow.runColor"] = GREEN if event["outcome"] == "passed" else GREY
         self.client.log_batch(run, tags=[RunTag(key, text[:5000]) for key, text in tags.items()])
         for name in ("config.yaml", "result.json", "scalars.csv", "error.txt"):
             if (folder / name).exists():
@@ -140,17 +138,15 @@ class Publisher:
         import torch
         from mlflow.entities import LoggedModelOutput
 
-        found = checkpoint.newest(folder / "checkpoints")
-        name = f"{self.sweep.name}-{folder.name}"
-        if found is None or self._logged(name):
+        passed, name = checkpoint.best(folder / "checkpoints"), f"{self.sweep.name}-{folder.name}"
+        if passed is None or self._logged(name):
             return
-        passed, state = found
         model = self.client.create_logged_model(
             self.experiment, name=name, source_run_id=run, model_type="checkpoint", tags={"sweep": self.sweep.name}
         )
         aside = folder / ".model"
         aside.mkdir(exist_ok=True)
-        torch.save(state["trainable"], aside / "state_dict.pth")
+        torch.save(passed.state()["trainable"], aside / WEIGHTS)
         for source in (passed.path / checkpoint.META, folder / "config.yaml"):
             (aside / source.name).write_bytes(source.read_bytes())
         self.client.log_model_artifacts(model.model_id, str(aside))
@@ -181,7 +177,6 @@ class Publisher:
         counts = {key: float(summary[key]) for key in ("trials", *OUTCOMES)}
         self.client.log_batch(self.parent, metrics=[Metric(key, value, at, 0) for key, value in counts.items()])
         self.client.set_tag(self.parent, "best.trial", (summary["best"] or {}).get("trial", ""))
-        self.client.set_tag(self.parent, "outcome", "passed" if summary["passed"] else "missed")
         self.client.set_terminated(self.parent, "KILLED" if summary["interrupted"] else "FINISHED", at)
 
     def _run(self, kind: str, name: str, tags: dict[str, str], start: int) -> str:
@@ -191,7 +186,7 @@ class Publisher:
         found = self.client.search_runs([self.experiment], query, max_results=1)
         if found:
             return found[0].info.run_id
-        title = name if kind == "sweep" else f"{self.sweep.name}/{name}"
+        title = name if kind == "sweep" else f"{name} {self.sweep.name}"  # what differs first: tables cut names short
         return self.client.create_run(self.experiment, start_time=start, tags=mine, run_name=title).info.run_id
 
     def _params(self, run: str, values: dict[str, Any]) -> None:
@@ -210,6 +205,12 @@ class Publisher:
 
 def millis(event: Event) -> int:
     return int(event["time"] * 1000)
+
+
+def colour(index: int) -> str:
+    """A colour of its own for every run of a chart: MLflow's own palette repeats after eight."""
+    hue = index * 0.618034 % 1  # steps of the golden ratio never come close to one another
+    return "#" + "".join(f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue, 0.42, 0.65))
 
 
 def number(value: float | None) -> float:
@@ -289,8 +290,8 @@ def main() -> int:
             parser.error(f"got {override!r}, expected tracking.uri=... or tracking.experiment=...")
         tracking[key.removeprefix("tracking.")] = value
     uri = tracking["uri"] or default_uri(sweep)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)  # MLflow reads them when it is imported, below
     if arguments.follow:
         os.nice(10)  # the trials come first
         return 0 if follow(sweep, uri, tracking["experiment"]) else 1

@@ -21,9 +21,9 @@ Seen = tuple[str, int, float]  # trial, absolute epoch, score
 class GateASHA(AsyncHyperBandScheduler):
     """Asynchronous successive halving on the gate's score, at rungs in absolute epochs.
 
-    With several `brackets` (asynchronous Hyperband; no more than there are rungs) later ones spare a trial its first rungs. Rungs are keyed by the
-    sweep's own trial names and rebuilt from the record, so that a resumed sweep decides as if it had never been
-    interrupted; Tune itself forgets them. Source: Li et al., arXiv:1810.05934.
+    With several `brackets` (asynchronous Hyperband; no more than there are rungs) later ones spare a trial its first
+    rungs. Rungs are keyed by the sweep's own trial names and rebuilt from the record, so that a resumed sweep decides
+    as if it had never been interrupted; Tune itself forgets them. Source: Li et al., arXiv:1810.05934.
     """
 
     def __init__(
@@ -55,7 +55,8 @@ class GateASHA(AsyncHyperBandScheduler):
         )
         self.stopped: set[str] = set()  # of the trials in `seen`
         for name, epoch, score in seen:
-            if self._bracket(name).on_result(SimpleNamespace(trial_id=name), epoch, score) == TrialScheduler.STOP:
+            decision = self._bracket(name).on_result(SimpleNamespace(trial_id=name), epoch, score)
+            if decision == TrialScheduler.STOP and epoch < max_t:
                 self.stopped.add(name)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:

@@ -33,7 +33,8 @@ class Leaf(BaseModel):
 
     def active(self, chosen: Mapping[str, Any]) -> bool:
         return all(
-            chosen.get(key) in (wanted if isinstance(wanted, list) else [wanted]) for key, wanted in self.when.items()
+            key in chosen and chosen[key] in (wanted if isinstance(wanted, list) else [wanted])
+            for key, wanted in self.when.items()
         )
 
 

@@ -12,7 +12,6 @@ import torch
 from ray import tune
 
 from core import checkpoint
-from core.device import release_memory
 from core.gate import HOPELESS
 from core.loop import Epoch
 from sweeps.config import override
@@ -41,7 +40,6 @@ class DirectTrial(tune.Trainable):
         self.running: Iterator[Epoch] | None = None
         self.latest: Epoch | None = None
         self.resume: dict[str, Any] | None = None
-        release_memory()
         return True
 
     def step(self) -> dict[str, Any]:

@@ -94,7 +94,8 @@ def test_the_folder_of_a_trial_holds_what_was_promised(tmp_path: Path) -> None:
 
 def test_the_same_seed_one_at_a_time_is_the_same_sweep(tmp_path: Path) -> None:
     (_, first, _), (_, second, _), (_, other, _) = (
-        run(trivial(tmp_path / name, None, f"seed={seed}", "num_samples=5")) for name, seed in (("a", 3), ("b", 3), ("c", 4))
+        run(trivial(tmp_path / name, None, f"seed={seed}", "num_samples=5"))
+        for name, seed in (("a", 3), ("b", 3), ("c", 4))
     )
     assert recorded(first) == recorded(second) != recorded(other)
 
@@ -136,7 +137,9 @@ def test_a_grid_is_every_point_once(tmp_path: Path) -> None:
         "dropout": {"type": "float", "low": 0.0, "high": 0.2, "step": 0.1, "when": {"trainable.lr": 0.1}},
     }
     _, folder, summary = run(trivial(tmp_path, space, "search=grid", "num_samples=null", "training.max_epochs=2"))
-    points = [tuple(sorted(read_events(trial / "events.jsonl")[0]["values"].items())) for trial in trial_folders(folder)]
+    points = [
+        tuple(sorted(read_events(trial / "events.jsonl")[0]["values"].items())) for trial in trial_folders(folder)
+    ]
     assert summary["trials"] == len(points) == len(set(points)) == 3 + 3 * 3
 
 

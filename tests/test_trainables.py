@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from core import checkpoint
 from core.loop import Epoch, fit
-from core.trainable import Trainable
+from core.trainable import owns_step
 from sweeps.config import build, load, make_gate, make_settings, override
 from tests.conftest import EXPERIMENTS, GOLDEN, TRAINABLES, tiny
 
@@ -64,7 +64,7 @@ def test_resumes_bitwise(name: str, tmp_path: Path) -> None:
 
 def test_uses_every_parameter(name: str) -> None:
     trainable, data = build(tiny(name))
-    if type(trainable).train_step is not Trainable.train_step:
+    if owns_step(trainable):
         pytest.skip("owns its step: no single loss reaches every parameter")
     trainable(data.train(0)[0])["loss"].backward()
     assert [key for key, param in trainable.named_parameters() if param.grad is None] == []
@@ -89,7 +89,9 @@ def test_the_oracle_passes_the_gate_and_the_trivial_baseline_fails_it(name: str)
     config = load([f"trainable={name}"])  # at full size: the gate as it is used
     trainable, data = build(config)
     gate = make_gate(config)
-    prefixed = [{f"val/{key}": value for key, value in found(data).items()} for found in (trainable.oracle, trainable.trivial)]
+    prefixed = [
+        {f"val/{key}": value for key, value in found(data).items()} for found in (trainable.oracle, trainable.trivial)
+    ]
     assert gate.missed(prefixed[0]) == []
     assert gate.missed(prefixed[1]) != []
 

@@ -173,9 +173,7 @@ def test_process_is_the_random_walk_conditioned_on_the_rule():
 
 def test_impossible_steps_have_infinite_surprise():
     graph, rules = rings()
-    walks = np.array(
-        [[1, 0, 3, 5, 2], [1, 0, 2, 3, 0], [1, 5, 2, 1, 2]]
-    )  # misses the rule; visits it again; no edge
+    walks = np.array([[1, 0, 3, 5, 2], [1, 0, 2, 3, 0], [1, 5, 2, 1, 2]])  # misses the rule; visits it again; no edge
     surprise = Process(graph, rules).surprise(walks)
     assert np.isinf(surprise).any(axis=1).tolist() == [True, True, True]
 
@@ -213,9 +211,7 @@ def test_rules_that_no_graph_allows_are_an_error():
 # --- compliance
 
 
-def slow_count(
-    graph: BlockGraph, rules: Rules, walks: list[list[int]]
-) -> tuple[int, int, dict[int, list[int]]]:
+def slow_count(graph: BlockGraph, rules: Rules, walks: list[list[int]]) -> tuple[int, int, dict[int, list[int]]]:
     valid = steps = 0
     by_steps = {int(r): [0, 0] for r in rules.steps}
     for walk in walks:
@@ -238,9 +234,7 @@ def test_compliance_agrees_with_a_slow_count(data):
     names = tuple(str(b) for b in range(blocks)), tuple(str(v) for v in range(n))
     graph = BlockGraph(rng.random((n, n)) < 0.5, rng.integers(blocks, size=n), *names)
     count = data.draw(st.integers(1, n))
-    rules = Rules(
-        rng.permutation(n)[:count], rng.integers(1, 7, size=count), rng.integers(blocks, size=count)
-    )
+    rules = Rules(rng.permutation(n)[:count], rng.integers(1, 7, size=count), rng.integers(blocks, size=count))
     walks = rng.integers(n, size=(data.draw(st.integers(1, 6)), data.draw(st.integers(1, 10))))
     score = Judge(graph, rules, CPU)(torch.from_numpy(walks))
     valid, steps, by_steps = slow_count(graph, rules, walks.tolist())
@@ -461,9 +455,7 @@ def test_training_learns_the_edges_and_lowers_the_excess():
 @pytest.mark.parametrize("positions", ["rotary", "learned"])
 def test_stacked_losses_are_the_solo_ones(positions):
     data = tiny()
-    members = [
-        WalkTransformer(data, d_model=16, n_heads=2, sequences=200, positions=positions) for _ in range(3)
-    ]
+    members = [WalkTransformer(data, d_model=16, n_heads=2, sequences=200, positions=positions) for _ in range(3)]
     batch = data.train(0)[0]
     params, buffers = stack_module_state(members)
     stacked = vmap(lambda p, b: functional_call(members[0], (p, b), (batch,)))(params, buffers)
@@ -477,9 +469,7 @@ def test_every_parameter_gets_a_gradient_and_recomputing_changes_nothing():
     grads = []
     for recompute in (False, True):
         torch.manual_seed(0)
-        trainable = WalkTransformer(
-            data, d_model=16, n_heads=2, sequences=200, positions="learned", dropout=0.1
-        )
+        trainable = WalkTransformer(data, d_model=16, n_heads=2, sequences=200, positions="learned", dropout=0.1)
         trainable.recompute = recompute
         torch.manual_seed(1)
         trainable(data.train(0)[0])["loss"].backward()

@@ -1,0 +1,139 @@
+"""MLflow holds what the run directories hold, once, and gives the model back."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core.record import STEP_LOSS, read_events
+from sweeps import config as configuration
+from sweeps import publish
+from sweeps.load import load
+from sweeps.report import trial_folders
+from sweeps.run import sweep
+from tests.conftest import trivial
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def swept(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A sweep of four trials, of which one diverges, tracked in its results' own sqlite file."""
+    results = tmp_path_factory.mktemp("results")
+    space = {
+        "misbehave": {"type": "categorical", "choices": [None, "nan"]},
+        "lr": {"type": "categorical", "choices": [1e-4, 0.2]},
+    }
+    sweep(configuration.load(trivial(results, space, "search=grid", "num_samples=null", "tracking=mlflow", at_epoch=3)))
+    yield (results / "latest").resolve()
+
+
+def client(sweep: Path, name: str = "mlflow.db") -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(f"sqlite:///{sweep.parent / name}")
+
+
+def runs(sweep: Path, name: str = "mlflow.db", query: str = "tags.`sweep.kind` = 'trial'") -> dict[str, Any]:
+    connection = client(sweep, name)
+    experiment = connection.get_experiment_by_name("gatesweep").experiment_id
+    return {run.data.tags.get("trial", "sweep"): run for run in connection.search_runs([experiment], query)}
+
+
+def test_a_parent_and_a_child_for_every_trial(swept: Path) -> None:
+    parent = runs(swept, query="tags.`sweep.kind` = 'sweep'")["sweep"]
+    children = runs(swept)
+    assert set(children) == {folder.name for folder in trial_folders(swept)}
+    assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
+    summary = json.loads((swept / "summary.json").read_text())
+    assert {key: parent.data.metrics[key] for key in ("trials", "passed", "diverged")} == {
+        key: summary[key] for key in ("trials", "passed", "diverged")
+    }
+
+
+def test_outcomes_can_be_searched(swept: Path) -> None:
+    passed = runs(swept, query="tags.outcome = 'passed' and tags.`sweep.kind` = 'trial'")
+    recorded = [path.parent.name for path in swept.glob("*/result.json") if json.loads(path.read_text())["gate_passed"]]
+    assert sorted(passed) == sorted(recorded) and len(passed) >= 1
+    assert all(run.info.status == "FINISHED" for run in passed.values())
+
+
+def test_every_point_of_every_curve_is_there_once(swept: Path) -> None:
+    connection = client(swept)
+    for name, run in runs(swept).items():
+        epochs = [event for event in read_events(swept / name / "events.jsonl") if event["event"] == "epoch"]
+        steps = connection.get_metric_history(run.info.run_id, STEP_LOSS)
+        losses = [loss for event in epochs for loss in event["losses"]]
+        assert [point.step for point in steps] == list(range(1, len(losses) + 1))
+        assert all(same(point.value, loss) for point, loss in zip(steps, losses, strict=True))
+        curve = connection.get_metric_history(run.info.run_id, "val/loss")
+        recorded = [
+            (event["epoch"], event["metrics"]["val/loss"]) for event in epochs if "val/loss" in event["metrics"]
+        ]
+        assert [(point.step, point.value) for point in curve] == recorded
+
+
+def same(one: float, other: float) -> bool:
+    return one == other or (math.isnan(one) and math.isnan(other))
+
+
+def test_the_configuration_is_there_as_parameters(swept: Path) -> None:
+    run = next(iter(runs(swept).values()))
+    assert {"trainable.lr", "training.max_epochs", "data.seed", "seed"} <= set(run.data.params)
+
+
+def rows(database: Path) -> list[Any]:
+    with sqlite3.connect(database) as connection:
+        tables = ("runs", "metrics", "params", "logged_models")
+        return [connection.execute(f"select count(*) from {table}").fetchone()[0] for table in tables]
+
+
+def test_publishing_again_or_elsewhere_changes_nothing(swept: Path) -> None:
+    before = rows(swept.parent / "mlflow.db")
+    publish.Publisher(swept, publish.default_uri(swept), "gatesweep").sync()
+    assert rows(swept.parent / "mlflow.db") == before
+    command = [sys.executable, str(ROOT / "sweeps" / "publish.py"), str(swept)]
+    done = subprocess.run(
+        [*command, f"tracking.uri=sqlite:///{swept.parent / 'other.db'}"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert rows(swept.parent / "other.db") == before
+
+
+def test_the_passing_model_comes_back(swept: Path) -> None:
+    """By our loader from the run directory and from MLflow, and by MLflow's own; without running any code in it."""
+    import mlflow
+
+    connection = client(swept)
+    experiment = connection.get_experiment_by_name("gatesweep").experiment_id
+    model = connection.search_logged_models([experiment])[0]
+    mlflow.set_tracking_uri(publish.default_uri(swept))
+    fetched = mlflow.artifacts.download_artifacts(f"models:/{model.model_id}")
+    here, data = load(swept / model.name.removeprefix(f"{swept.name}-"), device="cpu")
+    there, _ = load(fetched, device="cpu")
+    weights = mlflow.pytorch.load_state_dict(fetched)
+    for key, value in here.state_dict().items():
+        assert torch.equal(value, there.state_dict()[key]) and torch.equal(value, weights[key])
+    assert here.evaluate(data)["closeness"] > 0.9
+
+
+def test_without_mlflow_nothing_of_it_is_written(ray_here: None, tmp_path: Path) -> None:
+    sweep(configuration.load(trivial(tmp_path, None, "num_samples=1")))
+    assert {path.name for path in tmp_path.iterdir()} == {"latest", (tmp_path / "latest").resolve().name}
+
+
+def test_publish_says_what_is_wrong(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "sweeps" / "publish.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 2 and "expected the folder of a sweep" in done.stderr
