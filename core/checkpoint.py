@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from core.record import plain
+
 STATE, META = "state.pt", "meta.json"
 
 
@@ -50,7 +52,7 @@ def save(directory: Path, state: dict[str, Any], meta: dict[str, Any]) -> Checkp
     aside.mkdir(parents=True)
     torch.save(state, aside / STATE)
     meta = {**meta, "sha256": _checksum(aside / STATE)}
-    (aside / META).write_text(json.dumps(meta, indent=1) + "\n")
+    (aside / META).write_text(json.dumps(plain(meta), indent=1) + "\n")
     for file in (aside / STATE, aside / META, aside):
         _sync(file)
     shutil.rmtree(directory, ignore_errors=True)  # an epoch that a resumed run trains again
@@ -90,7 +92,12 @@ def best(folder: Path) -> Checkpoint | None:
 
 
 def prune(folder: Path, keep_last: int) -> None:
-    """Keep the last `keep_last`, the one of the best score, and the one that passed; delete the others."""
+    """Keep the last `keep_last`, the one of the best score, and the one that passed; delete the others.
+
+    What a killed process left half-written goes too: a folder has one writer.
+    """
+    for aside in folder.glob(".*"):
+        shutil.rmtree(aside)
     checkpoints = sorted(_readable(folder), key=lambda one: one.epoch)
     top = max(checkpoints, key=lambda one: one.meta.get("score", 0.0), default=None)
     for checkpoint in checkpoints[: max(0, len(checkpoints) - keep_last)]:

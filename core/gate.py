@@ -120,9 +120,8 @@ class Gate:
         """Raise ValueError unless the run reports every metric that this gate reads."""
         for metric in self.reads:
             if metric not in metrics:
-                raise ValueError(
-                    f"gate: {metric!r} is not reported; this trainable reports {', '.join(sorted(metrics))}"
-                )
+                names = sorted(name for name in metrics if not name.endswith(("_low", "_high")))
+                raise ValueError(f"gate: {metric!r} is not reported; this trainable reports {', '.join(names)}")
 
     def _value(self, rule: Threshold, metrics: Metrics) -> float:
         end = "_low" if rule.comparison.startswith(">") else "_high"

@@ -61,7 +61,7 @@ class Record:
         events = read_events(self.path)
         self._table([event for event in events if event["event"] == "epoch"])
         result = summarise(events, outcome, reason, gate)
-        write_atomically(self.directory / "result.json", json.dumps(_plain(result), indent=1) + "\n")
+        write_atomically(self.directory / "result.json", json.dumps(plain(result), indent=1) + "\n")
         self.append("end", outcome=outcome, reason=reason)
         return result
 
@@ -87,7 +87,7 @@ def append_event(path: Path, event: str, **facts: Any) -> Event:
     """Append one event, on disk when this returns."""
     entry = {"event": event, "time": time.time(), **facts}
     with path.open("a") as stream:
-        stream.write(json.dumps(_plain(entry)) + "\n")
+        stream.write(json.dumps(plain(entry)) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
     return entry
@@ -148,10 +148,10 @@ def write_atomically(path: Path, text: str) -> None:
     aside.replace(path)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """`value` with null for the numbers that JSON cannot hold."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+        return {key: plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else value

@@ -48,6 +48,15 @@ def check_folder(path: Path) -> None:
         raise ValueError(f"results: got {str(path)!r}, expected a folder that can be written ({existing} cannot)")
 
 
+def make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"results: got {str(path)!r}, expected a folder that can be made ({error.strerror})"
+        ) from error
+
+
 def new_folder(config: dict[str, Any], suffix: str = "") -> Path:
     """A name that is not taken, in the results folder; nothing is made."""
     root = Path(config["results"]).resolve()

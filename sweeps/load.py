@@ -9,7 +9,8 @@ import yaml
 
 from core import checkpoint
 from core.trainable import Data, Trainable
-from sweeps import config as configuration
+from sweeps.config import build
+from sweeps.schema import check
 
 WEIGHTS = "state_dict.pth"  # in a logged model: the name that mlflow.pytorch.load_state_dict looks for
 
@@ -23,8 +24,8 @@ def load(folder: str | Path, device: str = "auto") -> tuple[Trainable, Data]:
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"load: got {str(folder)!r}, expected the folder of a run or of a logged model")
-    config = configuration.check(yaml.safe_load((folder / "config.yaml").read_text()))
-    trainable, data = configuration.build({**config, "device": device})
+    config = check(yaml.safe_load((folder / "config.yaml").read_text()))
+    trainable, data = build({**config, "device": device})
     if (folder / WEIGHTS).is_file():
         weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
     elif found := checkpoint.best(folder / "checkpoints"):

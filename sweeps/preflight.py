@@ -9,7 +9,8 @@ import torch
 
 from core.trainable import owns_step
 from sweeps import scheduler, search
-from sweeps.config import build, make_gate, make_settings, override
+from sweeps.config import build, override
+from sweeps.schema import make_gate, make_settings
 from sweeps.space import Float, Space
 
 

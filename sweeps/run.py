@@ -26,6 +26,7 @@ from core.record import append_event, write_atomically
 from sweeps import cli, preflight, report, scheduler
 from sweeps import config as configuration
 from sweeps.recording import Enough, Recorder, rungs_seen
+from sweeps.schema import make_gate
 from sweeps.search import Search
 from sweeps.space import Space, read
 from sweeps.trial import DirectTrial
@@ -56,7 +57,7 @@ def sweep(config: dict[str, Any]) -> int:
     concurrent = start_ray(config)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        cli.make_folder(folder)
         with (folder / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -76,7 +77,7 @@ def _run(folder: Path, config: dict[str, Any], points: Space, concurrent: int) -
     append_event(folder / "events.jsonl", "start", overrides=sys.argv[1:], **facts)
     print(f"sweep {folder}", flush=True)
     publisher = _start_publisher(folder, config)
-    gate = configuration.make_gate(config)
+    gate = make_gate(config)
     search = Search(config, points, gate, folder)
     recorder = Recorder(folder, config, gate, search)
     interrupted = False

@@ -12,7 +12,7 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, PopulationBasedTraining, TrialScheduler
 
-from sweeps.config import locate
+from sweeps.schema import locate
 from sweeps.space import Categorical, Float, Int, Space
 
 Seen = tuple[str, int, float]  # trial, absolute epoch, score

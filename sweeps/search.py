@@ -16,7 +16,7 @@ from ray.tune.search import Searcher
 
 from core.gate import HOPELESS, Gate
 from core.trainable import Metrics
-from sweeps.config import locate
+from sweeps.schema import locate
 from sweeps.space import Space, suggest
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

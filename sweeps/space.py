@@ -22,7 +22,8 @@ import optuna
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
-from sweeps import config as configuration
+from sweeps.config import override
+from sweeps.schema import check
 
 Choice = bool | int | float | str | None
 
@@ -53,6 +54,9 @@ class Range(Leaf):
             raise ValueError("either log: true or a step, not both")
         return self
 
+    def admits(self, value: Any) -> bool:
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
 
 class Float(Range):
     type: Literal["float"]
@@ -81,6 +85,9 @@ class Int(Range):
 class Categorical(Leaf):
     type: Literal["categorical"]
     choices: list[Choice] = Field(min_length=1)
+
+    def admits(self, value: Any) -> bool:
+        return value in self.choices
 
     def suggest(self, trial: optuna.Trial, key: str, exhaustive: bool) -> dict[str, Any]:
         return {key: trial.suggest_categorical(key, self.choices)}
@@ -163,15 +170,27 @@ def read(config: Mapping[str, Any]) -> Space:
             raise ValueError(_fault(error, key, node)) from error
     for key, leaf in space.items():
         for other in leaf.when:
-            if other not in space:
-                raise ValueError(f"search.space.{key}.when: got {other!r}, expected another key of the search space")
+            _check_condition(space, key, other)
         for values in leaf.extremes(key):
             try:
-                configuration.check(configuration.override(dict(config), values))
+                check(override(dict(config), values))
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"search.space.{key}: {error}") from error
     _ordered(space)
     return space
+
+
+def _check_condition(space: Space, key: str, other: str) -> None:
+    """A condition reads another leaf, and can hold."""
+    where, leaf = f"search.space.{key}.when", space.get(other)
+    if leaf is None or isinstance(leaf, Composition):
+        raise ValueError(
+            f"{where}: got {other!r}, expected another key of the search space that has a value of its own"
+        )
+    wanted = space[key].when[other]
+    impossible = [one for one in (wanted if isinstance(wanted, list) else [wanted]) if not leaf.admits(one)]
+    if impossible:
+        raise ValueError(f"{where}.{other}: got {impossible[0]!r}, which {other} is never")
 
 
 def suggest(trial: optuna.Trial, space: Space, exhaustive: bool = False) -> dict[str, Any]:
@@ -215,6 +234,8 @@ def _fault(error: pydantic.ValidationError, key: str, node: Mapping[str, Any]) -
     expected = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if fault["type"] == "union_tag_invalid":
         return f"search.space.{key}.type: got {node['type']!r}, expected float, int, categorical or composition"
+    if fault["type"] in ("missing", "extra_forbidden"):
+        return f"{where}: {'missing' if fault['type'] == 'missing' else 'unknown key'}"
     got = "" if fault["type"] == "value_error" else f"got {fault['input']!r}, "
     return f"{where}: {got}expected {expected}"
 

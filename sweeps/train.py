@@ -23,6 +23,7 @@ from core.record import Record, read_events, write_atomically
 from core.trainable import Batch, Data
 from sweeps import cli
 from sweeps import config as configuration
+from sweeps.schema import check, make_gate, make_settings
 
 
 def epochs(
@@ -36,7 +37,7 @@ def epochs(
     A run that was killed between its checkpoint and its record trains that epoch again, to the same weights.
     """
     torch.set_num_threads(config["resources"]["threads"])
-    settings = configuration.make_settings(config)
+    settings = make_settings(config)
     trainable, data = configuration.build(config)
     checkpoints = folder / "checkpoints"
     recorded = sum(event["event"] == "epoch" for event in read_events(folder / "events.jsonl"))
@@ -70,7 +71,8 @@ def train(arguments: argparse.Namespace) -> int:
     cli.check_folder(folder)
     configuration.build(config)  # whatever is wrong with it is said before there is a folder
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    gate = configuration.make_gate(config)
+    gate = make_gate(config)
+    cli.make_folder(folder)
     record = Record(folder)
     write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     cli.point(folder.parent / "latest_run", folder)
@@ -107,7 +109,7 @@ def _where(arguments: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         folder = Path(arguments.resume or f"{results}/latest_run").resolve()
         if not (folder / "config.yaml").is_file():
             raise ValueError(f"--resume: got {str(folder)!r}, expected the folder of a run (it has no config.yaml)")
-        return configuration.check(yaml.safe_load((folder / "config.yaml").read_text())), folder
+        return check(yaml.safe_load((folder / "config.yaml").read_text())), folder
     if arguments.config:
         if not arguments.config.is_file():
             raise ValueError(f"--config: got {str(arguments.config)!r}, expected a config.yaml")

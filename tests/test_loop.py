@@ -367,8 +367,7 @@ def test_lack_of_memory_fails_the_run_with_advice_and_spares_the_process() -> No
     epochs = out_of_memory()
     assert [epoch.outcome for epoch in epochs] == [None, "failed"] and epochs[1].score == HOPELESS
     assert epochs[1].reason and epochs[1].reason.startswith(
-        "out of memory at batch size 16: try data.batch_size=8 training.accumulate=2 (the same update) or "
-        "training.activation_checkpointing=true"
+        "out of memory at batch size 16: try data.batch_size=8 training.accumulate=2 (the same update)"
     )
     assert same(weights_after(lambda: line(lr=0.3)), before)
 

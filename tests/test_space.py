@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.trainable import Losses, Metrics, Trainable
-from sweeps.config import check, load
+from sweeps.config import load
+from sweeps.schema import check
 from sweeps.space import AnyLeaf, Composition, Space, read, suggest
 
 KEY = "trainable.x"

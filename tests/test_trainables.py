@@ -15,7 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from core import checkpoint
 from core.loop import Epoch, fit
 from core.trainable import owns_step
-from sweeps.config import build, load, make_gate, make_settings, override
+from sweeps.config import build, load, override
+from sweeps.schema import make_gate, make_settings
 from tests.conftest import EXPERIMENTS, GOLDEN, TRAINABLES, tiny
 
 STEPS = 20  # of the golden losses

@@ -126,9 +126,7 @@ class WalkData:
         corpus_seed: int = 42,
     ) -> None:
         _require(context >= 4, "context", context, "at least 4")
-        _require(
-            walk_length > context, "walk_length", walk_length, f"at least {context + 1}, data.context + 1"
-        )
+        _require(walk_length > context, "walk_length", walk_length, f"at least {context + 1}, data.context + 1")
         # A rule as long as the context is not in view when it falls due.
         longest = context * 3 // 4
         _require(r_max <= longest, "r_max", r_max, f"at most {longest}, three quarters of data.context")

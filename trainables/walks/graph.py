@@ -82,13 +82,10 @@ def load(folder: Path) -> BlockGraph:
         for end in edge:
             if end not in index:
                 raise ValueError(
-                    f"{edges_file}, line {line}: vertex {end!r} has no block, "
-                    f"expected a row for it in {blocks_file}"
+                    f"{edges_file}, line {line}: vertex {end!r} has no block, expected a row for it in {blocks_file}"
                 )
         if edge[0] == edge[1]:
-            raise ValueError(
-                f"{edges_file}, line {line}: got the self loop at {edge[0]!r}, expected two vertices"
-            )
+            raise ValueError(f"{edges_file}, line {line}: got the self loop at {edge[0]!r}, expected two vertices")
         adjacency[index[edge[0]], index[edge[1]]] = True
     return _component(adjacency, tuple(label), tuple(label.values()), edges_file)
 
@@ -115,16 +112,12 @@ def _rows(file: Path, header: tuple[str, str]) -> Iterator[tuple[int, tuple[str,
         reader = csv.reader(lines)
         first = next(reader, [])
         if tuple(field.strip() for field in first) != header:
-            raise ValueError(
-                f"{file}, line 1: got {','.join(first)!r}, expected the header {','.join(header)!r}"
-            )
+            raise ValueError(f"{file}, line 1: got {','.join(first)!r}, expected the header {','.join(header)!r}")
         found = False
         for row in reader:
             fields = [field.strip() for field in row]
             if len(fields) != 2 or not all(fields):
-                raise ValueError(
-                    f"{file}, line {reader.line_num}: got {','.join(row)!r}, expected {','.join(header)}"
-                )
+                raise ValueError(f"{file}, line {reader.line_num}: got {','.join(row)!r}, expected {','.join(header)}")
             found = True
             yield reader.line_num, (fields[0], fields[1])
         if not found:

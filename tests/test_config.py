@@ -1,0 +1,141 @@
+"""Bad input: one line that names the key, what it got and what is expected, exit code 2, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sweeps import config as configuration
+from sweeps.run import sweep
+from tests.conftest import TINY, trivial
+
+ROOT = Path(__file__).parents[1]
+
+BEFORE_ANYTHING = [
+    ("nope=1", "nope: unknown key"),
+    ("training.max_epoch=3", "training.max_epoch: unknown key, did you mean training.max_epochs?"),
+    ("num_samples=many", "num_samples: got 'many', expected a valid integer"),
+    ("max_concurrent=0", "max_concurrent: got 0, expected greater than 0"),
+    ("time_budget=-1", "time_budget: got -1, expected greater than 0"),
+    ("training.precision=fp8", "training.precision: got 'fp8', expected 'fp32', 'bf16' or 'fp16'"),
+    ("training.schedule.warmup=2", "training.schedule.warmup: got 2, expected a fraction"),
+    ("trainable.lr=quick", "trainable.lr: got 'quick', expected a valid number"),
+    ("trainable.width=3", "trainable.width: unknown key, expected one of"),
+    ("trainable=no_such", "Could not find 'trainable/no_such' Available options in 'trainable': walk_transformer"),
+    ("search=luck", "Could not find 'search/luck'"),
+    (
+        "gate.thresholds={val/edge_compliance:'about 0.9'}",
+        "'val/edge_compliance' got 'about 0.9', expected e.g. '> 0.95'",
+    ),
+    ("gate.consecutive=0", "gate.consecutive: got 0, expected greater than 0"),
+    ("no value", "got 'no value', expected KEY=VALUE"),
+    ("trainable.lr=1,2", "trainable.lr: got a Hydra sweep"),
+    ("~training.pace", "~training.pace: there is no such key to delete"),
+    ("resume=/no/such/sweep", "expected the folder of a sweep"),
+]
+BEFORE_A_TRIAL = [
+    ("search.space.trainable.lr={type:float,low:1,high:0.1}", "search.space.trainable.lr: expected low <= high"),
+    (
+        "search.space.trainable.lr={type:float,low:0,high:0.1,log:true}",
+        "expected low above 0 for log: true, with low=0",
+    ),
+    ("search.space.trainable.lr={type:float,low:0,hi:1}", "search.space.trainable.lr.high: missing"),
+    ("search.space.trainable.lr=0.1", "search.space.trainable.lr: got 0.1, expected a leaf"),
+    (
+        "search.space.trainable.width={type:int,low:1,high:2}",
+        "search.space.trainable.width: trainable.width: unknown key",
+    ),
+    (
+        "search.space.trainable.split={type:composition,total:7,parts:{a:2,b:2},step:2}",
+        "search.space.trainable.split: expected a possible composition: total=7 less the minima",
+    ),
+    ("search.space.data.batch_size={type:categorical,choices:[8,4096]}", "data.batch_size=4096 cannot be built"),
+    ("data.batch_size=4096", "data.batch_size: got 4096, expected at most 64"),
+    ("gate.thresholds={val/nope:'> 0.5'}", "gate: 'val/nope' is not reported; this trainable reports"),
+    ("gate.objective=val/nope", "gate: 'val/nope' is not reported; this trainable reports"),
+    ("search=grid", "search.space.trainable.lr.step: missing"),
+    ("num_samples=null", "num_samples: got None, expected a number of trials"),
+    ("scheduler.grace_period=100", "scheduler.grace_period: got 100, expected 1 to training.max_epochs=6"),
+    ("scheduler.patience=3", "scheduler.patience: unknown key, expected one of"),
+    ("search.sampler.greed=3", "search.sampler.greed: unknown key, expected one of"),
+    ("device=no_such_device", "device: got 'no_such_device'"),
+    ("tracking=mlflow tracking.uri=http://127.0.0.1:9", "expected a running MLflow server"),
+    ("tracking=mlflow tracking.uri=mlflow.db", "tracking.uri: got 'mlflow.db', expected http://host:port"),
+    ("resources.gpus=64", "64 GPUs a trial; the cluster has"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), BEFORE_ANYTHING)
+def test_a_value_that_cannot_be(override: str, message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        configuration.load([override])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("override", "message"), BEFORE_A_TRIAL)
+def test_a_sweep_that_cannot_be_starts_no_trial_and_leaves_no_folder(
+    ray_here: None, override: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        sweep(configuration.load([*trivial(tmp_path / "results"), *(override.split(" ") if " tracking" in override else [override])]))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("results", ["/proc/results", "{file}/results"])
+def test_a_results_folder_that_cannot_be_written(ray_here: None, results: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"results: got .*, expected a folder that can be"):
+        sweep(configuration.load(trivial(Path(results.format(file=tmp_path / "file")))))
+
+
+def test_a_folder_that_another_sweep_is_running_in(ray_here: None, tmp_path: Path) -> None:
+    import fcntl
+
+    sweep(configuration.load(trivial(tmp_path, None, "num_samples=1")))
+    folder = (tmp_path / "latest").resolve()
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="which another sweep is running in"):
+            sweep(configuration.load([f"resume={folder}"]))
+
+
+def cli(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "sweeps" / "run.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, env={**os.environ})
+
+
+def test_the_command_says_it_in_one_line_and_exits_with_2(tmp_path: Path) -> None:
+    done = cli("trainable.lr=quick", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: trainable.lr: got 'quick', expected a valid number\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_names_every_group_and_key(tmp_path: Path) -> None:
+    done = cli("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for expected in (
+        "scheduler=asha | hyperband | median | none | pbt",
+        "search=gp | grid | random | tpe",
+        "num_samples: ",
+    ):
+        assert expected in done.stdout
+
+
+def test_a_sweep_runs_from_any_working_directory(tmp_path: Path) -> None:
+    """The command as a person types it, small; its results go beside the person."""
+    options = ["num_samples=2", "training.max_epochs=1", "scheduler=none", "tracking=none", *TINY["walk_transformer"]]
+    done = cli(
+        "experiment=walk_transformer",
+        *options,
+        "search.space={trainable:{lr:{type:float,low:0.001,high:0.01}}}",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("0 of 2 trials passed")
+    assert (tmp_path / "results" / "latest" / "summary.json").is_file()
