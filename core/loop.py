@@ -22,6 +22,7 @@ from core.step import TrainStep
 from core.trainable import Batch, Data, Diverged, Mean, Metrics, Trainable, owns_step, samples
 
 Outcome = Literal["passed", "finished", "diverged", "failed"]  # a sweep adds "stopped": by its scheduler
+CUT_SHORT = ("diverged", "failed")  # outcomes whose last epoch may lack metrics, and is no checkpoint
 
 
 @dataclass(frozen=True)
@@ -208,8 +209,7 @@ class _Run:
     def next_epoch(self, metrics: Metrics, losses: list[float]) -> Epoch:
         self.epoch += 1
         self.history.append({"epoch": self.epoch, "metrics": metrics, "losses": losses})
-        cut_short = self.outcome in ("diverged", "failed")  # not all metrics are there
-        score = HOPELESS if cut_short else self.settings.gate.score(metrics)
+        score = HOPELESS if self.outcome in CUT_SHORT else self.settings.gate.score(metrics)
         return Epoch(self.epoch, metrics, losses, score, self.outcome, self.reason, self.state_dict)
 
     def state_dict(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from core.gate import Gate
+from core.loop import CUT_SHORT
 from core.trainable import Metrics
 
 Event = dict[str, Any]
@@ -116,7 +117,7 @@ def summarise(events: list[Event], outcome: str, reason: str | None, gate: Gate)
     epochs = [event for event in events if event["event"] == "epoch"]
     best = max(epochs, key=lambda event: event["score"], default=None)
     last = epochs[-1] if epochs else None
-    complete = last is not None and outcome not in ("diverged", "failed")
+    complete = last is not None and outcome not in CUT_SHORT
     return {
         "outcome": outcome,
         "reason": reason,

@@ -12,6 +12,7 @@ from ray import tune
 from tqdm import tqdm
 
 from core.gate import Gate
+from core.loop import CUT_SHORT
 from core.record import Event, Record, read_events, write_atomically
 from sweeps.report import trial_folders
 from sweeps.scheduler import Seen
@@ -56,7 +57,7 @@ class Recorder(tune.Callback):
             record.append("values", values=trial.config["values"])
         facts = {key: result[key] for key in ("score", "outcome", "reason")}
         if record.epoch(result["epoch"], metrics, losses, **facts, elapsed=self.elapsed):
-            missed = [] if result["outcome"] == "diverged" else self.gate.missed(metrics)
+            missed = [] if result["outcome"] in CUT_SHORT else self.gate.missed(metrics)
             self.progress.epoch(trial.config["trial"], result["epoch"], result["score"], missed)
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
@@ -119,7 +120,7 @@ class Recorder(tune.Callback):
         if detail:
             (record.directory / "error.txt").write_text(detail + "\n")
         last = record.last or NOTHING
-        if outcome not in ("diverged", "failed") and not record.last:
+        if outcome not in CUT_SHORT and not record.last:
             outcome, reason = "failed", reason or "it reported nothing"
         result = record.end(outcome, reason, self.gate)
         self.search.tell(name, outcome, last["epoch"], last["metrics"])

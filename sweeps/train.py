@@ -18,7 +18,7 @@ import yaml
 from tqdm import tqdm
 
 from core import checkpoint
-from core.loop import Epoch, fit
+from core.loop import CUT_SHORT, Epoch, fit
 from core.record import Record, read_events, write_atomically
 from core.trainable import Batch, Data
 from sweeps import cli
@@ -44,7 +44,7 @@ def epochs(
     if resume is None and recorded and (found := checkpoint.newest(checkpoints, upto=recorded)):
         resume = found[1]
     for epoch in fit(trainable, watch(data), settings, resume=resume):
-        if epoch.outcome not in ("diverged", "failed"):
+        if epoch.outcome not in CUT_SHORT:
             save(checkpoints / f"epoch_{epoch.index:04d}", epoch)
             checkpoint.prune(checkpoints, config["training"]["keep_checkpoints"])
         yield epoch

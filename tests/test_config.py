@@ -81,7 +81,9 @@ def test_a_sweep_that_cannot_be_starts_no_trial_and_leaves_no_folder(
     ray_here: None, override: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError) as caught:
-        sweep(configuration.load([*trivial(tmp_path / "results"), *(override.split(" ") if " tracking" in override else [override])]))
+        parts = override.split(" tracking.")
+        overrides = [parts[0], *(f"tracking.{part}" for part in parts[1:])]
+        sweep(configuration.load([*trivial(tmp_path / "results"), *overrides]))
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "results").exists()
 

@@ -115,11 +115,13 @@ def test_enough_passes_end_the_sweep(tmp_path: Path) -> None:
 
 
 def test_time_ends_the_sweep(tmp_path: Path) -> None:
-    overrides = trivial(tmp_path, None, "time_budget=8", "scheduler=none", epoch_seconds=0.4, lr=0.0001)
+    overrides = trivial(tmp_path, None, "time_budget=15", "scheduler=none", epoch_seconds=0.4, lr=0.0001)
     code, folder, summary = run([*overrides, "training.max_epochs=1000", "num_samples=2"])
     assert code == 3 and summary["trials"] == summary["stopped"] == 1
     assert json.loads((folder / "trial_0000" / "result.json").read_text())["reason"] == "the sweep ended"
     assert all(trial.state.is_finished() for trial in open_study(folder).trials)
+    _, _, later = run([f"resume={folder}", "num_samples=9"])  # its time was up before, and still is
+    assert later["trials"] == 1
 
 
 @pytest.mark.parametrize("search", ["tpe", "random", "gp"])
