@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+import yaml
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -16,6 +17,7 @@ from core import checkpoint
 from core.loop import Epoch, fit
 from core.trainable import owns_step
 from sweeps.config import build, load, override
+from sweeps.publish import flatten
 from sweeps.schema import make_gate, make_settings
 from tests.conftest import EXPERIMENTS, GOLDEN, TRAINABLES, tiny
 
@@ -132,6 +134,8 @@ def test_experiments_compose(experiment: str) -> None:
     assert config["name"] == experiment
     text = (GOLDEN.parents[1] / "configs" / "experiment" / f"{experiment}.yaml").read_text()
     assert f"# python sweeps/run.py experiment={experiment}" in text.splitlines()[1]
+    asked = {key: value for key, value in flatten(yaml.safe_load(text)).items() if not key.startswith("defaults")}
+    assert asked.items() <= flatten(config).items()
 
 
 if __name__ == "__main__":
