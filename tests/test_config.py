@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -129,15 +131,13 @@ def test_help_names_every_group_and_key(tmp_path: Path) -> None:
         assert expected in done.stdout
 
 
-def test_a_sweep_runs_from_any_working_directory(tmp_path: Path) -> None:
-    """The command as a person types it, small; its results go beside the person."""
+def test_a_sweep_of_ones_own_graph_runs_from_any_working_directory(tmp_path: Path) -> None:
+    """The command as a person types it, small; results and graph lie beside the person."""
+    shutil.copytree(ROOT / "trainables" / "walks" / "connectome", tmp_path / "mine")
     options = ["num_samples=2", "training.max_epochs=1", "scheduler=none", "tracking=none", *TINY["walk_transformer"]]
-    done = cli(
-        "experiment=walk_transformer",
-        *options,
-        "search.space={trainable:{lr:{type:float,low:0.001,high:0.01}}}",
-        cwd=tmp_path,
-    )
+    space = "search.space={trainable:{lr:{type:float,low:0.001,high:0.01}}}"
+    done = cli("experiment=walk_transformer", "data.graph_dir=mine", space, *options, cwd=tmp_path)
     assert done.returncode == 3, done.stderr
     assert done.stdout.splitlines()[-1].startswith("0 of 2 trials passed")
-    assert (tmp_path / "results" / "latest" / "summary.json").is_file()
+    summary = json.loads((tmp_path / "results" / "latest" / "summary.json").read_text())
+    assert summary["finished"] == 2 and summary["best"]["metrics"]["val/edge_compliance"] >= 0
