@@ -54,6 +54,9 @@ class Range(Leaf):
             raise ValueError("either log: true or a step, not both")
         return self
 
+    def extremes(self, key: str) -> list[dict[str, Any]]:
+        return [{key: self.low}, {key: self.high}]
+
     def admits(self, value: Any) -> bool:
         return isinstance(value, int | float) and self.low <= value <= self.high
 
@@ -65,9 +68,6 @@ class Float(Range):
     def suggest(self, trial: optuna.Trial, key: str, exhaustive: bool) -> dict[str, Any]:
         return {key: trial.suggest_float(key, self.low, self.high, log=self.log, step=self.step)}
 
-    def extremes(self, key: str) -> list[dict[str, Any]]:
-        return [{key: self.low}, {key: self.high}]
-
 
 class Int(Range):
     type: Literal["int"]
@@ -77,9 +77,6 @@ class Int(Range):
 
     def suggest(self, trial: optuna.Trial, key: str, exhaustive: bool) -> dict[str, Any]:
         return {key: trial.suggest_int(key, self.low, self.high, log=self.log, step=self.step)}
-
-    def extremes(self, key: str) -> list[dict[str, Any]]:
-        return [{key: self.low}, {key: self.high}]
 
 
 class Categorical(Leaf):

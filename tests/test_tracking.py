@@ -17,7 +17,7 @@ import torch
 
 from core.record import STEP_LOSS, read_events
 from sweeps import config as configuration
-from sweeps import publish
+from sweeps import tracking
 from sweeps.load import load
 from sweeps.report import trial_folders
 from sweeps.run import sweep
@@ -100,7 +100,7 @@ def rows(database: Path) -> list[Any]:
 
 def test_publishing_again_or_elsewhere_changes_nothing(swept: Path) -> None:
     before = rows(swept.parent / "mlflow.db")
-    publish.Publisher(swept, publish.default_uri(swept), "gatesweep").sync()
+    tracking.Publisher(swept, tracking.default_uri(swept), "gatesweep").sync()
     assert rows(swept.parent / "mlflow.db") == before
     command = [sys.executable, str(ROOT / "sweeps" / "publish.py"), str(swept)]
     done = subprocess.run(
@@ -118,7 +118,7 @@ def test_the_passing_model_comes_back(swept: Path) -> None:
     connection = client(swept)
     experiment = connection.get_experiment_by_name("gatesweep").experiment_id
     model = connection.search_logged_models([experiment])[0]
-    mlflow.set_tracking_uri(publish.default_uri(swept))
+    mlflow.set_tracking_uri(tracking.default_uri(swept))
     fetched = mlflow.artifacts.download_artifacts(f"models:/{model.model_id}")
     here, data = load(swept / model.name.removeprefix(f"{swept.name}-"), device="cpu")
     there, _ = load(fetched, device="cpu")

@@ -17,8 +17,8 @@ from core import checkpoint
 from core.loop import Epoch, fit
 from core.trainable import owns_step
 from sweeps.config import build, load, override
-from sweeps.publish import flatten
 from sweeps.schema import make_gate, make_settings
+from sweeps.tracking import flatten
 from tests.conftest import EXPERIMENTS, GOLDEN, TRAINABLES, tiny
 
 STEPS = 20  # of the golden losses
