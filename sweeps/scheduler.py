@@ -35,10 +35,9 @@ class GateASHA(AsyncHyperBandScheduler):
         max_t: int,
         seen: Iterable[Seen] = (),
     ) -> None:
-        if not 1 <= grace_period <= max_t:
-            raise ValueError(
-                f"scheduler.grace_period: got {grace_period}, expected 1 to training.max_epochs={max_t} epochs"
-            )
+        if grace_period < 1:
+            raise ValueError(f"scheduler.grace_period: got {grace_period}, expected at least 1 epoch")
+        grace_period = min(grace_period, max_t)  # a longer one than the run stops nobody
         if reduction_factor < 2:
             raise ValueError(f"scheduler.reduction_factor: got {reduction_factor}, expected at least 2")
         if brackets < 1:

@@ -61,7 +61,7 @@ BEFORE_A_TRIAL = [
     ("gate.objective=val/nope", "gate: 'val/nope' is not reported; this trainable reports"),
     ("search=grid", "search.space.trainable.lr.step: missing"),
     ("num_samples=null", "num_samples: got None, expected a number of trials"),
-    ("scheduler.grace_period=100", "scheduler.grace_period: got 100, expected 1 to training.max_epochs=6"),
+    ("scheduler.grace_period=0", "scheduler.grace_period: got 0, expected at least 1 epoch"),
     ("scheduler.patience=3", "scheduler.patience: unknown key, expected one of"),
     ("search.sampler.greed=3", "search.sampler.greed: unknown key, expected one of"),
     ("device=no_such_device", "device: got 'no_such_device'"),
