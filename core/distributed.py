@@ -42,12 +42,13 @@ def broadcast(tensors: Iterable[Tensor]) -> None:
             dist.broadcast(tensor, 0)
 
 
-def everywhere(flag: Tensor) -> bool:
+def everywhere(flag: bool) -> bool:
     """Whether `flag` holds on every rank, so that all of them take the same branch."""
-    if world_size() > 1:
-        flag = flag.to(torch.int32)  # NCCL reduces no booleans
-        dist.all_reduce(flag, dist.ReduceOp.MIN)
-    return bool(flag)
+    if world_size() == 1:
+        return flag
+    agreed = torch.tensor(int(flag), device=_device())  # NCCL reduces no booleans
+    dist.all_reduce(agreed, dist.ReduceOp.MIN)
+    return bool(agreed)
 
 
 def _device() -> torch.device:

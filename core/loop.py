@@ -19,7 +19,7 @@ from core.gate import HOPELESS, Gate
 from core.precision import Precision, autocast
 from core.schedule import Schedule, schedule
 from core.step import TrainStep
-from core.trainable import Batch, Data, Diverged, Mean, Metrics, Trainable, owns_step, samples
+from core.trainable import Batch, Data, Diverged, Mean, Metrics, Trainable, owns_step, samples, to_host
 
 Outcome = Literal["passed", "finished", "diverged", "failed"]  # a sweep adds "stopped": by its scheduler
 CUT_SHORT = ("diverged", "failed")  # outcomes whose last epoch may lack metrics, and is no checkpoint
@@ -154,14 +154,17 @@ class _Run:
                 mean.add(step_losses, samples(batch))
                 on_device.append(step_losses["loss"].detach())
                 count += samples(batch)
-        finally:  # what was trained before a fault is reported with it
-            if on_device:  # the epoch's host sync: all before it is queued, not awaited
-                losses += torch.stack(on_device).float().tolist()
+        except (Diverged, torch.OutOfMemoryError):  # what was trained before it is reported with it
+            losses += to_host(on_device)[0]
+            raise
+        # The training's one host sync: all before it is queued, not awaited.
+        history, totals, norms, (finite,) = to_host(on_device, mean.totals, self.step.norms.totals, [self.step.finite])
+        losses += history
         seconds = perf_counter() - began
-        metrics |= average_metrics({f"train/{name}": value for name, value in mean.value().items()})
-        metrics |= {f"train/{name}": value for name, value in self.step.norms.value().items()}
+        metrics |= average_metrics({f"train/{name}": value for name, value in mean.means(totals).items()})
+        metrics |= {f"train/{name}": value for name, value in self.step.norms.means(norms).items()}
         metrics |= {"system/train_seconds": seconds, "system/samples_per_second": count / seconds}
-        if not everywhere(self.step.finite):
+        if not everywhere(bool(finite)):
             raise Diverged("a training loss or its gradient was not finite")
 
     def validate(self, data: Data, metrics: Metrics) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -128,10 +129,25 @@ class Mean:
             self.sums[name] = self.sums[name] + weight * term if name in self.sums else weight * term
 
     def value(self) -> Metrics:
-        if not self.sums:
-            return {}
-        totals = torch.stack(list(self.sums.values())).tolist()  # one host sync for all
+        return self.means(*to_host(self.totals))
+
+    @property
+    def totals(self) -> list[Tensor]:
+        return list(self.sums.values())
+
+    def means(self, totals: Sequence[float]) -> Metrics:
+        """The means, from `totals` that are already on the host."""
         return {name: total / self.weight for name, total in zip(self.sums, totals, strict=True)}
+
+
+def to_host(*groups: Sequence[Tensor]) -> list[list[float]]:
+    """Scalars on the device as numbers, group by group, with one host sync for all of them."""
+    filled = [torch.stack(list(group)).detach() for group in groups if group]
+    if not filled:
+        return [[] for _ in groups]
+    dtype = torch.float32 if filled[0].device.type == "mps" else torch.float64
+    numbers = iter(torch.cat([scalars.to(dtype) for scalars in filled]).tolist())
+    return [list(islice(numbers, len(group))) for group in groups]
 
 
 def samples(batch: Batch) -> int:
