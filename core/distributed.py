@@ -35,6 +35,13 @@ def average_metrics(metrics: Metrics) -> Metrics:
     return dict(zip(metrics, (total / world_size()).tolist(), strict=True))
 
 
+def sum_over_ranks(*tensors: Tensor) -> None:
+    """Add up statistics of a batch over ranks, in place, e.g. the counts that a codebook's moving average takes in."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+
 def broadcast(tensors: Iterable[Tensor]) -> None:
     """Start every rank from rank 0's values."""
     if world_size() > 1:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.utils.checkpoint import checkpoint
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Batch = Any  # a tensor, or tuples, lists and dicts of tensors whose first axis counts samples
 Losses = dict[str, Tensor]  # scalars on the device; "loss" is the one that is minimised
@@ -102,6 +105,14 @@ class Trainable(nn.Module, ABC):
 
     def end_epoch(self, data: Data, metrics: Metrics) -> None:
         """Runs after each evaluation, e.g. to retrain; may change `metrics`."""
+
+    def figures(self, data: Data) -> dict[str, Callable[[], Figure]]:
+        """What a person would rather see than numbers, by kind; called in eval mode, drawn only if asked for.
+
+        The figures are matplotlib's own (`matplotlib.figure.Figure()`, no pyplot), and whatever they need is
+        imported when they are drawn. Losses and metrics are drawn for every trainable without being named here.
+        """
+        return {}
 
     def recomputed(self, block: nn.Module, *inputs: Tensor) -> Any:
         """`block(*inputs)`; under activation checkpointing its activations are computed again in the backward pass."""

@@ -330,13 +330,13 @@ def test_windows_are_cut_from_the_corpus_with_their_surprise(windowing):
 
 def test_workers_share_out_the_windows_of_an_epoch(monkeypatch):
     alone = torch.cat([tokens for tokens, _ in tiny().train(2)])
-    monkeypatch.setattr("trainables.walks.data.world_size", lambda: 2)
+    monkeypatch.setattr("core.data.world_size", lambda: 2)
     parts = []
     for rank in range(2):
         monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
         parts.append(torch.cat([tokens for tokens, _ in tiny().train(2)]))
     assert torch.equal(torch.stack(parts, dim=1).flatten(0, 1), alone)
-    with pytest.raises(ValueError, match=r"data\.batch_size: got 65, expected at most 64"):
+    with pytest.raises(ValueError, match=r"data\.batch_size: got 65, expected 1 to 64"):
         tiny(batch_size=65)
 
 
@@ -352,9 +352,9 @@ def test_chunks_of_one_epoch_are_all_different():
     [
         (
             {"batch_size": 129},
-            r"data\.batch_size: got 129, expected at most 128, the training windows of an ep",
+            r"data\.batch_size: got 129, expected 1 to 128, the training samples of an epoch",
         ),
-        ({"batch_size": 0}, r"data\.batch_size: got 0, expected at least 1"),
+        ({"batch_size": 0}, r"data\.batch_size: got 0, expected 1 to 128"),
         ({"r_max": 13}, r"data\.r_max: got 13, expected at most 12, three quarters of data\.context"),
         ({"r_max": 2}, r"data\.r_max: got 2, expected at least 3"),
         ({"walk_length": 16}, r"data\.walk_length: got 16, expected at least 17"),

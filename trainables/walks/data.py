@@ -10,10 +10,9 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from core.distributed import world_size
+from core.data import check_batch_size, generator, require, share
 from trainables.walks import graph as graphs
 from trainables.walks import rules as jumpers
 from trainables.walks.compliance import Judge
@@ -47,16 +46,16 @@ class Recipe:
         if self.graph_dir is None:
             least |= {"n_blocks": 2, "n_vertices": self.n_blocks * (self.jumpers_per_block + 1), "zipf": 0}
             most = graphs.MAX_VERTICES
-            _require(self.n_vertices <= most, "n_vertices", self.n_vertices, f"at most {most}")
+            require(self.n_vertices <= most, "data.n_vertices", self.n_vertices, f"at most {most}")
             for field in ("p_in", "p_out"):
                 value = getattr(self, field)
-                _require(0 < value <= 1, field, value, "a probability above 0")
+                require(0 < value <= 1, f"data.{field}", value, "a probability above 0")
         else:
             found = _folder(self.graph_dir).is_dir()
-            _require(found, "graph_dir", self.graph_dir, "a folder with edges.csv and blocks.csv")
+            require(found, "data.graph_dir", self.graph_dir, "a folder with edges.csv and blocks.csv")
         for field, bound in least.items():
             value = getattr(self, field)
-            _require(value >= bound, field, value, f"at least {bound}")
+            require(value >= bound, f"data.{field}", value, f"at least {bound}")
 
 
 @dataclass(frozen=True)
@@ -125,11 +124,11 @@ class WalkData:
         r_max: int = 14,
         corpus_seed: int = 42,
     ) -> None:
-        _require(context >= 4, "context", context, "at least 4")
-        _require(walk_length > context, "walk_length", walk_length, f"at least {context + 1}, data.context + 1")
+        require(context >= 4, "data.context", context, "at least 4")
+        require(walk_length > context, "data.walk_length", walk_length, f"at least {context + 1}, data.context + 1")
         # A rule as long as the context is not in view when it falls due.
         longest = context * 3 // 4
-        _require(r_max <= longest, "r_max", r_max, f"at most {longest}, three quarters of data.context")
+        require(r_max <= longest, "data.r_max", r_max, f"at most {longest}, three quarters of data.context")
         recipe = Recipe(
             *(graph_dir, n_vertices, n_blocks, p_in, p_out, zipf, jumpers_per_block),
             *(r_min, r_max, n_walks, held_out, walk_length, corpus_seed),
@@ -139,10 +138,8 @@ class WalkData:
         self.context, self.walk_length, self.windowing = context, walk_length, windowing
         chunks = n_walks * (walk_length // (context + 1))
         self.windows = windows if windowing == "random" else min(windows, chunks)
-        self.batch_size, most = batch_size, self.windows // world_size()
-        expected = f"at most {most}, the training windows of an epoch"
-        _require(batch_size <= most, "batch_size", batch_size, expected)
-        _require(batch_size >= 1, "batch_size", batch_size, "at least 1")
+        self.batch_size = batch_size
+        check_batch_size(batch_size, self.windows)
         self._val = self._held_out_windows()
 
     @property
@@ -161,21 +158,19 @@ class WalkData:
         return self.corpus.held_out[0][:, 0]
 
     def train(self, epoch: int) -> Sequence[Batch]:
-        mixed = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(mixed[0]) >> 1)
+        order = generator(self.seed, epoch)
         walks = len(self.corpus.train[0])
         if self.windowing == "random":
             rounds = -(-self.windows // walks)
-            orders = [torch.randperm(walks, generator=generator) for _ in range(rounds)]
+            orders = [torch.randperm(walks, generator=order) for _ in range(rounds)]
             walk = torch.cat(orders)[: self.windows]
-            offset = torch.randint(self.walk_length - self.context, (self.windows,), generator=generator)
+            offset = torch.randint(self.walk_length - self.context, (self.windows,), generator=order)
         else:
             per_walk = self.walk_length // (self.context + 1)
-            chunk = torch.randperm(walks * per_walk, generator=generator)[: self.windows]
+            chunk = torch.randperm(walks * per_walk, generator=order)[: self.windows]
             walk, offset = chunk // per_walk, chunk % per_walk * (self.context + 1)
-        rank = dist.get_rank() if world_size() > 1 else 0
-        share = slice(rank, self.windows // world_size() * world_size(), world_size())
-        return self._batches(self.corpus.train, walk[share], offset[share], self.batch_size, whole=True)
+        mine = share(self.windows)
+        return self._batches(self.corpus.train, walk[mine], offset[mine], self.batch_size, whole=True)
 
     def val(self) -> Sequence[Batch]:
         return self._val
@@ -193,8 +188,3 @@ class WalkData:
         tokens, surprise = source[0][walk, column], source[1][walk, column[:, :-1]]
         batches = zip(tokens.split(size), surprise.split(size), strict=True)
         return [batch for batch in batches if not whole or len(batch[0]) == size]
-
-
-def _require(holds: bool, field: str, value: object, expected: str) -> None:
-    if not holds:
-        raise ValueError(f"data.{field}: got {value!r}, expected {expected}")

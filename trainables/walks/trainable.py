@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.data import require
 from core.trainable import Data, Losses, Mean, Metrics, Trainable, samples
 from trainables.walks.data import Batch, WalkData
 from trainables.walks.model import Positions, Transformer
@@ -39,15 +40,15 @@ class WalkTransformer(Trainable):
     ) -> None:
         super().__init__(lr=lr, weight_decay=weight_decay)
         for field, value in (("d_model", d_model), ("n_layers", n_layers), ("n_heads", n_heads)):
-            _require(value >= 1, field, value, "at least 1")
-        _require(d_model % n_heads == 0, "d_model", d_model, f"a multiple of trainable.n_heads = {n_heads}")
+            require(value >= 1, f"trainable.{field}", value, "at least 1")
+        require(d_model % n_heads == 0, "trainable.d_model", d_model, f"a multiple of trainable.n_heads = {n_heads}")
         if positions == "rotary":
             expected = f"an even multiple of trainable.n_heads = {n_heads} with rotary positions"
-            _require(d_model // n_heads % 2 == 0, "d_model", d_model, expected)
-        _require(0 <= dropout < 1, "dropout", dropout, "a probability below 1")
+            require(d_model // n_heads % 2 == 0, "trainable.d_model", d_model, expected)
+        require(0 <= dropout < 1, "trainable.dropout", dropout, "a probability below 1")
         most = len(data.starts)
         expected = f"1 to {most}, the held-out walks (data.held_out)"
-        _require(1 <= sequences <= most, "sequences", sequences, expected)
+        require(1 <= sequences <= most, "trainable.sequences", sequences, expected)
         self.sequences, self.settled = sequences, data.settled
         self.model = Transformer(
             data.n_vertices,
@@ -105,8 +106,3 @@ class WalkTransformer(Trainable):
 def _compliance(data: WalkData, greedy: Tensor, sampled: Tensor) -> Metrics:
     judge = data.corpus.judge
     return judge(greedy).metrics() | judge(sampled).metrics("sampled_")
-
-
-def _require(holds: bool, field: str, value: object, expected: str) -> None:
-    if not holds:
-        raise ValueError(f"trainable.{field}: got {value!r}, expected {expected}")
