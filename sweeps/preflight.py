@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from core.trainable import owns_step
-from sweeps import scheduler, search
+from sweeps import figures, scheduler, search
 from sweeps.config import build, override
 from sweeps.schema import make_gate, make_settings
 from sweeps.space import Float, Space
@@ -52,6 +52,7 @@ def check_run(config: dict[str, Any], space: Space) -> None:
     gate = make_gate(config)
     if owns_step(trainable):  # what such a step reports is seen only in training
         reported |= {metric for metric in gate.reads if metric.startswith("train/")}
+    figures.check(config["figures"], trainable, data)
     gate.require(dict.fromkeys(reported | {"train/grad_norm"}, 0.0))
     for key, leaf in space.items():
         for values in leaf.extremes(key):

@@ -74,6 +74,11 @@ class TrackingConfig(Strict):
     enabled: bool
 
 
+class FiguresConfig(Strict):
+    kinds: list[str] | None
+    every: PositiveInt | None
+
+
 class Config(Strict):
     """A sweep, or one run of it, whole: the schema of `config.yaml`."""
 
@@ -86,6 +91,7 @@ class Config(Strict):
     scheduler: dict[str, Any]
     resources: ResourcesConfig
     tracking: TrackingConfig
+    figures: FiguresConfig
     device: str
     seed: int = Field(ge=0)
     num_samples: PositiveInt | None

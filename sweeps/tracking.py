@@ -16,6 +16,7 @@ import yaml
 
 from core import checkpoint
 from core.record import STEP_LOSS, Event
+from sweeps import figures
 from sweeps.load import WEIGHTS
 from sweeps.report import OUTCOMES, read_result, trial_folders
 
@@ -60,7 +61,7 @@ class Publisher:
             if event["event"] == "start":
                 self._start(folder, event)
             elif event["event"] == "epoch":
-                self._epoch(self.runs[folder.name], folder.name, event)
+                self._epoch(self.runs[folder.name], folder, event)
             elif event["event"] == "interrupted":
                 self.client.set_terminated(self.runs[folder.name], "KILLED", millis(event))
             elif event["event"] == "end":
@@ -89,10 +90,10 @@ class Publisher:
             self.steps[folder.name] = 0
         self.client.update_run(self.runs[folder.name], status="RUNNING")
 
-    def _epoch(self, run: str, name: str, event: Event) -> None:
+    def _epoch(self, run: str, folder: Path, event: Event) -> None:
         from mlflow.entities import Metric
 
-        at, first = millis(event), self.steps[name]
+        at, first = millis(event), self.steps[folder.name]
         score = {"score": event["score"], "epoch": event["epoch"]}
         points = [
             Metric(key, number(value), at, event["epoch"]) for key, value in {**event["metrics"], **score}.items()
@@ -100,7 +101,9 @@ class Publisher:
         points += [Metric(STEP_LOSS, number(loss), at, first + step) for step, loss in enumerate(event["losses"], 1)]
         for start in range(0, len(points), BATCH):
             self.client.log_batch(run, metrics=points[start : start + BATCH])
-        self.steps[name] = first + len(event["losses"])
+        for path in figures.of_epoch(folder, event["epoch"]):
+            self.client.log_artifact(run, str(path), figures.FOLDER)
+        self.steps[folder.name] = first + len(event["losses"])
 
     def _end(self, run: str, folder: Path, event: Event) -> None:
         from mlflow.entities import RunTag

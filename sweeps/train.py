@@ -21,7 +21,7 @@ from core import checkpoint
 from core.loop import CUT_SHORT, Epoch, fit
 from core.record import Record, read_events, write_atomically
 from core.trainable import Batch, Data
-from sweeps import cli
+from sweeps import cli, figures
 from sweeps import config as configuration
 from sweeps.schema import check, make_gate, make_settings
 
@@ -44,6 +44,8 @@ def epochs(
     if resume is None and recorded and (found := checkpoint.newest(checkpoints, upto=recorded)):
         resume = found[1]
     for epoch in fit(trainable, watch(data), settings, resume=resume):
+        if figures.due(config["figures"], epoch):
+            figures.draw(folder, trainable, data, config, epoch)
         if epoch.outcome not in CUT_SHORT:
             save(checkpoints / f"epoch_{epoch.index:04d}", epoch)
             checkpoint.prune(checkpoints, config["training"]["keep_checkpoints"])
@@ -69,7 +71,9 @@ def train(arguments: argparse.Namespace) -> int:
         print(yaml.safe_dump(config, sort_keys=False), end="")
         return cli.PASSED
     cli.check_folder(folder)
-    configuration.build(config)  # whatever is wrong with it is said before there is a folder
+    figures.check(
+        config["figures"], *configuration.build(config)
+    )  # whatever is wrong with it is said before there is a folder
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     gate = make_gate(config)
     cli.make_folder(folder)

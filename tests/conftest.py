@@ -64,6 +64,7 @@ def trivial(results: Path, space: dict[str, Any] | None = None, *overrides: str,
         "max_concurrent": 1,
         "training.max_epochs": 6,
         "tracking": "none",
+        "figures": "none",
         "results": str(results),
     }
     shown = {key: value if isinstance(value, str) else _inline(value) for key, value in nodes.items()}

@@ -34,7 +34,13 @@ def swept(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "misbehave": {"type": "categorical", "choices": [None, "nan"]},
         "lr": {"type": "categorical", "choices": [1e-4, 0.2]},
     }
-    sweep(configuration.load(trivial(results, space, "search=grid", "num_samples=null", "tracking=mlflow", at_epoch=3)))
+    sweep(
+        configuration.load(
+            trivial(
+                results, space, "search=grid", "num_samples=null", "tracking=mlflow", "figures=standard", at_epoch=3
+            )
+        )
+    )
     yield (results / "latest").resolve()
 
 
@@ -96,6 +102,14 @@ def rows(database: Path) -> list[Any]:
     with sqlite3.connect(database) as connection:
         tables = ("runs", "metrics", "params", "logged_models")
         return [connection.execute(f"select count(*) from {table}").fetchone()[0] for table in tables]
+
+
+def test_the_figures_of_a_trial_are_there(swept: Path) -> None:
+    connection = client(swept)
+    for name, run in runs(swept).items():
+        drawn = {f"figures/{path.name}" for path in (swept / name / "figures").glob("*.png")}
+        assert {one.path for one in connection.list_artifacts(run.info.run_id, "figures")} == drawn
+        assert bool(drawn) == (run.data.tags["outcome"] in ("passed", "finished"))
 
 
 def test_publishing_again_or_elsewhere_changes_nothing(swept: Path) -> None:

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from core import checkpoint
 from core.loop import Epoch, fit
+from sweeps import figures
 from sweeps.config import build, load, override
 from sweeps.schema import make_gate, make_settings
 from sweeps.tracking import flatten
@@ -124,6 +125,15 @@ def test_golden_losses(name: str) -> None:
     golden = [float(line) for line in (GOLDEN / f"{name}.txt").read_text().split()]
     assert len(golden) == STEPS
     assert first_losses(name) == pytest.approx(golden, rel=1e-3)  # processors differ in the last digits
+
+
+def test_draws_its_figures(name: str, tmp_path: Path) -> None:
+    config = tiny(name, "training.max_epochs=1", "figures=standard")
+    trainable, data = build(config)
+    for epoch in fit(trainable, data, make_settings(config)):
+        figures.draw(tmp_path, trainable, data, config, epoch)
+    kinds = {"losses", *trainable.figures(data)}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"{kind}-e0001.png" for kind in kinds}
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -1,0 +1,112 @@
+"""Figures of a run: `figures/<kind>-e<epoch>.png`, those of its family and the losses of every trainable."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from core import rng
+from core.gate import Gate
+from core.loop import CUT_SHORT, Epoch
+from core.record import STEP_LOSS, curves
+from core.trainable import Data, Trainable
+from sweeps.schema import make_gate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FOLDER = "figures"
+LOSSES = "losses"  # the kind that is drawn here, from the curves
+
+
+def check(chosen: Mapping[str, Any], trainable: Trainable, data: Data) -> None:
+    """Raise ValueError where a kind is asked for that nobody draws."""
+    known = [LOSSES, *trainable.figures(data)]
+    for kind in chosen["kinds"] or []:
+        if kind not in known:
+            raise ValueError(f"figures.kinds: got {kind!r}, expected some of {', '.join(known)}")
+
+
+def due(chosen: Mapping[str, Any], epoch: Epoch) -> bool:
+    """Whether an epoch gets figures: the one a run ends with, and every so many from the first on."""
+    if epoch.outcome in CUT_SHORT or chosen["kinds"] == []:
+        return False
+    return epoch.outcome is not None or (chosen["every"] is not None and (epoch.index - 1) % chosen["every"] == 0)
+
+
+def draw(folder: Path, trainable: Trainable, data: Data, config: Mapping[str, Any], epoch: Epoch) -> None:
+    """Write the figures of one epoch; training goes on as if nothing had been drawn.
+
+    A figure that cannot be drawn leaves its traceback in the place of the picture: it is no reason to lose a trial.
+    """
+    kinds, generators = config["figures"]["kinds"], rng.state()
+    history = curves(epoch.state()["history"])
+    drawings: dict[str, Callable[[], Figure]] = {LOSSES: partial(draw_losses, history, make_gate(config))}
+    trainable.eval()
+    with torch.no_grad():
+        drawings |= trainable.figures(data)
+        for kind in drawings if kinds is None else kinds:
+            path = folder / FOLDER / f"{kind}-e{epoch.index:04d}.png"
+            try:
+                _write(drawings[kind](), path)
+            except Exception:
+                path.with_suffix(".txt").write_text(traceback.format_exc())
+    rng.restore(generators)
+
+
+def of_epoch(folder: Path, epoch: int) -> list[Path]:
+    """The figures of one epoch of a run."""
+    return sorted((folder / FOLDER).glob(f"*-e{epoch:04d}.png"))
+
+
+def draw_losses(history: Mapping[str, Sequence[float]], gate: Gate) -> Figure:
+    """The loss of every step and epoch, and each gated metric with its threshold, the side that fails shaded."""
+    from matplotlib.figure import Figure
+
+    panels = 1 + len(gate.rules)
+    columns = min(3, panels)
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
+    axes = iter(figure.subplots(rows, columns, squeeze=False).flat)
+    _draw_loss(next(axes), history)
+    for rule in gate.rules:
+        axis = next(axes)
+        axis.plot(history["epoch"], history[rule.metric], marker=".", color="C0")
+        axis.margins(y=0.15)
+        low, high = axis.get_ylim()
+        low, high = min(low, rule.bound), max(high, rule.bound)
+        room = 0.05 * ((high - low) or 1.0)
+        low, high = low - room, high + room
+        axis.axhspan(*((low, rule.bound) if rule.comparison.startswith(">") else (rule.bound, high)), color="0.9")
+        axis.axhline(rule.bound, color="C3", linewidth=1)
+        axis.set(title=f"{rule.metric} {rule.comparison} {rule.bound:g}", xlabel="epoch", ylim=(low, high))
+    for axis in axes:
+        axis.set_visible(False)
+    return figure
+
+
+def _draw_loss(axis: Axes, history: Mapping[str, Sequence[float]]) -> None:
+    steps, epochs = history[STEP_LOSS], history["epoch"]
+    per_epoch = len(steps) / len(epochs)
+    axis.plot([(step + 1) / per_epoch for step in range(len(steps))], steps, color="0.75", label="each step")
+    for name in ("train/loss", "val/loss"):
+        if name in history:
+            axis.plot(epochs, history[name], marker=".", label=name)
+    if 0 < 20 * min(steps) < max(steps):
+        axis.set_yscale("log")
+    axis.set(title="loss", xlabel="epoch")
+    axis.legend()
+
+
+def _write(figure: Figure, path: Path) -> None:
+    """Aside, then renamed: whoever publishes figures never sees half of one."""
+    path.parent.mkdir(exist_ok=True)
+    aside = path.with_name(f".{path.name}")
+    figure.savefig(aside, dpi=100, format="png")
+    aside.replace(path)
