@@ -1,22 +1,19 @@
-"""The training loop and its step: every promise of `fit`, on models small enough to follow by hand."""
+"""The training loop: every promise of `fit`, on models small enough to follow by hand."""
 
 from __future__ import annotations
 
-import io
 import math
 import random
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch import Tensor
+from torch.optim import AdamW
 
 from core import rng
 from core.gate import HOPELESS, Gate
@@ -24,91 +21,8 @@ from core.loop import Epoch, Patience, Settings, fit
 from core.schedule import schedule
 from core.trainable import Data, Diverged, Losses, Metrics, Step, Trainable
 from sweeps.config import load
-from tests.trivial import Line, Points
-
-Pairs = list[tuple[Tensor, Tensor]]
-
-
-class Batches:
-    """The batches it was given, every epoch."""
-
-    def __init__(self, batches: Pairs) -> None:
-        self.batches = batches
-
-    def train(self, epoch: int) -> Sequence[tuple[Tensor, Tensor]]:
-        return self.batches
-
-    def val(self) -> Sequence[tuple[Tensor, Tensor]]:
-        return self.batches
-
-
-class Example(Trainable):
-    """What the trainables below share: no gate of their own."""
-
-    def oracle(self, data: Data) -> Metrics:
-        raise AssertionError("never asked")
-
-    trivial = oracle
-
-
-class Slope(Example):
-    """The loss is `slope * weight`: at rate r a step of plain SGD lowers the weight by r times the slope.
-
-    `values` are what its evaluations report, one after the other.
-    """
-
-    def __init__(self, slope: Sequence[float] = (1.0,), lr: float = 1.0, values: Sequence[float] = ()) -> None:
-        super().__init__(lr=lr)
-        self.weight, self.slope, self.values = nn.Parameter(torch.zeros(len(slope))), torch.tensor(slope), values
-        self.register_buffer("evaluations", torch.zeros((), dtype=torch.int64))
-
-    def forward(self, batch: Any) -> Losses:
-        return {"loss": self.slope @ self.weight}
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        return {"main": SGD(self.parameters(), lr=self.lr)}
-
-    def evaluate(self, data: Data) -> Metrics:
-        self.evaluations += 1
-        return {"value": self.values[int(self.evaluations) - 1]} if self.values else {}
-
-
-ONE = Batches([(torch.zeros(1), torch.zeros(1))])
-
-
-def line(seed: int = 0, **fields: Any) -> Line:
-    rng.seed_everything(seed)
-    return Line(Points(), **fields)
-
-
-def weights(trainable: Trainable) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in trainable.state_dict().items()}
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
-
-
-def seen(epochs: Iterable[Epoch]) -> list[Any]:
-    """Everything that epochs report but clocks and memory; what is not a number equals itself."""
-    return [
-        (
-            epoch.index,
-            {name: repr(value) for name, value in epoch.metrics.items() if not name.startswith("system/")},
-            list(map(repr, epoch.losses)),
-            (epoch.score, epoch.outcome, epoch.reason),
-        )
-        for epoch in epochs
-    ]
-
-
-def stored(state: dict[str, Any]) -> dict[str, Any]:
-    """A state as it comes back from disk."""
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
+from tests.examples import ONE, Batches, Slope, critic, line, same, seen, stored, weights
+from tests.trivial import Points
 
 # Steps, rates, metrics
 
@@ -196,117 +110,6 @@ def test_a_hook_before_the_run_and_one_after_each_epoch() -> None:
     trainable = Hooked()
     epochs = list(fit(trainable, ONE, Settings(max_epochs=5, gate=Gate({"val/added": "> 102.5"}))))
     assert [epoch.metrics["val/added"] for epoch in epochs] == [101, 102, 103] and epochs[-1].outcome == "passed"
-
-
-# Accumulation
-
-
-def cut(sizes: list[int], seed: int = 0) -> Pairs:
-    data = Points(seed=seed, size=sum(sizes), batch_size=1)
-    return list(zip(data.x.split(sizes), data.y.split(sizes), strict=True))
-
-
-def grouped(batches: Pairs, count: int) -> Pairs:
-    groups = [batches[start : start + count] for start in range(0, len(batches), count)]
-    return [(torch.cat([x for x, _ in group]), torch.cat([y for _, y in group])) for group in groups]
-
-
-@given(
-    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=8),
-    accumulate=st.integers(1, 4),
-    clip=st.sampled_from([None, 0.5]),
-)
-@settings(max_examples=30, deadline=None)
-def test_accumulation_is_the_update_of_the_larger_batch(sizes: list[int], accumulate: int, clip: float | None) -> None:
-    batches = cut(sizes)
-    many, few = line(), line()
-    options = {"max_epochs": 2, "clip_norm": clip}
-    one = list(fit(many, Batches(batches), Settings(accumulate=accumulate, **options)))
-    other = list(fit(few, Batches(grouped(batches, accumulate)), Settings(**options)))
-    assert torch.allclose(many.layer.weight, few.layer.weight, atol=1e-5)
-    for left, right in zip(one, other, strict=True):
-        assert len(left.losses) == len(sizes)
-        for name in ("train/loss", "train/grad_norm"):
-            assert left.metrics[name] == pytest.approx(right.metrics[name], rel=1e-4, abs=1e-6)
-
-
-def test_several_updates_in_a_step_each_take_their_own_gradient() -> None:
-    class Often(Slope):
-        def train_step(self, batch: Any, step: Step) -> Losses:
-            return [self._update(step) for _ in range(3)][-1]
-
-        def _update(self, step: Step) -> Losses:
-            losses = self(None)
-            step.update(losses["loss"])
-            return losses
-
-    trainable = Often()
-    assert [epoch.losses for epoch in fit(trainable, ONE, Settings(max_epochs=2))] == [[-2.0], [-5.0]]
-    assert trainable.weight.item() == -6.0
-
-
-# A step of one's own
-
-
-class Critic(Example):
-    """Moves a point to where a critic scores it highly; the critic learns to score data above the point."""
-
-    def __init__(self) -> None:
-        super().__init__(lr=0.05)
-        self.point, self.critic = (
-            nn.Parameter(torch.zeros(8)),
-            nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 1)),
-        )
-        self.left_in_the_critic: list[bool] = []
-
-    def forward(self, batch: Any) -> Losses:
-        return {"loss": -self.critic(self.point).mean()}
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        return {"main": SGD([self.point], lr=self.lr), "critic": SGD(self.critic.parameters(), lr=self.lr)}
-
-    def train_step(self, batch: Any, step: Step) -> Losses:
-        critic = self.critic(self.point.detach()).mean() - self.critic(batch[0]).mean()
-        step.update(critic, "critic")
-        before = [param.grad.clone() for param in self.critic.parameters() if param.grad is not None]
-        losses = self(batch)
-        step.update(losses["loss"])
-        after = [param.grad for param in self.critic.parameters() if param.grad is not None]
-        self.left_in_the_critic += [not torch.equal(one, other) for one, other in zip(before, after, strict=True)]
-        return {**losses, "critic": critic}
-
-
-def critic(seed: int = 0) -> Critic:
-    rng.seed_everything(seed)
-    return Critic()
-
-
-def test_the_loss_of_one_optimizer_leaves_nothing_in_the_gradients_of_another() -> None:
-    trainable = critic()
-    epochs = list(fit(trainable, Points(), Settings(max_epochs=2)))
-    assert len(trainable.left_in_the_critic) == 2 * 4 * 4 and not any(trainable.left_in_the_critic)
-    assert {"train/loss", "train/critic", "train/grad_norm", "train/grad_norm_critic"} <= set(epochs[0].metrics)
-
-
-def test_each_optimizer_steps_on_its_own_loss() -> None:
-    ours, theirs = critic(), critic()
-    list(fit(ours, Points(), Settings(max_epochs=2)))
-    main, judge = theirs.optimizers().values()
-    for epoch in range(2):
-        for x, _ in Points().train(epoch):
-            judge.zero_grad()
-            (theirs.critic(theirs.point.detach()).mean() - theirs.critic(x).mean()).backward()
-            judge.step()
-            main.zero_grad()
-            (-theirs.critic(theirs.point).mean()).backward()
-            main.step()
-    assert torch.allclose(ours.point, theirs.point) and torch.allclose(ours.critic[0].weight, theirs.critic[0].weight)
-
-
-def test_a_step_of_ones_own_cannot_accumulate() -> None:
-    """Its generator would see, batch by batch, critics that the larger batch would not have shown it."""
-    with pytest.raises(ValueError, match=r"training.accumulate: got 2, expected 1: Critic owns its step"):
-        next(fit(critic(), Points(), Settings(accumulate=2)))
 
 
 # Outcomes
@@ -571,101 +374,3 @@ def test_a_copied_run_takes_moments_from_the_state_and_rates_from_its_own_config
     still = line(lr=0.0)
     list(fit(still, Points(), Settings(max_epochs=3), resume=state))
     assert torch.equal(still.layer.weight, state["trainable"]["layer.weight"])
-
-
-# Precision, recomputation, compilation
-
-
-class Deep(Example):
-    """Two blocks with noise, written for recomputation; notes how often its blocks computed, and in what."""
-
-    def __init__(self) -> None:
-        super().__init__(lr=0.01)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, 8)) for _ in range(2)
-        )
-        self.calls, self.dtypes = 0, set[torch.dtype]()
-        for block in self.blocks:
-            block.register_forward_pre_hook(self.count)
-            block.register_forward_hook(self.note)
-
-    def count(self, block: nn.Module, inputs: Any) -> None:
-        self.calls += 1
-
-    def note(self, block: nn.Module, inputs: Any, output: Tensor) -> None:
-        self.dtypes.add(output.dtype)
-
-    def forward(self, batch: Any) -> Losses:
-        x, y = batch
-        for block in self.blocks:
-            x = x + self.recomputed(block, x)
-        return {"loss": (x.sum(-1) - y).float().square().mean()}
-
-
-def trained(**options: Any) -> tuple[Deep, list[Epoch]]:
-    rng.seed_everything(0)  # the weights, and the noise
-    model = Deep()
-    return model, list(fit(model, Points(), Settings(**options)))
-
-
-@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
-def test_half_precision_trains(precision: Any, dtype: torch.dtype) -> None:
-    half, epochs = trained(max_epochs=6, precision=precision, clip_norm=1.0)
-    full, exact = trained(max_epochs=6, clip_norm=1.0)
-    assert half.dtypes == {dtype} and full.dtypes == {torch.float32}
-    assert {param.dtype for param in half.parameters()} == {torch.float32}
-    assert epochs[-1].outcome == "finished" and epochs[-1].metrics["val/loss"] < 0.2 * epochs[0].metrics["val/loss"]
-    assert epochs[0].losses != exact[0].losses
-
-
-def test_fp16_meets_an_overflowing_gradient_by_skipping_the_step() -> None:
-    class Steep(Slope):
-        def forward(self, batch: Any) -> Losses:
-            return {"loss": super().forward(batch)["loss"] * 1e34}  # times the first scale: beyond float32
-
-    trainable = Steep()
-    (epoch,) = fit(trainable, ONE, Settings(max_epochs=1, precision="fp16"))
-    assert epoch.outcome == "finished" and trainable.weight.item() == 0.0
-    assert epoch.state()["scaler"]["scale"] == 2**15
-
-
-def test_fp16_still_notices_a_loss_that_is_not_a_number() -> None:
-    epochs = list(fit(line(misbehave="nan"), Points(), Settings(max_epochs=3, precision="fp16")))
-    assert [epoch.outcome for epoch in epochs] == ["diverged"]
-
-
-def test_recomputed_activations_give_the_same_gradients() -> None:
-    plain, one = trained(max_epochs=2)
-    again, other = trained(max_epochs=2, activation_checkpointing=True)
-    assert seen(one) == seen(other) and same(weights(plain), weights(again))  # the noise of the dropout included
-    steps, evaluations = 2 * 2 * 4, 2 * 2  # epochs, blocks, batches
-    assert plain.calls == steps + evaluations and again.calls == 2 * steps + evaluations
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own import
-def test_a_compiled_model_trains_as_the_plain_one() -> None:
-    plain, compiled, data = line(), line(), Points(size=16)
-    one = list(fit(plain, data, Settings(max_epochs=2)))
-    other = list(fit(compiled, data, Settings(max_epochs=2, compile=True)))
-    for left, right in zip(one, other, strict=True):
-        assert right.losses == pytest.approx(left.losses, rel=1e-4)
-    assert torch.allclose(plain.layer.weight, compiled.layer.weight, rtol=1e-4)
-    assert weights(compiled).keys() == weights(plain).keys()
-
-
-def test_what_wraps_the_model_is_what_a_declared_loss_is_trained_through() -> None:
-    class Wrapped(nn.Module):
-        def __init__(self, module: nn.Module) -> None:
-            super().__init__()
-            self.module, self.calls = module, 0
-            wrappers.append(self)
-
-        def forward(self, batch: Any) -> Losses:
-            self.calls += 1
-            return self.module(batch)
-
-    wrappers: list[Wrapped] = []
-    list(fit(line(), Points(), Settings(max_epochs=2), wrap=Wrapped))
-    assert [wrapper.calls for wrapper in wrappers] == [8]
-    list(fit(critic(), Points(), Settings(max_epochs=1), wrap=Wrapped))  # owns its step, and calls its parts
-    assert len(wrappers) == 1
