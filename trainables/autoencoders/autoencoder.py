@@ -1,0 +1,146 @@
+"""The autoencoder: every token through a narrow latent and back, gated on what it keeps and on its codebook's use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from core.trainable import Data, Losses, Mean, Metrics, Trainable, samples
+from trainables.autoencoders import figures
+from trainables.autoencoders.data import Batch, TokenData
+from trainables.autoencoders.latent import Codebook, VectorQuantizer, codebook_use, make_latent
+from trainables.autoencoders.latent import Kind as LatentKind
+from trainables.autoencoders.metrics import Reconstruction, masked_mse, reconstruction
+from trainables.autoencoders.model import Kind, make_decoder, make_encoder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+FIRST = 1024  # samples whose tokens a codebook starts from
+
+
+class Autoencoder(Trainable):
+    """Mean squared error of reconstructed tokens, beside a codebook's commitment loss.
+
+    Encoder and decoder, each an `mlp` or a `gnn`, know the tokens' ids. The latent is `none`, `linear` (a projection
+    to `latent_rank` dimensions) or `vq` (a codebook). Held-out metrics are those of `metrics.reconstruction`, with
+    `latent_dims`, the real numbers of each token that `none` and `linear` let through, or with a codebook's use
+    (`latent.codebook_use`).
+    """
+
+    stackable = frozenset({"lr", "weight_decay"})
+
+    def __init__(
+        self,
+        data: TokenData,
+        *,
+        encoder: Kind = "mlp",
+        encoder_width: int = 128,
+        encoder_depth: int = 2,
+        decoder: Kind = "mlp",
+        decoder_width: int = 128,
+        decoder_depth: int = 2,
+        latent: LatentKind = "vq",
+        latent_dim: int = 4,
+        latent_rank: int = 3,
+        n_codes: int = 512,
+        commitment: float = 0.25,
+        decay: float = 0.99,
+        revive_below: float = 0.1,
+        codebook: Codebook = "data",
+        lr: float = 3e-3,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(lr=lr, weight_decay=weight_decay)
+        self.latent = make_latent(
+            latent,
+            latent_dim,
+            rank=latent_rank,
+            n_codes=n_codes,
+            commitment=commitment,
+            decay=decay,
+            revive_below=revive_below,
+            codebook=codebook,
+        )
+        self.encoder = make_encoder(encoder, data, width=encoder_width, depth=encoder_depth, latent_dim=latent_dim)
+        self.decoder = make_decoder(decoder, data, width=decoder_width, depth=decoder_depth, latent_dim=latent_dim)
+
+    def forward(self, batch: Batch) -> Losses:
+        return self._pass(batch)[0]
+
+    def _pass(self, batch: Batch) -> tuple[Losses, Tensor, Tensor]:
+        """The losses, the latents (B, T, D) before the bottleneck, and the reconstructed features (B, T, F)."""
+        features, ids = batch
+        latents = self.recomputed(self.encoder, features, ids)
+        z, terms = self.latent(latents, ids > 0)
+        reconstructed = self.recomputed(self.decoder, z, ids)
+        mse = masked_mse(reconstructed, features, ids)
+        return {"loss": mse + sum(terms.values()), "mse": mse, **terms}, latents, reconstructed
+
+    def reconstruct(self, features: Tensor, ids: Tensor) -> Tensor:
+        """(B, T, F): tokens after encoder, bottleneck and decoder."""
+        return self._pass((features, ids))[2]
+
+    @torch.no_grad()
+    def begin(self, data: Data) -> None:
+        """Start a codebook from the latents of training tokens."""
+        assert isinstance(data, TokenData)
+        if isinstance(self.latent, VectorQuantizer):
+            features, ids = (part[:FIRST] for part in data.train_all())
+            self.latent.begin(self.encoder(features, ids), ids > 0)
+
+    @torch.no_grad()
+    def evaluate(self, data: Data) -> Metrics:
+        assert isinstance(data, TokenData)
+        mean, kept, usage = Mean(), Reconstruction(data), self._no_usage()
+        for batch in data.val():
+            losses, latents, reconstructed = self._pass(batch)
+            mean.add(losses, samples(batch))
+            kept.add(reconstructed, *batch)
+            if isinstance(self.latent, VectorQuantizer):
+                usage += self.latent.usage(latents, batch[1] > 0)
+        return mean.value() | kept.metrics() | self._bottleneck(usage)
+
+    def oracle(self, data: Data) -> Metrics:
+        """Every token as it is, by codes that are all used alike."""
+        assert isinstance(data, TokenData)
+        return reconstruction(data, lambda features, ids: features) | self._bottleneck(self._no_usage() + 1)
+
+    def trivial(self, data: Data) -> Metrics:
+        """The mean token for every token, by the first code."""
+        assert isinstance(data, TokenData)
+        first = self._no_usage()
+        first[:1] = 1
+        return reconstruction(data, lambda features, ids: torch.zeros_like(features)) | self._bottleneck(first)
+
+    def figures(self, data: Data) -> dict[str, Callable[[], Figure]]:
+        assert isinstance(data, TokenData)
+        drawings: dict[str, Callable[[], Figure]] = {
+            "reconstruction": partial(figures.draw_reconstruction, data, self.reconstruct)
+        }
+        if isinstance(self.latent, VectorQuantizer):
+            drawings["codebook"] = lambda: figures.draw_codebook(self._held_out_usage(data))
+        return drawings
+
+    def _held_out_usage(self, data: TokenData) -> Tensor:
+        assert isinstance(self.latent, VectorQuantizer)
+        usage = self._no_usage()
+        for features, ids in data.val():
+            usage += self.latent.usage(self.encoder(features, ids), ids > 0)
+        return usage
+
+    def _no_usage(self) -> Tensor:
+        """(K,): a count for each code, all 0; without a codebook K is 0."""
+        n_codes = self.latent.n_codes if isinstance(self.latent, VectorQuantizer) else 0
+        return torch.zeros(n_codes, dtype=torch.int64, device=self.progress.device)
+
+    def _bottleneck(self, usage: Tensor) -> Metrics:
+        """How evenly the codes are used, or how many real numbers of each token are kept."""
+        if isinstance(self.latent, VectorQuantizer):
+            return codebook_use(usage)
+        return {"latent_dims": float(self.latent.dims)}

@@ -1,0 +1,57 @@
+"""Figures of autoencoders: what comes back of each field, and how a codebook is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.autoencoders.data import TokenData
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+UNITS = {"pt": "log(pT / GeV)", "eta": "eta", "phi": "phi [rad]", "pixel": "intensity"}
+
+
+@torch.no_grad()
+def draw_reconstruction(data: TokenData, reconstruct: Callable[[Tensor, Tensor], Tensor]) -> Figure:
+    """Each field of the held-out tokens, as it was and as it comes back, above the errors' distribution."""
+    from matplotlib.figure import Figure
+
+    present = [(features[ids > 0], reconstruct(features, ids)[ids > 0].float()) for features, ids in data.val()]
+    exact, found = (torch.cat(parts) for parts in zip(*present, strict=True))
+    before, after = data.physical(exact).cpu().numpy(), data.physical(found).cpu().numpy()
+    errors = data.errors(found, exact)
+    figure = Figure(figsize=(4.2 * len(data.fields), 6), layout="constrained")
+    axes = figure.subplots(2, len(data.fields), squeeze=False)
+    for column, (field, parts) in enumerate(data.fields.items()):
+        low, high = np.quantile(before[..., parts], [0.001, 0.999])
+        bins = np.linspace(low, high, 61)
+        axes[0, column].hist(before[..., parts].ravel(), bins, color="0.8", label="held-out")
+        axes[0, column].hist(after[..., parts].ravel(), bins, histtype="step", color="C0", label="reconstructed")
+        axes[0, column].set(title=field, xlabel=UNITS[field], ylabel="held-out values")
+        error = errors[field].cpu().numpy().ravel()
+        axes[1, column].hist(error, np.linspace(0, max(np.quantile(error, 0.99), 1e-6), 61), color="C0")
+        axes[1, column].axvline(np.median(error), color="C3", linewidth=1, label=f"median {np.median(error):.3g}")
+        axes[1, column].set(xlabel=f"absolute error of {UNITS[field]}", ylabel="held-out values")
+    for axis in (axes[0, 0], *axes[1]):
+        axis.legend()
+    return figure
+
+
+def draw_codebook(usage: Tensor) -> Figure:
+    """How many held-out tokens each code (K,) stands for, from the most used to the least."""
+    from matplotlib.figure import Figure
+
+    counts = np.sort(usage.cpu().numpy())[::-1]
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axis = figure.subplots()
+    axis.fill_between(np.arange(len(counts)), counts, step="post", color="C0")
+    axis.axhline(counts.mean(), color="C3", linewidth=1, label="all used alike")
+    axis.set(title=f"{int((counts > 0).sum())} of {len(counts)} codes used", xlabel="code", ylabel="held-out tokens")
+    axis.legend()
+    return figure
