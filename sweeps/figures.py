@@ -68,6 +68,7 @@ def of_epoch(folder: Path, epoch: int) -> list[Path]:
 def draw_losses(history: Mapping[str, Sequence[float]], gate: Gate) -> Figure:
     """The loss of every step and epoch, and each gated metric with its threshold, the side that fails shaded."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     panels = 1 + len(gate.rules)
     columns = min(3, panels)
@@ -86,6 +87,8 @@ def draw_losses(history: Mapping[str, Sequence[float]], gate: Gate) -> Figure:
         axis.axhspan(*((low, rule.bound) if rule.comparison.startswith(">") else (rule.bound, high)), color="0.9")
         axis.axhline(rule.bound, color="C3", linewidth=1)
         axis.set(title=f"{rule.metric} {rule.comparison} {rule.bound:g}", xlabel="epoch", ylim=(low, high))
+    for axis in figure.axes:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in axes:
         axis.set_visible(False)
     return figure

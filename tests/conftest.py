@@ -15,6 +15,53 @@ TRAINABLES = sorted(path.stem for path in (configuration.CONFIGS / "trainable").
 EXPERIMENTS = sorted(path.stem for path in (configuration.CONFIGS / "experiment").glob("*.yaml"))
 
 TINY: dict[str, list[str]] = {
+    "autoencoder": [
+        "trainable.encoder_width=32",
+        "trainable.decoder_width=32",
+        "trainable.n_codes=32",
+        "trainable.lr=0.01",
+        "data.n_events=400",
+        "data.held_out=32",
+        "data.batch_size=16",
+    ],
+    "circuit_vae": [
+        "trainable.latent={topology:2,values:3,response:2}",
+        "trainable.hidden=16",
+        "trainable.layers=2",
+        "trainable.decoder_hidden=16",
+        "trainable.samples=64",
+        "data.n_train=240",
+        "data.n_val=48",
+        "data.n_test=48",
+        "data.batch_size=16",
+    ],
+    "diffusion_autoencoder": [
+        "trainable.encoder_width=32",
+        "trainable.decoder_width=32",
+        "trainable.denoiser_width=32",
+        "trainable.sampling_steps=5",
+        "trainable.generated=32",
+        "trainable.lr=0.01",
+        "data.n_events=400",
+        "data.held_out=32",
+        "data.batch_size=16",
+    ],
+    "gan_autoencoder": [
+        "trainable.encoder_width=32",
+        "trainable.decoder_width=32",
+        "trainable.critic_width=32",
+        "trainable.generated=32",
+        "trainable.lr=0.01",
+        "data.n_events=400",
+        "data.held_out=32",
+        "data.batch_size=16",
+    ],
+    "mlp": [
+        "trainable.width=8",
+        "data.n_samples=400",
+        "data.held_out=100",
+        "data.batch_size=32",
+    ],
     "walk_transformer": [
         "trainable.d_model=16",
         "trainable.n_layers=1",

@@ -1,6 +1,6 @@
 """Autoencoder: what each kind of latent keeps of an object, and what initialisation and revival do for a codebook.
 
-PYTHONPATH=. python tests/benchmarks/latent_kinds.py [epochs]
+python -m tests.benchmarks.latent_kinds [epochs]
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Figures of autoencoders: what comes back of each field, and how a codebook is used."""
+"""Figures of autoencoders: what comes back of each field, what is generated, and how a codebook is used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.autoencoders.data import TokenData
+from trainables.autoencoders.data import Batch, TokenData
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,6 +40,22 @@ def draw_reconstruction(data: TokenData, reconstruct: Callable[[Tensor, Tensor],
         axes[1, column].set(xlabel=f"absolute error of {UNITS[field]}", ylabel="held-out values")
     for axis in (axes[0, 0], *axes[1]):
         axis.legend()
+    return figure
+
+
+def draw_samples(data: TokenData, generated: Batch, real: Batch) -> Figure:
+    """Each field of generated tokens beside real ones."""
+    from matplotlib.figure import Figure
+
+    found, exact = (data.physical(features[ids > 0].float()).cpu().numpy() for features, ids in (generated, real))
+    figure = Figure(figsize=(4.2 * len(data.fields), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(data.fields), squeeze=False)[0]
+    for axis, (field, columns) in zip(axes, data.fields.items(), strict=True):
+        bins = np.histogram_bin_edges(exact[:, columns], 60)
+        axis.hist(exact[:, columns].ravel(), bins, color="0.8", density=True, label="held-out")
+        axis.hist(found[:, columns].ravel(), bins, histtype="step", color="C0", density=True, label="generated")
+        axis.set(title=field, xlabel=UNITS[field], ylabel="density")
+    axes[0].legend()
     return figure
 
 

@@ -16,7 +16,7 @@ from trainables.autoencoders import figures
 from trainables.autoencoders.data import EVALUATED, Batch, TokenData
 from trainables.autoencoders.metrics import reconstruction
 from trainables.autoencoders.model import Kind, make_decoder, make_encoder
-from trainables.autoencoders.two_sample import compare, draw_samples
+from trainables.autoencoders.two_sample import compare
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,7 +99,7 @@ class GenerativeAutoencoder(Trainable):
         assert isinstance(data, TokenData)
         real = self._real(data)
         return {
-            "samples": lambda: draw_samples(data, self.generate(real[1]), real),
+            "samples": lambda: figures.draw_samples(data, self.generate(real[1]), real),
             "reconstruction": partial(figures.draw_reconstruction, data, self.reconstruct),
         }
 

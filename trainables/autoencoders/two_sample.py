@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from core.trainable import Metrics
 from trainables.autoencoders.data import Batch, EventData, TokenData
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 JUDGED = 9000  # tokens of each kind, at most, that the classifier sees; half of them to learn from
 PROJECTIONS = 64
@@ -83,23 +78,6 @@ def _wasserstein(one: Tensor, other: Tensor) -> Tensor:
     points = torch.cat([one, other], dim=1).sort(dim=1).values
     below = [torch.searchsorted(values, points, right=True).to(points) / values.shape[1] for values in (one, other)]
     return ((below[0] - below[1]).abs()[:, :-1] * points.diff(dim=1)).sum(dim=1)
-
-
-def draw_samples(data: TokenData, generated: Batch, real: Batch) -> Figure:
-    """Histograms of real and generated tokens, by field, in physical units."""
-    from matplotlib.figure import Figure
-
-    parts = [data.physical(_tokens(batch)[0]).cpu().numpy() for batch in (real, generated)]
-    figure = Figure(figsize=(4.2 * len(data.fields), 3.2), layout="constrained")
-    for axis, (field, columns) in zip(
-        figure.subplots(1, len(data.fields), squeeze=False).flat, data.fields.items(), strict=True
-    ):
-        bins = np.histogram_bin_edges(parts[0][:, columns], 60)
-        for tokens, label in zip(parts, ("real", "generated"), strict=True):
-            axis.hist(tokens[:, columns].ravel(), bins, histtype="step", density=True, label=label)
-        axis.set(title=field)
-        axis.legend()
-    return figure
 
 
 def _tokens(batch: Batch) -> Batch:
