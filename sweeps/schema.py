@@ -111,8 +111,20 @@ def check(config: Any) -> dict[str, Any]:
         raise ValueError(first_fault(error)) from error
     for key in ("trainable", "data"):
         check_arguments(key, config[key])
+    check_pair(config["trainable"], config["data"])
     make_settings(config)
     return config
+
+
+def check_pair(trainable: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Raise ValueError where the data are not of the class that the trainable's constructor asks for."""
+    wanted = typing.get_type_hints(locate("trainable", trainable).__init__).get("data")
+    found = locate("data", data)
+    if getattr(wanted, "_is_protocol", False) or not (inspect.isclass(wanted) and inspect.isclass(found)):
+        return
+    if not issubclass(found, wanted):
+        expected = f"a {wanted.__name__}: {trainable['_target_']} trains on it"
+        raise ValueError(f"data._target_: got {data['_target_']!r}, expected {expected}")
 
 
 def check_arguments(key: str, node: Mapping[str, Any]) -> None:

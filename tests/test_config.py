@@ -27,7 +27,12 @@ BEFORE_ANYTHING = [
     ("training.schedule.warmup=2", "training.schedule.warmup: got 2, expected a fraction"),
     ("trainable.lr=quick", "trainable.lr: got 'quick', expected a valid number"),
     ("trainable.width=3", "trainable.width: unknown key, expected one of"),
-    ("trainable=no_such", "Could not find 'trainable/no_such' Available options in 'trainable': walk_transformer"),
+    ("trainable=no_such", "Could not find 'trainable/no_such' Available options in 'trainable': autoencoder"),
+    (
+        "data=regression",
+        "data._target_: got 'trainables.autoencoders.linear_data.LinearData', expected a WalkData: "
+        "trainables.walks.trainable.WalkTransformer trains on it",
+    ),
     ("search=luck", "Could not find 'search/luck'"),
     (
         "gate.thresholds={val/edge_compliance:'about 0.9'}",
