@@ -65,6 +65,14 @@ def test_resumes_bitwise(name: str, tmp_path: Path) -> None:
         assert torch.equal(value, resumed_model.state_dict()[key]), key
 
 
+def test_trains_in_half_precision_as_in_full(name: str) -> None:
+    half, full = (
+        epochs(tiny(name, "training.max_epochs=1", f"training.precision={one}"))[0] for one in ("bf16", "fp32")
+    )
+    assert half.metrics["train/loss"] == pytest.approx(full.metrics["train/loss"], rel=0.05)
+    assert half.losses != full.losses
+
+
 def test_uses_every_parameter(name: str) -> None:
     config = tiny(name, "training.max_epochs=1")
     trainable, data = build(config)
