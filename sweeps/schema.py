@@ -118,9 +118,10 @@ def check(config: Any) -> dict[str, Any]:
 
 def check_pair(trainable: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """Raise ValueError where the data are not of the class that the trainable's constructor asks for."""
-    wanted = typing.get_type_hints(locate("trainable", trainable).__init__).get("data")
+    wanted = typing.get_type_hints(locate("trainable", trainable).__init__).get("data", Any)
     found = locate("data", data)
-    if getattr(wanted, "_is_protocol", False) or not (inspect.isclass(wanted) and inspect.isclass(found)):
+    vague = wanted is Any or getattr(wanted, "_is_protocol", False)  # Any is a class, for inspect
+    if vague or not (inspect.isclass(wanted) and inspect.isclass(found)):
         return
     if not issubclass(found, wanted):
         expected = f"a {wanted.__name__}: {trainable['_target_']} trains on it"

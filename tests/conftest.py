@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import pytest
 import torch
 
 from sweeps import config as configuration
+
+# A shell that runs the tests in the background makes Ctrl-C ignored, and the processes that tests start inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TRAINABLES = sorted(path.stem for path in (configuration.CONFIGS / "trainable").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (configuration.CONFIGS / "experiment").glob("*.yaml"))
