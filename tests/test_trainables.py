@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,7 @@ def _rank(rank: int, *, config: dict[str, Any], folder: str) -> None:
         pass
     torch.save(trainable.state_dict(), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
+    os._exit(0)  # torch's threads outlive the interpreter's end now and then, and abort a process that is done
 
 
 def first_losses(name: str) -> list[float]:
