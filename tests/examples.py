@@ -1,4 +1,4 @@
-"""Trainables small enough to follow by hand, and how their runs are compared."""
+"""Trainables and data small enough to follow by hand, and how runs are compared."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
 from torch.optim import SGD, Optimizer
 
 from core import rng
 from core.loop import Epoch
 from core.trainable import Data, Losses, Metrics, Step, Trainable
 from tests.trivial import Line, Points
+from trainables.autoencoders.data import DigitData, EventData
 
+CPU = torch.device("cpu")
 Pairs = list[tuple[Tensor, Tensor]]
 
 
@@ -130,3 +133,20 @@ class Critic(Example):
 def critic(seed: int = 0) -> Critic:
     rng.seed_everything(seed)
     return Critic()
+
+
+def small_events(**fields: Any) -> EventData:
+    return EventData(**({"device": CPU, "seed": 0, "n_events": 300, "held_out": 40, "batch_size": 32} | fields))
+
+
+def small_digits(**fields: Any) -> DigitData:
+    return DigitData(**({"device": CPU, "seed": 0} | fields))
+
+
+def stacks_as_it_trains_alone(members: Sequence[Trainable], batch: Any, **tolerance: float) -> None:
+    """Assert that the losses of trainables stacked by vmap are those of each alone."""
+    params, buffers = stack_module_state(list(members))
+    stacked = vmap(lambda p, b: functional_call(members[0], (p, b), (batch,)))(params, buffers)
+    for position, member in enumerate(members):
+        for name, loss in member(batch).items():
+            torch.testing.assert_close(stacked[name][position], loss, **tolerance)

@@ -21,6 +21,7 @@ from sweeps.config import CONFIGS, build, load
 from sweeps.schema import make_gate
 from sweeps.space import read
 from tests.conftest import tiny
+from tests.examples import stacks_as_it_trains_alone
 from trainables.circuits import losses, metrics
 from trainables.circuits.circuit import (
     KINDS,
@@ -157,7 +158,10 @@ def test_200_random_circuits_agree_with_a_dense_nodal_solve_and_with_their_poles
         assert np.abs(gain / np.median(gain.real) - 1).max() < 1e-5
 
 
-@pytest.mark.skipif(shutil.which("ngspice") is None, reason="needs ngspice")
+@pytest.mark.skipif(
+    shutil.which("ngspice") is None,
+    reason="ngspice is no Python package; the tests above check as many circuits without it",
+)
 def test_ngspice_agrees_on_200_circuits(tmp_path):
     made = generate(list(TYPES), [20] * 10, np.random.default_rng(2))
     lines = ["filters, driven by one source", "V1 VIN 0 AC 1"]
@@ -554,12 +558,7 @@ def test_stacked_losses_are_the_solo_ones():
     members = [small(data, **one).eval() for one in weights]
     for member in members:
         member.progress.fill_(0.1)
-    batch = data.train(0)[0]
-    params, buffers = torch.func.stack_module_state(members)
-    stacked = torch.vmap(lambda p, b: torch.func.functional_call(members[0], (p, b), (batch,)))(params, buffers)
-    for index, member in enumerate(members):
-        for name, loss in member(batch).items():
-            torch.testing.assert_close(stacked[name][index], loss, rtol=1e-4, atol=1e-5)
+    stacks_as_it_trains_alone(members, data.train(0)[0], rtol=1e-4, atol=1e-5)
 
 
 # --- presets

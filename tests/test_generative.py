@@ -16,7 +16,7 @@ from core.data import generator
 from core.schedule import schedule
 from core.step import TrainStep
 from sweeps.config import CONFIGS
-from trainables.autoencoders.data import EventData
+from tests.examples import CPU, small_events
 from trainables.autoencoders.diffusion import DiffusionAutoencoder, cosine, ddim
 from trainables.autoencoders.gan import GANAutoencoder
 from trainables.autoencoders.generative import masked_mean
@@ -24,12 +24,7 @@ from trainables.autoencoders.linear_data import LinearData
 from trainables.autoencoders.mlp import MLP
 from trainables.autoencoders.two_sample import classifier_auc, compare, sliced_wasserstein
 
-CPU = torch.device("cpu")
 SMALL = {"encoder_width": 16, "decoder_width": 16, "generated": 40}
-
-
-def events(**fields: Any) -> EventData:
-    return EventData(**({"device": CPU, "seed": 0, "n_events": 300, "held_out": 40, "batch_size": 32} | fields))
 
 
 def line(**fields: Any) -> LinearData:
@@ -137,7 +132,7 @@ def test_wasserstein_distance_of_samples_of_unequal_size():
 
 
 def test_padding_and_the_length_of_cos_and_sin_do_not_count():
-    data = events()
+    data = small_events()
     real = data.val()[0]
     features, ids = data.train_all()
     other = features[:40], ids[:40]
@@ -218,7 +213,7 @@ class Exact(torch.nn.Module):
 
 
 def test_the_denoisers_loss_is_that_of_velocities_over_all_times():
-    data = events()
+    data = small_events()
     trainable = DiffusionAutoencoder(data, **SMALL).eval()
     _, ids = data.val()[0]
     x = normal(*ids.shape, 4, seed=1)
@@ -230,7 +225,7 @@ def test_the_denoisers_loss_is_that_of_velocities_over_all_times():
 
 
 def test_latents_are_standardised_by_their_own_moments_and_drawn_in_their_units():
-    data = events(batch_size=220)
+    data = small_events(batch_size=220)
     torch.manual_seed(0)
     trainable = DiffusionAutoencoder(data, **SMALL, latent_noise=0.0).train()
     with torch.no_grad():
@@ -250,7 +245,7 @@ def test_latents_are_standardised_by_their_own_moments_and_drawn_in_their_units(
 
 
 def test_the_denoiser_moves_neither_encoder_nor_decoder():
-    data = events()
+    data = small_events()
     torch.manual_seed(0)
     trainable = DiffusionAutoencoder(data, **SMALL).train()
     trainable(data.train(0)[0])["diffusion"].backward()
@@ -271,7 +266,7 @@ def changed(before: dict[str, Tensor], trainable: GANAutoencoder) -> set[str]:
 
 
 def test_critic_and_autoencoder_update_only_themselves():
-    data = events()
+    data = small_events()
     torch.manual_seed(0)
     trainable = GANAutoencoder(data, **SMALL)
     step = TrainStep(trainable, trainable, clip_norm=1.0, precision="fp32", schedule=schedule("constant"))
@@ -296,7 +291,7 @@ def test_critic_and_autoencoder_update_only_themselves():
 
 
 def test_critic_learns_to_tell_latents_from_the_prior_and_r1_holds_its_slope_down():
-    data = events()
+    data = small_events()
     ids = data.val()[0][1]
     z = normal(*ids.shape, 3) + 1.5
     slopes = []
@@ -321,7 +316,7 @@ def test_critic_learns_to_tell_latents_from_the_prior_and_r1_holds_its_slope_dow
 
 @pytest.mark.parametrize("kind", [GANAutoencoder, DiffusionAutoencoder])
 def test_evaluation_repeats_itself_draws_no_global_numbers_and_reports_what_the_oracle_does(kind):
-    data = events()
+    data = small_events()
     torch.manual_seed(0)
     trainable = kind(data, **SMALL).eval()
     before = torch.get_rng_state()
@@ -343,7 +338,7 @@ def test_evaluation_repeats_itself_draws_no_global_numbers_and_reports_what_the_
 )
 def test_wrong_values_are_named(kind, fields, message):
     with pytest.raises(ValueError, match=message):
-        kind(events(), **(SMALL | fields))
+        kind(small_events(), **(SMALL | fields))
 
 
 @pytest.mark.parametrize(
@@ -360,7 +355,7 @@ def test_wrong_values_are_named(kind, fields, message):
 )
 def test_wrong_hyperparameters_are_named(kind, field, value, expected):
     with pytest.raises(ValueError, match=rf"trainable\.{field}: got {value}, expected {expected}"):
-        kind(events(), **SMALL, **{field: value})
+        kind(small_events(), **SMALL, **{field: value})
 
 
 @pytest.mark.parametrize("name", ["gan_autoencoder", "diffusion_autoencoder", "mlp"])

@@ -13,10 +13,10 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.func import functional_call, stack_module_state, vmap
 
 from core.gate import Gate
 from core.trainable import Metrics
+from tests.examples import stacks_as_it_trains_alone
 from trainables.walks import graph as graphs
 from trainables.walks.compliance import Judge
 from trainables.walks.data import WalkData
@@ -456,12 +456,7 @@ def test_training_learns_the_edges_and_lowers_the_excess():
 def test_stacked_losses_are_the_solo_ones(positions):
     data = tiny()
     members = [WalkTransformer(data, d_model=16, n_heads=2, sequences=200, positions=positions) for _ in range(3)]
-    batch = data.train(0)[0]
-    params, buffers = stack_module_state(members)
-    stacked = vmap(lambda p, b: functional_call(members[0], (p, b), (batch,)))(params, buffers)
-    for position, member in enumerate(members):
-        for name, loss in member(batch).items():
-            torch.testing.assert_close(stacked[name][position], loss)
+    stacks_as_it_trains_alone(members, data.train(0)[0])
 
 
 def test_every_parameter_gets_a_gradient_and_recomputing_changes_nothing():
