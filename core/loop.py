@@ -27,12 +27,20 @@ CUT_SHORT = ("diverged", "failed")  # outcomes whose last epoch may lack metrics
 
 @dataclass(frozen=True)
 class Patience:
-    """Stop after `epochs` epochs without a better `metric`, and put the best epoch's weights back at the end."""
+    """Stop after `epochs` epochs without a better `metric`, and put the best epoch's weights back at the end.
+
+    With a `goal`, stop as soon as the metric is as good as that.
+    """
 
     metric: str
     epochs: int
     mode: Literal["min", "max"] = "min"
     min_delta: float = 0.0
+    goal: float | None = None
+
+    @property
+    def sign(self) -> int:
+        return 1 if self.mode == "max" else -1
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,7 @@ class Settings:
     schedule: Schedule = field(default_factory=lambda: schedule("constant"))
     gate: Gate = field(default_factory=Gate)
     patience: Patience | None = None
+    watch: int | None = None  # updates between readings of every parameter's gradient norm
     compile: bool = False
     activation_checkpointing: bool = False
 
@@ -124,6 +133,7 @@ class _Run:
             clip_norm=settings.clip_norm,
             precision=settings.precision,
             schedule=settings.schedule,
+            watch=settings.watch,
         )
         self.device = self.step.device
         self.epoch, self.streak = 0, 0
@@ -144,8 +154,7 @@ class _Run:
         reset_peak_memory(self.device)
         self.trainable.train()
         mean, on_device, count = Mean(), [], 0
-        self.step.norms = Mean()
-        self.step.finite.fill_(True)
+        self.step.begin_epoch()
         try:
             for batch, done, share, first, last in _grouped(batches, self.settings.accumulate):
                 self.step.set_progress((self.epoch + done) / self.settings.max_epochs)
@@ -169,42 +178,64 @@ class _Run:
 
     def validate(self, data: Data, metrics: Metrics) -> None:
         self.trainable.eval()
+        self.trainable.epoch, self.trainable.max_epochs = self.epoch + 1, self.settings.max_epochs
         with autocast(self.settings.precision, self.device):
             held_out = self.trainable.evaluate(data)
         metrics |= average_metrics({f"val/{name}": value for name, value in held_out.items()})
         self.trainable.end_epoch(data, metrics)
+        self.trainable.epoch = 0
 
     def judge(self, metrics: Metrics) -> None:
         """Whether the run ends here."""
-        self.streak = self.streak + 1 if self.settings.gate.cleared(metrics) else 0
-        if self.settings.gate.rules and self.streak >= self.settings.gate.consecutive:
+        carried = self._carry(metrics)
+        if not self.settings.gate.cleared(metrics):
+            self.streak = 0
+        elif not carried:
+            self.streak += 1
+        if self.streak >= self.settings.gate.consecutive and not carried:
             self.end("passed")
-        elif self._impatient(metrics):
-            assert self.settings.patience
-            self.end(
-                "finished", f"no better {self.settings.patience.metric} for {self.settings.patience.epochs} epochs"
-            )
+        elif reason := self._impatient(metrics):
+            self.end("finished", reason)
         elif self.epoch + 1 == self.settings.max_epochs:
             self.end("finished")
         if self.outcome == "finished" and self.best:
             self.trainable.load_state_dict(self.best["weights"])
             self.reason = f"{self.reason + '; ' if self.reason else ''}weights of epoch {self.best['epoch']} restored"
 
-    def _impatient(self, metrics: Metrics) -> bool:
+    def _carry(self, metrics: Metrics) -> bool:
+        """Give gated metrics that were not due at this epoch their last value; returns whether there are any."""
+        known = self.history[-1]["metrics"] if self.history else {}
+        absent = [name for name in self.settings.gate.reads if name not in metrics and name in known]
+        for name in absent:
+            metrics |= {key: known[key] for key in (name, f"{name}_low", f"{name}_high") if key in known}
+        return bool(absent)
+
+    def _impatient(self, metrics: Metrics) -> str | None:
+        """Why to wait no longer, if so."""
         patience = self.settings.patience
         if patience is None:
-            return False
-        if patience.metric not in metrics:
-            raise ValueError(
-                f"training.patience.metric: {patience.metric!r} is not reported; "
-                f"this trainable reports {', '.join(sorted(metrics))}"
-            )
-        value = metrics[patience.metric] * (1 if patience.mode == "max" else -1)
+            return None
+        value = self._value(patience, metrics)
         least = self.best["value"] + patience.min_delta if self.best else -math.inf
         if value > least:  # never so for NaN
             weights = copy.deepcopy(self.trainable.state_dict())
             self.best = {"epoch": self.epoch + 1, "value": value, "weights": weights}
-        return self.epoch + 1 - (self.best["epoch"] if self.best else 0) >= patience.epochs
+        if patience.goal is not None and value >= patience.goal * patience.sign:
+            return f"{patience.metric} reached {patience.goal:g}"
+        if self.epoch + 1 - (self.best["epoch"] if self.best else 0) >= patience.epochs:
+            return f"no better {patience.metric} for {patience.epochs} epochs"
+        return None
+
+    def _value(self, patience: Patience, metrics: Metrics) -> float:
+        """The patience's metric as a number to maximise; NaN at an epoch where it was not due."""
+        if patience.metric in metrics:
+            return metrics[patience.metric] * patience.sign
+        if any(patience.metric in one["metrics"] for one in self.history):
+            return math.nan
+        raise ValueError(
+            f"training.patience.metric: {patience.metric!r} is not reported; "
+            f"this trainable reports {', '.join(sorted(metrics))}"
+        )
 
     def end(self, outcome: Outcome, reason: str | None = None) -> None:
         self.outcome, self.reason = outcome, reason

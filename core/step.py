@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,7 @@ class TrainStep:
         clip_norm: float | None,
         precision: Precision,
         schedule: Callable[[float], float],
+        watch: int | None = None,
     ) -> None:
         self.trainable, self.model = trainable, model
         self.clip_norm, self.precision, self.schedule = clip_norm, precision, schedule
@@ -41,11 +43,18 @@ class TrainStep:
         self.device = trainable.progress.device
         self.scaler = scaler(precision, self.device)
         self.finite = torch.ones((), dtype=torch.bool, device=self.device)
-        self.norms = Mean()
+        self.norms, self.updates = Mean(), Counter[str]()
+        self.watch = watch
+        self.names = {id(param): name for name, param in trainable.named_parameters()}
         self.share, self.last, self.grouped = 1.0, True, False
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
+
+    def begin_epoch(self) -> None:
+        """Forget the gradient norms, and whether all was finite, of the epoch before."""
+        self.norms, self.updates = Mean(), Counter[str]()
+        self.finite.fill_(True)
 
     def set_progress(self, progress: float) -> None:
         self.trainable.progress.fill_(progress)
@@ -78,6 +87,10 @@ class TrainStep:
         if not self.ddp:
             average_gradients(params)
         self.scaler.unscale_(optimizer)
+        if self.watch and self.updates[name] % self.watch == 0:
+            graded = [(param, param.grad) for param in params if param.grad is not None]
+            self.norms.add({f"grad_norm/{self.names[id(param)]}": grad.norm() for param, grad in graded})
+        self.updates[name] += 1
         if self.clip_norm is None:
             norm = get_total_norm([param.grad for param in params if param.grad is not None])
         else:

@@ -64,6 +64,11 @@ class Trainable(nn.Module, ABC):
     progress: Tensor
     """The fraction of the run done, 0 to 1, set by the core before each step; every schedule reads it."""
 
+    epoch: int = 0
+    """The epoch under evaluation, from 1, of `max_epochs`; set by the core, 0 outside a run."""
+
+    max_epochs: int = 0
+
     def __init__(self, *, lr: float = 1e-3, weight_decay: float = 0.0) -> None:
         super().__init__()
         self.lr, self.weight_decay = lr, weight_decay
@@ -94,11 +99,19 @@ class Trainable(nn.Module, ABC):
 
     @torch.no_grad()
     def evaluate(self, data: Data) -> Metrics:
-        """Held-out metrics, without their `val/` prefix, which the core adds."""
+        """Held-out metrics, without their `val/` prefix, which the core adds.
+
+        What is costly may be left out while it is not `due`. A gated metric then keeps its last value, and the gate
+        passes only where all of them were evaluated.
+        """
         mean = Mean()
         for batch in data.val():
             mean.add(self(batch), samples(batch))
         return mean.value()
+
+    def due(self, every: int) -> bool:
+        """Whether what is evaluated every so many epochs is, now: at the first one, the last, and outside a run."""
+        return self.epoch in (0, self.max_epochs) or (self.epoch - 1) % every == 0
 
     def begin(self, data: Data) -> None:
         """Runs once, before the first epoch of a fresh run, e.g. to pretrain."""
@@ -131,13 +144,13 @@ class Mean:
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.weight = 0
+        self.weights: dict[str, int] = {}
 
     def add(self, scalars: Losses, weight: int = 1) -> None:
-        self.weight += weight
         for name, scalar in scalars.items():
             term = scalar.detach().double() if scalar.device.type != "mps" else scalar.detach().float()
             self.sums[name] = self.sums[name] + weight * term if name in self.sums else weight * term
+            self.weights[name] = self.weights.get(name, 0) + weight
 
     def value(self) -> Metrics:
         return self.means(*to_host(self.totals))
@@ -148,7 +161,7 @@ class Mean:
 
     def means(self, totals: Sequence[float]) -> Metrics:
         """The means, from `totals` that are already on the host."""
-        return {name: total / self.weight for name, total in zip(self.sums, totals, strict=True)}
+        return {name: total / self.weights[name] for name, total in zip(self.sums, totals, strict=True)}
 
 
 def to_host(*groups: Sequence[Tensor]) -> list[list[float]]:

@@ -42,6 +42,7 @@ class PatienceConfig(Strict):
     epochs: PositiveInt
     mode: Literal["min", "max"] = "min"
     min_delta: NonNegativeFloat = 0.0
+    goal: float | None = None
 
 
 class TrainingConfig(Strict):
@@ -51,6 +52,7 @@ class TrainingConfig(Strict):
     accumulate: PositiveInt
     schedule: ScheduleConfig
     patience: PatienceConfig | None
+    watch: PositiveInt | None
     compile: bool
     activation_checkpointing: bool
     keep_checkpoints: PositiveInt

@@ -242,6 +242,50 @@ def test_a_gate_on_what_is_not_reported_is_an_error(gate: Gate) -> None:
         next(fit(line(), Points(), Settings(gate=gate)))
 
 
+# Metrics that are not evaluated at every epoch
+
+
+class Seldom(Slope):
+    """Reports `often` at every epoch and `seldom`, with its interval, at every second."""
+
+    def evaluate(self, data: Data) -> Metrics:
+        value = super().evaluate(data)["value"]
+        return {"often": value} | ({"seldom": value, "seldom_low": value - 1} if self.due(2) else {})
+
+
+def test_what_is_costly_is_evaluated_at_the_first_epoch_every_so_many_and_at_the_last() -> None:
+    trainable = Seldom(values=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
+    epochs = list(fit(trainable, ONE, Settings(max_epochs=6)))
+    assert [epoch.metrics.get("val/seldom") for epoch in epochs] == [1.0, None, 3.0, None, 5.0, 6.0]
+    assert trainable.evaluate(ONE) == {"often": 7.0, "seldom": 7.0, "seldom_low": 6.0}  # and outside a run
+
+
+def test_a_gated_metric_keeps_its_last_value_for_the_score_but_passes_only_when_evaluated() -> None:
+    gate = Gate({"val/often": "> 0.5", "val/seldom": "> 0.5"}, bound="wilson", scales={"val/seldom": 10.0})
+    settings = Settings(max_epochs=7, gate=gate)
+    whole = list(fit(Seldom(values=[0.0, 2.0, 1.0, 1.0, 3.0]), ONE, settings))
+    assert [epoch.metrics["val/seldom"] for epoch in whole] == [0.0, 0.0, 1.0, 1.0, 3.0]
+    assert [epoch.metrics["val/seldom_low"] for epoch in whole] == [-1.0, -1.0, 0.0, 0.0, 2.0]
+    assert [epoch.score for epoch in whole[:4]] == pytest.approx([-1.15, -0.15, -0.05, -0.05])
+    assert [epoch.outcome for epoch in whole] == [None] * 4 + ["passed"]
+
+    run = fit(Seldom(values=[0.0, 2.0, 1.0, 1.0, 3.0]), ONE, settings)
+    early = [next(run) for _ in range(3)]
+    rest = fit(Seldom(values=[0.0, 2.0, 1.0, 1.0, 3.0]), ONE, settings, resume=stored(early[-1].state()))
+    assert seen(rest) == seen(whole[3:])  # the last value is known across an interruption
+
+
+def test_epochs_that_kept_a_value_neither_count_nor_break_a_row_that_clears() -> None:
+    gate = Gate({"val/often": "> 0.5", "val/seldom": "> 0.5"}, consecutive=2)
+    values = [1.0, 1.0, 1.0]  # evaluated at the first and the third
+    assert [epoch.outcome for epoch in fit(Seldom(values=values), ONE, Settings(max_epochs=9, gate=gate))] == [
+        None, None, "passed",
+    ]  # fmt: skip
+    values = [1.0, 0.0, 1.0, 1.0, 1.0]
+    epochs = list(fit(Seldom(values=values), ONE, Settings(max_epochs=9, gate=gate)))
+    assert len(epochs) == 5 and epochs[-1].outcome == "passed"
+
+
 # Patience
 
 
@@ -283,6 +327,19 @@ def test_the_weights_that_passed_the_gate_stay() -> None:
     trainable = Slope(values=[1.0, 2.0])
     settings = Settings(max_epochs=5, gate=Gate({"val/value": "> 1.5"}), patience=Patience("val/value", 3))
     assert list(fit(trainable, ONE, settings))[-1].outcome == "passed" and trainable.weight.item() == -2.0
+
+
+@pytest.mark.parametrize("mode, values", [("max", [0.5, 0.9, 0.97, 1.0]), ("min", [-0.5, -0.9, -0.97, -1.0])])
+def test_patience_ends_at_its_goal(mode: str, values: list[float]) -> None:
+    _, epochs = patient(values, mode=mode, goal=values[2])
+    assert len(epochs) == 3 and epochs[-1].outcome == "finished"
+    assert epochs[-1].reason == f"val/value reached {values[2]:g}; weights of epoch 3 restored"
+
+
+def test_patience_waits_for_a_metric_that_is_not_evaluated_at_every_epoch() -> None:
+    trainable = Seldom(values=[3.0, 0.0, 2.0, 0.0, 2.5, 0.0, 2.5])
+    epochs = list(fit(trainable, ONE, Settings(max_epochs=9, patience=Patience("val/seldom", 3))))
+    assert epochs[-1].reason == "no better val/seldom for 3 epochs; weights of epoch 3 restored" and len(epochs) == 6
 
 
 def test_patience_with_what_is_not_reported_is_an_error() -> None:

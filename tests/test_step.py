@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
 
 from core import rng
 from core.loop import Epoch, Settings, fit
@@ -71,6 +72,45 @@ def test_the_loss_of_one_optimizer_leaves_nothing_in_the_gradients_of_another() 
     epochs = list(fit(trainable, Points(), Settings(max_epochs=2)))
     assert len(trainable.left_in_the_critic) == 2 * 4 * 4 and not any(trainable.left_in_the_critic)
     assert {"train/loss", "train/critic", "train/grad_norm", "train/grad_norm_critic"} <= set(epochs[0].metrics)
+
+
+def test_gradient_norms_are_means_over_the_updates_of_their_own_optimizer() -> None:
+    class Both(Slope):
+        """Three updates along (3, 4), of norm 5, for each one along (6, 8), of norm 10."""
+
+        def optimizers(self) -> dict[str, Optimizer]:
+            return {name: SGD(self.parameters(), lr=self.lr) for name in ("main", "other")}
+
+        def train_step(self, batch: Any, step: Step) -> Losses:
+            for _ in range(3):
+                step.update(self(None)["loss"], "other")
+            losses = self(None)
+            step.update(2 * losses["loss"])
+            return losses
+
+    (epoch,) = fit(Both(slope=(3.0, 4.0)), ONE, Settings(max_epochs=1))
+    assert epoch.metrics["train/grad_norm"] == pytest.approx(10.0)
+    assert epoch.metrics["train/grad_norm_other"] == pytest.approx(5.0)
+
+
+def test_every_parameter_is_watched_every_so_many_updates() -> None:
+    class Growing(Slope):
+        """The gradient doubles with every update, from -1, but for the second parameter, where it is 1."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.other = nn.Parameter(torch.zeros(1))
+
+        def forward(self, batch: Any) -> Losses:
+            return {"loss": self.other.sum() - self.weight.square().sum() / 2 - self.weight.sum()}
+
+    batches = Batches(ONE.batches * 5)
+    watched = list(fit(Growing(), batches, Settings(max_epochs=1, watch=2, clip_norm=1e-3)))[0].metrics
+    plain = list(fit(Growing(), batches, Settings(max_epochs=1)))[0].metrics
+    assert watched["train/grad_norm/other"] == pytest.approx(1.0)  # before clipping
+    assert "train/grad_norm/weight" in watched and not any("grad_norm/" in name for name in plain)
+    unclipped = list(fit(Growing(), batches, Settings(max_epochs=1, watch=2)))[0].metrics
+    assert unclipped["train/grad_norm/weight"] == pytest.approx((1 + 4 + 16) / 3)  # of updates 1, 3 and 5
 
 
 def test_each_optimizer_steps_on_its_own_loss() -> None:
