@@ -145,12 +145,21 @@ def check_arguments(key: str, node: Mapping[str, Any]) -> None:
 
 
 def arguments(key: str, node: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments, and their types, of what a `_target_` node names."""
+    """The keyword arguments, and their types, of what a `_target_` node names.
+
+    A constructor that takes `**fields` hands them on, so those of the class above it are accepted too.
+    """
     target = locate(key, node)
-    function = target.__init__ if inspect.isclass(target) else target
-    hints = typing.get_type_hints(function)
-    parameters = inspect.signature(function).parameters.values()
-    return {one.name: hints.get(one.name, Any) for one in parameters if one.kind is one.KEYWORD_ONLY}
+    classes = inspect.getmro(target) if inspect.isclass(target) else ()
+    accepted: dict[str, Any] = {}
+    for function in [vars(one)["__init__"] for one in classes if "__init__" in vars(one)] or [target]:
+        hints = typing.get_type_hints(function)
+        parameters = inspect.signature(function).parameters.values()
+        named = {one.name: hints.get(one.name, Any) for one in parameters if one.kind is one.KEYWORD_ONLY}
+        accepted = named | accepted
+        if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+            break
+    return accepted
 
 
 def locate(key: str, node: Mapping[str, Any]) -> Any:

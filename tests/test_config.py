@@ -27,6 +27,11 @@ BEFORE_ANYTHING = [
     ("training.schedule.warmup=2", "training.schedule.warmup: got 2, expected a fraction"),
     ("trainable.lr=quick", "trainable.lr: got 'quick', expected a valid number"),
     ("trainable.width=3", "trainable.width: unknown key, expected one of"),
+    (
+        "trainable=gan_autoencoder trainable.decoder_width=wide",
+        "trainable.decoder_width: got 'wide', expected a valid integer",
+    ),
+    ("trainable=gan_autoencoder trainable.denoiser_width=3", "trainable.denoiser_width: unknown key, expected one of"),
     ("trainable=no_such", "Could not find 'trainable/no_such' Available options in 'trainable': autoencoder"),
     (
         "data=regression",
@@ -79,7 +84,7 @@ BEFORE_A_TRIAL = [
 @pytest.mark.parametrize(("override", "message"), BEFORE_ANYTHING)
 def test_a_value_that_cannot_be(override: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:
-        configuration.load([override])
+        configuration.load(override.split() if override.startswith("trainable=") else [override])
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -17,12 +17,13 @@ from torch.nn.parallel import DistributedDataParallel
 from core import checkpoint
 from core.loop import Epoch, fit
 from sweeps import figures
-from sweeps.config import build, load, override
-from sweeps.schema import make_gate, make_settings
+from sweeps.config import CONFIGS, build, load, override
+from sweeps.schema import arguments, make_gate, make_settings
 from sweeps.tracking import flatten
 from tests.conftest import EXPERIMENTS, GOLDEN, TRAINABLES, tiny
 
 STEPS = 20  # of the golden losses
+LENT = {"_target_", "device", "seed"}  # what the sweep adds to a file's fields
 
 
 def epochs(config: dict[str, Any], **options: Any) -> list[Epoch]:
@@ -36,6 +37,15 @@ def curves(found: list[Epoch]) -> list[Any]:
         ({name: value for name, value in one.metrics.items() if not name.startswith("system/")}, one.losses)
         for one in found
     ]
+
+
+def test_its_file_names_every_field(name: str) -> None:
+    """What a constructor takes can be seen, there or in the file of a part (`trainable/latent=...`)."""
+    config = load([f"trainable={name}"])
+    parts = [yaml.safe_load(path.read_text()).get("trainable", {}) for path in (CONFIGS / "trainable").glob("*/*.yaml")]
+    of_parts = {field for part in parts for field in part}
+    for key in ("trainable", "data"):
+        assert not arguments(key, config[key]).keys() - config[key].keys() - LENT - of_parts
 
 
 def test_learns(name: str) -> None:

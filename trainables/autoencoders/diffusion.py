@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from core.trainable import Losses
 from trainables.autoencoders.data import Batch, TokenData
 from trainables.autoencoders.generative import GenerativeAutoencoder, masked_mean
 from trainables.autoencoders.metrics import masked_mse
-from trainables.autoencoders.model import Kind, TokenMLP
+from trainables.autoencoders.model import TokenMLP
 
 OFFSET = 0.008  # of the cosine schedule, near t = 0
 FREQUENCIES = 8  # of the time's features, sine and cosine of 1 to 8 quarter turns from t = 0 to 1
@@ -41,41 +42,26 @@ class DiffusionAutoencoder(GenerativeAutoencoder):
         self,
         data: TokenData,
         *,
-        encoder: Kind = "mlp",
-        encoder_width: int = 128,
-        encoder_depth: int = 2,
-        decoder: Kind = "mlp",
-        decoder_width: int = 128,
-        decoder_depth: int = 2,
         latent_dim: int = 4,
         latent_noise: float = 0.02,
         denoiser_width: int = 128,
         denoiser_depth: int = 3,
         sampling_steps: int = 20,
-        generated: int = 2000,
         lr: float = 3e-3,
-        weight_decay: float = 0.0,
+        **fields: Any,
     ) -> None:
-        super().__init__(
-            data,
-            encoder=encoder,
-            encoder_width=encoder_width,
-            encoder_depth=encoder_depth,
-            decoder=decoder,
-            decoder_width=decoder_width,
-            decoder_depth=decoder_depth,
-            latent_dim=latent_dim,
-            generated=generated,
-            lr=lr,
-            weight_decay=weight_decay,
-        )
+        super().__init__(data, latent_dim=latent_dim, lr=lr, **fields)
         sizes = {"denoiser_width": denoiser_width, "denoiser_depth": denoiser_depth, "sampling_steps": sampling_steps}
         for field, size in sizes.items():
             require(size >= 1, f"trainable.{field}", size, "at least 1")
         require(latent_noise >= 0, "trainable.latent_noise", latent_noise, "at least 0")
         self.latent_noise, self.sampling_steps = latent_noise, sampling_steps
         self.denoiser = TokenMLP(
-            latent_dim + 2 * FREQUENCIES, data.n_ids, width=denoiser_width, depth=denoiser_depth, n_out=latent_dim
+            latent_dim + 2 * FREQUENCIES,
+            data.n_ids,
+            width=denoiser_width,
+            depth=denoiser_depth,
+            n_out=latent_dim,
         )
         # Moving averages over batches of z and z^2, and how many batches there were.
         self.register_buffer("latent_mean", torch.zeros(latent_dim))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,7 +14,7 @@ from core.trainable import Losses, Metrics, Step
 from trainables.autoencoders.data import Batch, TokenData
 from trainables.autoencoders.generative import GenerativeAutoencoder, masked_mean
 from trainables.autoencoders.metrics import masked_mse
-from trainables.autoencoders.model import Kind, TokenMLP
+from trainables.autoencoders.model import TokenMLP
 
 BETAS = (0.5, 0.99)  # of Adam: less momentum, for the two chase one another
 
@@ -32,42 +34,21 @@ class GANAutoencoder(GenerativeAutoencoder):
         self,
         data: TokenData,
         *,
-        encoder: Kind = "mlp",
-        encoder_width: int = 128,
-        encoder_depth: int = 2,
-        decoder: Kind = "mlp",
-        decoder_width: int = 128,
-        decoder_depth: int = 2,
-        latent_dim: int = 3,
         critic_width: int = 128,
         critic_depth: int = 2,
         critic_lr: float = 3e-3,
         r1: float = 0.03,
         weight_adversarial: float = 0.03,
-        generated: int = 2000,
-        lr: float = 1e-3,
-        weight_decay: float = 0.0,
+        **fields: Any,
     ) -> None:
-        super().__init__(
-            data,
-            encoder=encoder,
-            encoder_width=encoder_width,
-            encoder_depth=encoder_depth,
-            decoder=decoder,
-            decoder_width=decoder_width,
-            decoder_depth=decoder_depth,
-            latent_dim=latent_dim,
-            generated=generated,
-            lr=lr,
-            weight_decay=weight_decay,
-        )
+        super().__init__(data, **fields)
         for field, size in (("critic_width", critic_width), ("critic_depth", critic_depth)):
             require(size >= 1, f"trainable.{field}", size, "at least 1")
         require(critic_lr > 0, "trainable.critic_lr", critic_lr, "above 0")
         require(r1 >= 0, "trainable.r1", r1, "at least 0")
         require(weight_adversarial >= 0, "trainable.weight_adversarial", weight_adversarial, "at least 0")
         self.critic_lr, self.r1, self.weight_adversarial = critic_lr, r1, weight_adversarial
-        self.critic = TokenMLP(latent_dim, data.n_ids, width=critic_width, depth=critic_depth, n_out=1)
+        self.critic = TokenMLP(self.latent_dim, data.n_ids, width=critic_width, depth=critic_depth, n_out=1)
 
     def optimizers(self) -> dict[str, Optimizer]:
         own = [*self.encoder.parameters(), *self.decoder.parameters()]
