@@ -23,6 +23,7 @@ from sweeps.tracking import flatten
 from tests.conftest import EXPERIMENTS, GOLDEN, TRAINABLES, tiny
 
 STEPS = 20  # of the golden losses
+IN_FULL_PRECISION = {"born_adversarial", "born_classifier", "born_generator"}  # all that they are is in amplitudes
 LENT = {"_target_", "device", "seed"}  # what the sweep adds to a file's fields
 
 
@@ -81,7 +82,7 @@ def test_trains_in_half_precision_as_in_full(name: str) -> None:
         epochs(tiny(name, "training.max_epochs=1", f"training.precision={one}"))[0] for one in ("bf16", "fp32")
     )
     assert half.metrics["train/loss"] == pytest.approx(full.metrics["train/loss"], rel=0.05)
-    assert half.losses != full.losses
+    assert (half.losses == full.losses) == (name in IN_FULL_PRECISION)
 
 
 def test_uses_every_parameter(name: str) -> None:
