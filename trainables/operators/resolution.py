@@ -1,0 +1,36 @@
+"""All that a network and its losses need to know of one grid."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from trainables.operators.derivatives import Stencils
+from trainables.operators.fno import Transform, coordinate_channels
+from trainables.operators.grid import Grid
+from trainables.operators.problems import Problem
+
+
+class Resolution(nn.Module):
+    """Buffers that a grid determines; they are no part of the state, and a model may be used with others."""
+
+    coordinates: Tensor
+    envelope: Tensor
+    along: Tensor
+    across: Tensor
+
+    def __init__(self, problem: Problem, grid: Grid, modes: tuple[int, int]) -> None:
+        super().__init__()
+        self.grid = grid
+        self.transform, self.stencils = Transform(grid, modes), Stencils(grid, "spectral")
+        for name, value in {
+            "coordinates": coordinate_channels(grid),
+            "envelope": problem.envelope(grid).clone(),
+            "along": grid.rows.quadrature(),
+            "across": grid.columns.quadrature(),
+        }.items():
+            self.register_buffer(name, value.float(), persistent=False)
+
+    @property
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """Of the trapezoidal rule, along rows and along columns."""
+        return self.along, self.across
