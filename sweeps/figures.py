@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FOLDER = "figures"
 LOSSES = "losses"  # the kind that is drawn here, from the curves
+NO_TERMS = ("train/loss", "train/grad_norm", STEP_LOSS)  # of what starts with train/
 
 
 def check(chosen: Mapping[str, Any], trainable: Trainable, data: Data) -> None:
@@ -66,16 +67,19 @@ def of_epoch(folder: Path, epoch: int) -> list[Path]:
 
 
 def draw_losses(history: Mapping[str, Sequence[float]], gate: Gate) -> Figure:
-    """The loss of every step and epoch, and each gated metric with its threshold, the side that fails shaded."""
+    """The loss of every step and epoch, its terms, and each gated metric with its threshold, failing side shaded."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    panels = 1 + len(gate.rules)
+    terms = [name for name in history if name.startswith("train/") and not name.startswith(NO_TERMS)]
+    panels = 1 + bool(terms) + len(gate.rules)
     columns = min(3, panels)
     rows = -(-panels // columns)
     figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
     axes = iter(figure.subplots(rows, columns, squeeze=False).flat)
     _draw_loss(next(axes), history)
+    if terms:
+        _draw_terms(next(axes), history, terms)
     for rule in gate.rules:
         axis = next(axes)
         axis.plot(history["epoch"], history[rule.metric], marker=".", color="C0")
@@ -105,6 +109,16 @@ def _draw_loss(axis: Axes, history: Mapping[str, Sequence[float]]) -> None:
         axis.set_yscale("log")
     axis.set(title="loss", xlabel="epoch")
     axis.legend()
+
+
+def _draw_terms(axis: Axes, history: Mapping[str, Sequence[float]], terms: Sequence[str]) -> None:
+    for name in terms:
+        axis.plot(history["epoch"], history[name], marker=".", label=name.removeprefix("train/"))
+    values = [value for name in terms for value in history[name] if value is not None]
+    if values and min(values) > 0 and max(values) > 20 * min(values):
+        axis.set_yscale("log")
+    axis.set(title="what else training reports", xlabel="epoch")
+    axis.legend(fontsize="small")
 
 
 def _write(figure: Figure, path: Path) -> None:

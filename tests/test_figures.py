@@ -93,3 +93,14 @@ def test_each_gated_metric_is_shown_with_its_threshold() -> None:
     assert auc.lines[0].get_ydata().tolist() == [0.5, 0.8] and auc.lines[1].get_ydata()[0] == 0.9
     assert auc.get_ylim()[1] > 0.9 and auc.patches[0].get_bbox().y1 == 0.9  # shaded up to the threshold
     assert error.patches[0].get_bbox().y0 == 0.2 and error.get_title() == "val/error < 0.2"
+
+
+def test_every_term_of_a_loss_has_its_curve() -> None:
+    steps = {"epoch": [1, 2], "train/step_loss": [3.0, 2.0], "train/loss": [3.0, 2.0], "train/grad_norm/w": [1.0, 1.0]}
+    terms = {"train/data": [2.0, 1.0], "train/physics": [100.0, 1.0]}
+    _, axis = figures.draw_losses(steps | terms, Gate()).axes
+    assert [(line.get_label(), line.get_ydata().tolist()) for line in axis.lines] == [
+        ("data", [2.0, 1.0]), ("physics", [100.0, 1.0]),
+    ]  # fmt: skip
+    assert axis.get_yscale() == "log"
+    assert len(figures.draw_losses(steps, Gate()).axes) == 1
