@@ -52,6 +52,7 @@ def draw(folder: Path, trainable: Trainable, data: Data, config: Mapping[str, An
     trainable.eval()
     with torch.no_grad():
         drawings |= trainable.figures(data)
+        (folder / FOLDER).mkdir(exist_ok=True)
         for kind in drawings if kinds is None else kinds:
             path = folder / FOLDER / f"{kind}-e{epoch.index:04d}.png"
             try:
@@ -123,7 +124,6 @@ def _draw_terms(axis: Axes, history: Mapping[str, Sequence[float]], terms: Seque
 
 def _write(figure: Figure, path: Path) -> None:
     """Aside, then renamed: whoever publishes figures never sees half of one."""
-    path.parent.mkdir(exist_ok=True)
     aside = path.with_name(f".{path.name}")
     figure.savefig(aside, dpi=100, format="png")
     aside.replace(path)

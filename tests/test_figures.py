@@ -77,6 +77,8 @@ def test_a_figure_that_cannot_be_drawn_says_why_and_costs_no_trial(tmp_path: Pat
     assert train(tmp_path / "run", "figures=standard")[-1].outcome == "finished"
     assert names(tmp_path / "run") == ["broken-e0006.txt", "losses-e0006.png", "noise-e0006.png"]
     assert "nothing to draw" in (tmp_path / "run" / "figures" / "broken-e0006.txt").read_text()
+    assert train(tmp_path / "alone", "figures=standard", "figures.kinds=[broken]")[-1].outcome == "finished"
+    assert names(tmp_path / "alone") == ["broken-e0006.txt"]
 
 
 def test_an_unknown_kind_is_named_with_those_there_are() -> None:

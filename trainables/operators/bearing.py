@@ -215,23 +215,31 @@ class BearingOperator(Trainable):
     def figures(self, data: Data) -> dict[str, Callable[[], Figure]]:
         assert isinstance(data, BearingData)
         held = data.part("val")
-        with torch.no_grad():
-            logits, found, log_vars = self.answer(held)
-        probabilities = logits.softmax(dim=1)
-        speed = held["speed"] if found is None else found.drive[..., 1].mean(dim=1)
+
+        def probabilities() -> Tensor:
+            return self.answer(held)[0].softmax(dim=1)
+
         drawn = {
-            "confusion": lambda: figures.draw_confusion(held["label"], probabilities, data.classes),
-            "reliability": lambda: figures.draw_reliability(held["label"], probabilities),
-            "envelope": lambda: figures.draw_envelopes(held, data.classes, speed, data.rate),
+            "confusion": lambda: figures.draw_confusion(held["label"], probabilities(), data.classes),
+            "reliability": lambda: figures.draw_reliability(held["label"], probabilities()),
+            "envelope": lambda: figures.draw_envelopes(held, data.classes, self._speed(held), data.rate),
         }
-        if found is None:
+        if not self.has_states:
             return drawn
-        level = held["force"].square().mean(dim=1, keepdim=True).sqrt() * self.shaken
-        deviations = ((0.5 * log_vars[0]).exp() * self.moved, (0.5 * log_vars[1][..., 0]).exp() * level)
         return drawn | {
-            "states": lambda: figures.draw_states(held, found, *deviations),
-            "residuals": lambda: figures.draw_residuals(held, found, self.drive, self.change),
+            "states": lambda: figures.draw_states(held, *self._bands(held)),
+            "residuals": lambda: figures.draw_residuals(held, self.states(held)[0], self.drive, self.change),
         }
+
+    def _speed(self, batch: Batch) -> Tensor:
+        """(n,): the mean speed of windows in rad/s, as predicted where it is not given."""
+        return self.states(batch)[0].drive[..., 1].mean(dim=1) if self.has_states else batch["speed"]
+
+    def _bands(self, batch: Batch) -> tuple[States, Tensor, Tensor]:
+        """States of windows, and the standard deviations of the drive's (n, blocks, 3) and the casing's (n, 1)."""
+        found, log_vars = self.states(batch)
+        level = batch["force"].square().mean(dim=1, keepdim=True).sqrt() * self.shaken
+        return found, (0.5 * log_vars[0]).exp() * self.moved, (0.5 * log_vars[1][..., 0]).exp() * level
 
     def _judged(self, part: Batch, classes: tuple[str, ...], probabilities: Tensor, found: States | None) -> Metrics:
         judged = metrics.classification(part, classes, probabilities)
