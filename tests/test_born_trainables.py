@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
-from inspect import signature
 
 import pytest
 import torch
-import yaml
 
 from core.loop import Settings, fit
 from core.schedule import schedule
 from core.trainable import Metrics
-from sweeps.config import CONFIGS
 from trainables.born.classifier import BornClassifier
 from trainables.born.data import BornData
 from trainables.born.generator import BornGenerator
 from trainables.born.metrics import generation, normalisation_error
-from trainables.born.trainable import SIZES
 
 KINDS = {"born_classifier": BornClassifier, "born_generator": BornGenerator}
 SMALL = {"generated": 40, "attacked": 20, "attack_steps": 3}
@@ -186,14 +182,3 @@ def test_series_are_drawn_as_lines(tmp_path):
 def test_wrong_values_are_named(fields, message):
     with pytest.raises(ValueError, match=message):
         BornGenerator(moons(), **(SMALL | fields))
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_defaults_are_those_of_the_file(name):
-    fields = yaml.safe_load((CONFIGS / "trainable" / f"{name}.yaml").read_text())["trainable"]
-    kind = KINDS[name]
-    assert fields.pop("_target_") == f"{kind.__module__}.{kind.__qualname__}"
-    assert fields.pop("robustness") == SIZES
-    defaults = {key: one.default for key, one in signature(kind).parameters.items() if key != "data"}
-    assert defaults.pop("robustness") is None
-    assert fields == defaults

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from core import checkpoint
 from core.loop import Epoch, fit
 from sweeps import figures
 from sweeps.config import CONFIGS, build, load, override
-from sweeps.schema import arguments, make_gate, make_settings
+from sweeps.schema import arguments, locate, make_gate, make_settings
 from sweeps.tracking import flatten
 from tests.conftest import EXPERIMENTS, GOLDEN, TRAINABLES, tiny
 
@@ -40,13 +41,18 @@ def curves(found: list[Epoch]) -> list[Any]:
     ]
 
 
-def test_its_file_names_every_field(name: str) -> None:
+def test_its_file_names_every_field_and_its_default(name: str) -> None:
     """What a constructor takes can be seen, there or in the file of a part (`trainable/latent=...`)."""
     config = load([f"trainable={name}"])
     parts = [yaml.safe_load(path.read_text()).get("trainable", {}) for path in (CONFIGS / "trainable").glob("*/*.yaml")]
     of_parts = {field for part in parts for field in part}
     for key in ("trainable", "data"):
         assert not arguments(key, config[key]).keys() - config[key].keys() - LENT - of_parts
+    own = signature(locate("trainable", config["trainable"])).parameters.values()
+    defaults = {
+        one.name: one.default for one in own if one.kind is one.KEYWORD_ONLY and one.default not in (None, one.empty)
+    }
+    assert {name: config["trainable"].get(name, default) for name, default in defaults.items()} == defaults
 
 
 def test_learns(name: str) -> None:

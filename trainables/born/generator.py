@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from core.data import require
 from core.trainable import Losses
 from trainables.born.data import Batch, BornData
-from trainables.born.embedding import Kind
 from trainables.born.trainable import Born
 
 
@@ -17,41 +18,8 @@ class BornGenerator(Born):
 
     stackable = frozenset({"lr", "weight_decay", "hybrid"})
 
-    def __init__(
-        self,
-        data: BornData,
-        *,
-        hybrid: float = 0.1,
-        embedding: Kind = "legendre",
-        dim: int = 10,
-        bond: int = 6,
-        std: float = 0.05,
-        lr: float = 1e-2,
-        weight_decay: float = 0.0,
-        norm_control: bool = True,
-        generated: int = 1000,
-        frechet_every: int = 2,
-        robustness: list[float] | None = None,
-        attack_steps: int = 20,
-        attacked: int = 250,
-        robustness_every: int = 10,
-    ) -> None:
-        super().__init__(
-            data,
-            embedding=embedding,
-            dim=dim,
-            bond=bond,
-            std=std,
-            lr=lr,
-            weight_decay=weight_decay,
-            norm_control=norm_control,
-            generated=generated,
-            frechet_every=frechet_every,
-            robustness=robustness,
-            attack_steps=attack_steps,
-            attacked=attacked,
-            robustness_every=robustness_every,
-        )
+    def __init__(self, data: BornData, *, hybrid: float = 0.1, **fields: Any) -> None:
+        super().__init__(data, **fields)
         require(0 <= hybrid <= 1, "trainable.hybrid", hybrid, "0 to 1")
         self.hybrid = hybrid
 
