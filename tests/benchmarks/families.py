@@ -17,7 +17,11 @@ from typing import Any
 from sweeps.report import leaderboard
 
 ROOT = Path(__file__).parents[2]
-DEFAULT = ["circuit_vae", "autoencoder", "gan_autoencoder", "diffusion_autoencoder", "mlp"]
+DEFAULT = [
+    *("circuit_vae", "autoencoder", "gan_autoencoder", "diffusion_autoencoder", "mlp"),
+    *("born_classifier", "born_generator", "born_adversarial", "born_gan", "born_joint"),
+    *("physics_operator", "bearing_operator"),
+]
 
 
 def run(results: Path, *overrides: str) -> dict[str, Any]:

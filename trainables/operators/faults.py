@@ -130,10 +130,8 @@ def _impacts(angle: Tensor, speed: Tensor, fault: Tensor, unit: dict[str, Tensor
     here = speed.gather(1, after - 1)
     # An outer race stands still; an inner race and a ball pass through the load zone, with the shaft and the cage.
     turns = torch.tensor([0.0, 1.0, GEOMETRY.orders["cage"]], dtype=torch.float64)[place][:, None] * at
-    load = (turns + 2 * math.pi * torch.rand(count, 1, generator=drawn, dtype=torch.float64)).cos() * (place > 0)[
-        :, None
-    ]
-    zone = 1 + unit["zone"][:, None] * load
+    entry = 2 * math.pi * torch.rand(count, 1, generator=drawn, dtype=torch.float64)
+    zone = 1 + (unit["zone"] * (place > 0))[:, None] * (turns + entry).cos()
     jitter = (0.1 * torch.randn(count, most, generator=drawn, dtype=torch.float64)).exp()
     peak = strength(severity) * unit["strength"]
     peak = (peak * (fault > 0))[:, None] * zone * jitter * here / SPEED
