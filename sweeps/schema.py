@@ -126,7 +126,7 @@ def check_pair(trainable: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     if vague or not (inspect.isclass(wanted) and inspect.isclass(found)):
         return
     if not issubclass(found, wanted):
-        expected = f"a {wanted.__name__}: {trainable['_target_']} trains on it"
+        expected = f"{wanted.__name__}: {trainable['_target_']} trains on it"
         raise ValueError(f"data._target_: got {data['_target_']!r}, expected {expected}")
 
 

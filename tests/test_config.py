@@ -35,7 +35,7 @@ BEFORE_ANYTHING = [
     ("trainable=no_such", "Could not find 'trainable/no_such' Available options in 'trainable': autoencoder"),
     (
         "data=regression",
-        "data._target_: got 'trainables.autoencoders.linear_data.LinearData', expected a WalkData: "
+        "data._target_: got 'trainables.autoencoders.linear_data.LinearData', expected WalkData: "
         "trainables.walks.trainable.WalkTransformer trains on it",
     ),
     ("search=luck", "Could not find 'search/luck'"),

@@ -278,13 +278,6 @@ def test_wrong_hyperparameters_are_named(fields, message):
         operator(two_phase, residual="autograd")
 
 
-def test_defaults_are_those_of_the_file():
-    fields = yaml.safe_load((CONFIGS / "trainable" / "physics_operator.yaml").read_text())["trainable"]
-    assert fields.pop("_target_") == f"{PhysicsOperator.__module__}.PhysicsOperator"
-    defaults = {key: one.default for key, one in signature(PhysicsOperator).parameters.items() if key != "data"}
-    assert fields == defaults
-
-
 @pytest.mark.parametrize("name", ["burgers", "heat", "advection_diffusion", "darcy", "magneto_thermal"])
 def test_data_files_ask_for_what_their_problem_needs(name):
     fields = yaml.safe_load((CONFIGS / "data" / f"{name}.yaml").read_text())
