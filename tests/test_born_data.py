@@ -12,8 +12,10 @@ import yaml
 from scipy import stats
 from torch import Tensor
 
+from core.loop import Settings, fit
 from sweeps.config import CONFIGS
 from tests.test_born import quadrature
+from trainables.born.classifier import BornClassifier
 from trainables.born.data import NOISE, BornData, curve
 from trainables.born.files import read_series
 from trainables.born.metrics import frechet, sliced_wasserstein
@@ -107,6 +109,19 @@ def test_digits_are_pixels_of_their_whole_range():
     assert torch.equal(x * 16, (x * 16).round())
     assert len(x) + len(data.part("val")[0]) + len(data.part("test")[0]) == 1797
     assert labels.bincount().min() > 100
+
+
+@pytest.mark.parametrize(
+    ("dataset", "size", "classes"), [("iris", (150, 4), 3), ("wine", (178, 13), 3), ("breast_cancer", (569, 30), 2)]
+)
+def test_tables_are_whole_and_classified(dataset, size, classes):
+    data = BornData(device=CPU, seed=0, dataset=dataset, batch_size=16)
+    parts = [data.part(name)[0] for name in ("train", "val", "test")]
+    assert (sum(map(len, parts)), data.n_features, data.n_classes, data.shape) == (*size, classes, (size[1],))
+    torch.manual_seed(0)
+    model = BornClassifier(data, dim=3, bond=6, std=0.05, lr=5e-3, attacked=10, robustness=[], generated=20)
+    *_, last = fit(model, data, Settings(max_epochs=15, clip_norm=1.0))
+    assert last.metrics["val/accuracy"] > 0.9
 
 
 # --- files
@@ -234,7 +249,7 @@ def test_sliced_distance_of_shifted_points_is_the_shift():
     assert sliced_wasserstein(x, x) == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", ["planar", "born_digits", "series_file"])
+@pytest.mark.parametrize("name", ["planar", "born_digits", "table", "series_file"])
 def test_files_name_every_field(name):
     fields = yaml.safe_load((CONFIGS / "data" / f"{name}.yaml").read_text())
     assert fields.pop("_target_") == f"{BornData.__module__}.BornData"

@@ -1,4 +1,4 @@
-"""Points in the unit cube with a class: three planar sets whose density is known, digits, and series from files."""
+"""Points in the unit cube with a class: planar sets whose density is known, digits, small tables, series from files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from core.data import check_batch_size, require, shuffled
 from trainables.born.files import read_series
 from trainables.born.mixture import Mixture
 
-Dataset = Literal["moons", "circles", "spirals", "digits", "series"]
+Dataset = Literal["moons", "circles", "spirals", "digits", "iris", "wine", "breast_cancer", "series"]
 Batch = tuple[Tensor, Tensor]  # points (B, n) in [0, 1], classes (B,)
 Arrays = tuple[NDArray[np.float64], NDArray[np.int64]]
 NOISE = {"moons": 0.05, "circles": 0.05, "spirals": 0.5}  # the source's, in the units of `curve`
@@ -106,12 +106,13 @@ def _raw(recipe: Recipe, rng: np.random.Generator) -> tuple[list[Arrays], tuple[
         held_out, of_those, _ = read_series(recipe.test_path, key="data.test_path", names=names, length=x.shape[1])
         halves = _split(held_out, of_those, (recipe.val / (recipe.val + recipe.test), 0.0), rng)
         return [(x, labels), halves[1], halves[0]], names, x.shape[1:]
-    if recipe.dataset == "digits":
-        from sklearn.datasets import load_digits
+    if recipe.dataset not in NOISE:
+        from sklearn import datasets
 
-        found = load_digits()
+        found = getattr(datasets, f"load_{recipe.dataset}")()
         x, labels = found.data.astype(np.float64), found.target.astype(np.int64)
-        return _split(x, labels, (recipe.val, recipe.test), rng), tuple(map(str, range(10))), (8, 8)
+        shape = (8, 8) if recipe.dataset == "digits" else x.shape[1:]
+        return _split(x, labels, (recipe.val, recipe.test), rng), tuple(map(str, found.target_names)), shape
     noise, count = _noise(recipe), recipe.per_class
     clouds = [curve(recipe.dataset, label, rng.random(count)) for label in range(2)]
     x = np.concatenate(clouds) + noise * rng.standard_normal((2 * count, 2))
@@ -138,10 +139,11 @@ class BornData:
 
     `moons`, `circles` and `spirals` have `per_class` points of each of two classes, on a curve but for Gaussian `noise`
     (in units in which a moon has radius 1 and the spiral 5 pi; null: 0.05, 0.05 and 0.5). `digits` are scikit-learn's,
-    8 x 8 pixels. `series` come from the file `path`; with `test_path`, what is held out comes from there. Of each
-    class the shares `val` and `test` are held out. Each feature's range in training is scaled to [0, 1] (a pixel's is 0
-    to 16); held-out points beyond it move to the edge. `batch_size` is per worker; the last, incomplete batch of an
-    epoch is left out. Points and split depend on `data_seed`; `seed` orders the epochs.
+    8 x 8 pixels, and so are `iris`, `wine` and `breast_cancer`, of 4, 13 and 30 features. `series` come from the file
+    `path`; with `test_path`, what is held out comes from there. Of each class the shares `val` and `test` are held out.
+    Each feature's range in training is scaled to [0, 1] (a pixel's is 0 to 16); held-out points beyond it move to the
+    edge. `batch_size` is per worker; the last, incomplete batch of an epoch is left out. Points and split depend on
+    `data_seed`; `seed` orders the epochs.
     """
 
     def __init__(
