@@ -70,14 +70,12 @@ def read(directory: Path) -> Checkpoint:
         raise DamagedCheckpoint(f"checkpoint {directory}: cannot read {META} ({error})") from error
 
 
-def newest(folder: Path, upto: int | None = None) -> tuple[Checkpoint, dict[str, Any]] | None:
-    """The newest whole checkpoint in `folder` (of epoch `upto` at most) and its state.
+def newest(folder: Path) -> tuple[Checkpoint, dict[str, Any]] | None:
+    """The newest whole checkpoint in `folder` and its state.
 
     A damaged one is named in a warning, and the one before it is taken.
     """
     for checkpoint in sorted(_readable(folder), key=lambda one: one.epoch, reverse=True):
-        if upto is not None and checkpoint.epoch > upto:
-            continue
         try:
             return checkpoint, checkpoint.state()
         except DamagedCheckpoint as damage:

@@ -1,13 +1,14 @@
-"""What the data of every family share: checks of their fields, and which samples this rank sees in an epoch."""
+"""What the data of every family share: checks of their fields, the order of an epoch, and a rank's part of a batch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from core.distributed import world_size
+from core.trainable import Batch, samples
 
 
 def require(holds: bool, key: str, value: object, expected: str) -> None:
@@ -18,27 +19,49 @@ def require(holds: bool, key: str, value: object, expected: str) -> None:
 
 def generator(*entropy: int) -> torch.Generator:
     """A generator on the CPU for these numbers: those of (seed, epoch) have nothing in common with the next epoch's."""
-    mixed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(mixed[0]) >> 1)
+    return torch.Generator().manual_seed(mixed(*entropy))
 
 
-def share(count: int) -> slice:
-    """This rank's part of `count` samples: every rank gets as many, so up to `world_size - 1` are left out."""
-    rank = dist.get_rank() if world_size() > 1 else 0
-    return slice(rank, count // world_size() * world_size(), world_size())
+def mixed(*entropy: int) -> int:
+    """One seed, of 63 bits, for these numbers."""
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]) >> 1
 
 
 def check_batch_size(batch_size: int, count: int) -> None:
-    """Raise ValueError unless `count` samples make at least one whole batch on every rank."""
-    most = count // world_size()
-    require(1 <= batch_size <= most, "data.batch_size", batch_size, f"1 to {most}, the training samples of an epoch")
+    """Raise ValueError unless a batch is at most the `count` samples of an epoch."""
+    require(1 <= batch_size <= count, "data.batch_size", batch_size, f"1 to {count}, the training samples of an epoch")
 
 
 def shuffled(count: int, batch_size: int, *, seed: int, epoch: int) -> list[Tensor]:
-    """Indices into `count` samples, one tensor (batch_size,) a batch: this rank's share in an order of the epoch's own.
+    """Indices into `count` samples, one tensor (batch_size,) a batch, in an order of the epoch's own.
 
-    The last, incomplete batch is left out: a schedule sees as many updates in each epoch, and a compiled model one
-    shape.
+    Every sample comes once: the last batch may be smaller.
     """
-    order = torch.randperm(count, generator=generator(seed, epoch))[share(count)]
-    return [indices for indices in order.split(batch_size) if len(indices) == batch_size]
+    return list(torch.randperm(count, generator=generator(seed, epoch)).split(batch_size))
+
+
+def part(batch: Batch, rank: int, world: int) -> tuple[Batch, float]:
+    """The samples of `batch` that this rank trains on, and what their mean loss weighs beside the other ranks'.
+
+    Over the ranks every sample comes once, and the average of the weighted means is the mean over the whole batch, with
+    as many samples on each rank or not. A rank for which none is left takes one along, at weight 0.
+    """
+    if world == 1:
+        return batch, 1.0
+    mine = _rows(batch, lambda tensor: tensor[rank::world])
+    count = samples(mine)
+    if count == 0:
+        return _rows(batch, lambda tensor: tensor[:1]), 0.0
+    return mine, count * world / samples(batch)
+
+
+def _rows(batch: Batch, choose: Callable[[Tensor], Tensor]) -> Batch:
+    """A batch of the same shape with `choose` of each of its tensors."""
+    if isinstance(batch, Tensor):
+        return choose(batch)
+    if isinstance(batch, dict):
+        return {name: _rows(one, choose) for name, one in batch.items()}
+    rows = [_rows(one, choose) if isinstance(one, Tensor | dict | list | tuple) else one for one in batch]
+    if isinstance(batch, tuple):
+        return type(batch)(*rows) if hasattr(batch, "_fields") else tuple(rows)
+    return rows

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from core import rng
+from core.data import mixed, part
 from core.device import peak_memory, release_memory, reset_peak_memory
-from core.distributed import average_metrics, everywhere
+from core.distributed import average, average_metrics, everywhere, rank, world_size
 from core.gate import HOPELESS, Gate
 from core.precision import Precision, autocast
 from core.schedule import Schedule, schedule
@@ -87,17 +88,21 @@ def fit(
     *,
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
     resume: dict[str, Any] | None = None,
+    recorded: int | None = None,
 ) -> Iterator[Epoch]:
     """Train until the gate passes, the epochs run out, patience ends or the run diverges.
 
-    `wrap` puts the trainable into its DistributedDataParallel wrapper; `resume` is an earlier `Epoch.state()`.
-    A run that had already ended yields nothing. Divergence and lack of memory are outcomes, not exceptions.
+    `wrap` puts the trainable into its DistributedDataParallel wrapper; `resume` is an earlier `Epoch.state()`, whose
+    epochs after the first `recorded` are yielded again, for a record that was cut short before them (None: all are
+    recorded). A run that had already ended trains no further. Divergence and lack of memory are outcomes, not
+    exceptions.
     """
     run = _Run(trainable, settings, wrap)
     if resume is None:
         trainable.begin(data)
     else:
         run.load_state_dict(resume)
+        yield from run.past(run.epoch if recorded is None else recorded)
     while run.outcome is None and run.epoch < settings.max_epochs:
         began = perf_counter()
         metrics: Metrics = {}
@@ -137,6 +142,7 @@ class _Run:
         )
         self.device = self.step.device
         self.epoch, self.streak = 0, 0
+        self.seed = torch.initial_seed()
         self.outcome: Outcome | None = None
         self.reason: str | None = None
         self.history: list[dict[str, Any]] = []
@@ -152,14 +158,22 @@ class _Run:
         """One pass over the batches; fills in the `train/` metrics and the loss of every step."""
         began = perf_counter()
         reset_peak_memory(self.device)
+        if world_size() > 1:  # ranks draw apart from one another, and the same again after a restart of all
+            rng.seed_everything(mixed(self.seed, self.epoch, rank()))
         self.trainable.train()
         mean, on_device, count = Mean(), [], 0
         self.step.begin_epoch()
         try:
             for batch, done, share, first, last in _grouped(batches, self.settings.accumulate):
+                mine, weight = part(batch, rank(), world_size())
                 self.step.set_progress((self.epoch + done) / self.settings.max_epochs)
-                with self.step.batch(share, first=first, last=last), autocast(self.settings.precision, self.device):
-                    step_losses = self.trainable.train_step(batch, self.step)
+                with (
+                    self.step.batch(share * weight, first=first, last=last),
+                    autocast(self.settings.precision, self.device),
+                ):
+                    step_losses = self.trainable.train_step(mine, self.step)
+                if weight != 1:
+                    step_losses = {name: loss * weight for name, loss in step_losses.items()}
                 mean.add(step_losses, samples(batch))
                 on_device.append(step_losses["loss"].detach())
                 count += samples(batch)
@@ -168,7 +182,7 @@ class _Run:
             raise
         # The training's one host sync: all before it is queued, not awaited.
         history, totals, norms, (finite,) = to_host(on_device, mean.totals, self.step.norms.totals, [self.step.finite])
-        losses += history
+        losses += average(history)
         seconds = perf_counter() - began
         metrics |= average_metrics({f"train/{name}": value for name, value in mean.means(totals).items()})
         metrics |= {f"train/{name}": value for name, value in self.step.norms.means(norms).items()}
@@ -243,12 +257,22 @@ class _Run:
     def next_epoch(self, metrics: Metrics, losses: list[float]) -> Epoch:
         self.epoch += 1
         self.history.append({"epoch": self.epoch, "metrics": metrics, "losses": losses})
-        score = HOPELESS if self.outcome in CUT_SHORT else self.settings.gate.score(metrics)
-        return Epoch(self.epoch, metrics, losses, score, self.outcome, self.reason, self.state_dict)
+        return self._yielded(self.history[-1])
+
+    def past(self, after: int) -> Iterator[Epoch]:
+        """The epochs that the state came with, from the one after `after` on."""
+        return (self._yielded(entry) for entry in self.history if entry["epoch"] > after)
+
+    def _yielded(self, entry: dict[str, Any]) -> Epoch:
+        index, metrics, losses = entry["epoch"], entry["metrics"], entry["losses"]
+        outcome, reason = (self.outcome, self.reason) if index == self.epoch else (None, None)
+        score = HOPELESS if outcome in CUT_SHORT else self.settings.gate.score(metrics)
+        return Epoch(index, metrics, losses, score, outcome, reason, self.state_dict)
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "epoch": self.epoch,  # the schedule's position and the data's order are functions of it
+            "seed": self.seed,
             "streak": self.streak,
             "outcome": self.outcome,
             "reason": self.reason,
@@ -263,7 +287,7 @@ class _Run:
         self.trainable.load_state_dict(state["trainable"])
         self.step.load_state_dict(state)
         rng.restore(state["rng"])
-        self.epoch, self.streak = state["epoch"], state["streak"]
+        self.epoch, self.streak, self.seed = state["epoch"], state["streak"], state["seed"]
         self.outcome, self.reason = state["outcome"], state["reason"]
         self.history, self.best = list(state["history"]), state["best"]
 

@@ -20,7 +20,7 @@ from core.trainable import Mean, Trainable
 class TrainStep:
     """Implements `core.trainable.Step`, and keeps the optimizers, the gradient scaler and the finite flag.
 
-    With accumulation the loop opens a group of batches: each batch's loss counts by its share of the
+    The loop opens groups of batches (of one each, without accumulation): each batch's loss counts by its share of the
     group's samples, and `update` steps on the last of them.
     """
 
@@ -78,7 +78,7 @@ class TrainStep:
             chosen.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, enabled=False):
             # Only this optimizer's parameters: a generator's loss leaves nothing in the critic's gradients.
-            self.scaler.scale(loss * self.share if self.grouped else loss).backward(inputs=None if self.ddp else params)
+            self.scaler.scale(loss if self.share == 1 else loss * self.share).backward(inputs=None if self.ddp else params)
         if not self.last:
             return torch.full((), torch.nan, device=self.device)
         return self._step(chosen, params, "grad_norm" if optimizer == "main" else f"grad_norm_{optimizer}")

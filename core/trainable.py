@@ -32,7 +32,10 @@ class Data(Protocol):
     """
 
     def train(self, epoch: int) -> Sequence[Batch]:
-        """The batches of one epoch, on the device: a pure function of `epoch`, or a resumed run differs."""
+        """The batches of one epoch, on the device: a pure function of `epoch`, or a resumed run differs.
+
+        Several workers get the same batches, and the core gives each its part of every tensor's first axis.
+        """
 
     def val(self) -> Sequence[Batch]:
         """The held-out batches, the same at every call."""

@@ -20,16 +20,16 @@ from typing import Any
 
 import ray
 import yaml
+from core.record import append_event, write_atomically
 from ray import tune
 
-from core.record import append_event, write_atomically
 from sweeps import cli, preflight, report, scheduler
 from sweeps import config as configuration
 from sweeps.recording import Enough, Recorder, rungs_seen
 from sweeps.schema import make_gate
 from sweeps.search import Search
 from sweeps.space import Space, read
-from sweeps.trial import DirectTrial
+from sweeps.trial import DirectTrial, several_workers
 
 
 def main() -> None:
@@ -103,27 +103,43 @@ def _run(folder: Path, config: dict[str, Any], points: Space, concurrent: int) -
 def tune_sweep(folder: Path, config: dict[str, Any], points: Space, recorder: Recorder, concurrent: int) -> None:
     """Hand the trials that are left to Tune, `concurrent` at a time."""
     search, chosen = recorder.search, scheduler.make(config, points, rungs_seen(folder))
+    trial, resources, callbacks = _shape(config, points, folder)
     recorder.finish_unended(getattr(chosen, "stopped", set()))
     left = -1 if config["num_samples"] is None else max(0, config["num_samples"] - search.told)
     enough = Enough(recorder, config)
     if left == 0 or enough.stop_all():
         return
     tune.run(
-        tune.with_parameters(DirectTrial, base=config, sweep=str(folder)),
+        trial,
         name=".tune",
         storage_path=str(folder),
         search_alg=search,
         scheduler=chosen,
         stop=enough,
-        callbacks=[recorder],
+        callbacks=[recorder, *callbacks],
         num_samples=left,
         max_concurrent_trials=concurrent,
-        resources_per_trial={"cpu": config["resources"]["cpus"], "gpu": config["resources"]["gpus"]},
+        resources_per_trial=resources,
         max_failures=config["resources"]["max_failures"],
         reuse_actors=True,
         raise_on_failed_trial=False,
         verbose=0,
     )
+
+
+def _shape(config: dict[str, Any], points: Space, folder: Path) -> tuple[Any, Any, list[tune.Callback]]:
+    """What Tune runs a trial as, what it reserves for one, and who clears up after it."""
+    resources = config["resources"]
+    if not several_workers(config, points):
+        reserved = {"cpu": resources["cpus_per_worker"], "gpu": resources["gpus_per_worker"]}
+        return tune.with_parameters(DirectTrial, base=config, sweep=str(folder)), reserved, []
+    from sweeps.group import Janitor, Office, TrainTrial  # here, for Ray Train takes two seconds to import
+
+    office = ray.remote(num_cpus=0)(Office).remote()
+    # The workers reserve their own; a reservation of Tune's must not be empty, and every machine has memory.
+    reserved = tune.PlacementGroupFactory([{"CPU": 0, "memory": 2**20}])
+    trial = tune.with_parameters(TrainTrial, base=config, sweep=str(folder), office=office)
+    return trial, reserved, [Janitor(office)]
 
 
 def start_ray(config: dict[str, Any]) -> int:
@@ -142,12 +158,18 @@ def start_ray(config: dict[str, Any]) -> int:
     except ConnectionError as error:
         raise ValueError(f"RAY_ADDRESS: got {address!r}, expected a running cluster ({error})") from error
     cluster, resources = ray.cluster_resources(), config["resources"]
-    wanted = {"CPU": resources["cpus"], "GPU": resources["gpus"]}
-    holds = min(int(cluster.get(kind, 0) // amount) for kind, amount in wanted.items() if amount)
+    wanted = {"CPU": resources["cpus_per_worker"], "GPU": resources["gpus_per_worker"]}
+    places = sum(
+        min(int(node["Resources"].get(kind, 0) // amount) for kind, amount in wanted.items() if amount)
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+    holds = places // resources["workers"]
     if holds < 1:
         has = f"{cluster.get('CPU', 0):g} CPUs and {cluster.get('GPU', 0):g} GPUs"
         ray.shutdown()
-        raise ValueError(f"resources: got {wanted['CPU']} CPUs and {wanted['GPU']} GPUs a trial; the cluster has {has}")
+        each = f"{resources['workers']} x ({wanted['CPU']} CPUs and {wanted['GPU']} GPUs) a trial"
+        raise ValueError(f"resources: got {each}; the cluster has {has}")
     return config["max_concurrent"] or holds
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
+from core.gate import HOPELESS
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, PopulationBasedTraining, TrialScheduler
 
@@ -20,6 +21,9 @@ Seen = tuple[str, int, float]  # trial, absolute epoch, score
 
 class GateASHA(AsyncHyperBandScheduler):
     """Asynchronous successive halving on the gate's score, at rungs in absolute epochs.
+
+    Of equal scores none is stopped, for nothing says which is the better. A trial whose gated metrics are no numbers is
+    stopped at the first epoch from `grace_period` on.
 
     With several `brackets` (asynchronous Hyperband; no more than there are rungs) later ones spare a trial its first
     rungs. Rungs are keyed by the sweep's own trial names and rebuilt from the record, so that a resumed sweep decides
@@ -52,10 +56,11 @@ class GateASHA(AsyncHyperBandScheduler):
             brackets=min(brackets, rungs),
             max_t=max_t,
         )
+        self.grace_period = grace_period
         self.stopped: set[str] = set()  # of the trials in `seen`
         for name, epoch, score in seen:
             decision = self._bracket(name).on_result(SimpleNamespace(trial_id=name), epoch, score)
-            if decision == TrialScheduler.STOP and epoch < max_t:
+            if epoch < max_t and (decision == TrialScheduler.STOP or self._is_hopeless(epoch, score)):
                 self.stopped.add(name)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
@@ -64,7 +69,11 @@ class GateASHA(AsyncHyperBandScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if result["epoch"] >= self._max_t:  # the trial ends by itself, with its own outcome
             return TrialScheduler.CONTINUE
-        return super().on_trial_result(tune_controller, _named(trial), result)
+        decision = super().on_trial_result(tune_controller, _named(trial), result)
+        return TrialScheduler.STOP if self._is_hopeless(result["epoch"], result["score"]) else decision
+
+    def _is_hopeless(self, epoch: int, score: float) -> bool:
+        return epoch >= self.grace_period and score <= HOPELESS
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         super().on_trial_complete(tune_controller, _named(trial), result)

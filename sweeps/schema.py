@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
-
 from core import schedule
 from core.gate import Gate
 from core.loop import Patience, Settings
 from core.precision import Precision
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 class Strict(BaseModel):
@@ -64,10 +63,12 @@ class SearchConfig(Strict):
 
 
 class ResourcesConfig(Strict):
-    cpus: PositiveFloat
-    gpus: NonNegativeFloat
+    workers: PositiveInt
+    cpus_per_worker: PositiveFloat
+    gpus_per_worker: NonNegativeFloat
     threads: PositiveInt
     max_failures: int = Field(ge=0)
+    reuse_workers: bool
 
 
 class TrackingConfig(Strict):
@@ -102,6 +103,7 @@ class Config(Strict):
     grace_period: PositiveInt
     time_budget: PositiveFloat | None
     results: str
+    storage: str | None
     resume: str | None
 
 

@@ -9,47 +9,63 @@ from __future__ import annotations
 import argparse
 import copy
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from tqdm import tqdm
-
 from core import checkpoint
 from core.loop import CUT_SHORT, Epoch, fit
-from core.record import Record, read_events, write_atomically
+from core.record import Record, write_atomically
 from core.trainable import Batch, Data
+from torch import nn
+from tqdm import tqdm
+
 from sweeps import cli, figures
 from sweeps import config as configuration
 from sweeps.schema import check, make_gate, make_settings
+from sweeps.storage import Workplace
 
 
 def epochs(
     config: dict[str, Any],
     folder: Path,
     resume: dict[str, Any] | None = None,
+    *,
+    recorded: int = 0,
+    rank: int = 0,
+    wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
     watch: Callable[[Data], Data] = lambda data: data,
-) -> Iterator[Epoch]:
-    """Train in `folder`, from its newest whole checkpoint that the record has heard of, saving one every epoch.
+) -> Generator[Epoch]:
+    """Train in `folder`, or from its newest whole checkpoint on; rank 0 saves one every epoch.
 
-    A run that was killed between its checkpoint and its record trains that epoch again, to the same weights.
+    The epochs before that checkpoint, from the one after `recorded` on, are yielded again: a run may have been killed
+    between a checkpoint and the record of it. `resume` is a state to go on from instead.
     """
     torch.set_num_threads(config["resources"]["threads"])
     settings = make_settings(config)
     trainable, data = configuration.build(config)
-    checkpoints = folder / "checkpoints"
-    recorded = sum(event["event"] == "epoch" for event in read_events(folder / "events.jsonl"))
-    if resume is None and recorded and (found := checkpoint.newest(checkpoints, upto=recorded)):
-        resume = found[1]
-    for epoch in fit(trainable, watch(data), settings, resume=resume):
-        if figures.due(config["figures"], epoch):
-            figures.draw(folder, trainable, data, config, epoch)
-        if epoch.outcome not in CUT_SHORT:
-            save(checkpoints / f"epoch_{epoch.index:04d}", epoch)
-            checkpoint.prune(checkpoints, config["training"]["keep_checkpoints"])
-        yield epoch
+    place = Workplace(config["storage"], folder)
+    checkpoints, known = place.folder / "checkpoints", None if resume else recorded
+    try:
+        if resume is None and (found := checkpoint.newest(checkpoints)):
+            resume = found[1]
+        at = resume["epoch"] if resume else 0
+        for epoch in fit(trainable, watch(data), settings, resume=resume, recorded=known, wrap=wrap):
+            if epoch.index > at and rank == 0:
+                place.settle()
+                if figures.due(config["figures"], epoch):
+                    figures.draw(place.folder, trainable, data, config, epoch)
+                if epoch.outcome not in CUT_SHORT:
+                    save(checkpoints / f"epoch_{epoch.index:04d}", epoch)
+                    checkpoint.prune(checkpoints, config["training"]["keep_checkpoints"])
+                place.push()
+                if epoch.outcome:
+                    place.arrived()
+            yield epoch
+    finally:
+        place.close()
 
 
 def save(directory: Path, epoch: Epoch) -> None:
@@ -67,6 +83,7 @@ def main() -> None:
 def train(arguments: argparse.Namespace) -> int:
     """One run from its start or its last checkpoint; returns the exit code."""
     config, folder = _where(arguments)
+    config = {**config, "storage": None}  # one run leaves all of it in its folder
     if arguments.cfg:
         print(yaml.safe_dump(config, sort_keys=False), end="")
         return cli.PASSED
@@ -84,7 +101,7 @@ def train(arguments: argparse.Namespace) -> int:
     bar = tqdm(total=config["training"]["max_epochs"], disable=None, bar_format="{desc} {percentage:3.0f}%|{bar:24}| "
                "{elapsed} ETA {remaining}{postfix}", desc="epoch", initial=record.epochs)  # fmt: skip
     try:
-        for epoch in epochs(config, folder, watch=lambda data: _watched(data, bar)):
+        for epoch in epochs(config, folder, recorded=record.epochs, watch=lambda data: _watched(data, bar)):
             facts = {"score": epoch.score, "outcome": epoch.outcome, "reason": epoch.reason}
             record.epoch(epoch.index, epoch.metrics, epoch.losses, **facts)
             bar.n = epoch.index

@@ -4,23 +4,54 @@ from __future__ import annotations
 
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import torch
-from ray import tune
-
 from core import checkpoint
 from core.gate import HOPELESS
 from core.loop import Epoch
+from ray import tune
+
 from sweeps.config import override
+from sweeps.space import Space
 from sweeps.train import epochs, save
 
 
 def trial_config(base: dict[str, Any], trial: dict[str, Any]) -> dict[str, Any]:
     """The whole configuration of one trial: the sweep's, with its values and a seed of its own."""
     return override(base, {**trial["values"], "seed": base["seed"] + trial["number"]})
+
+
+def several_workers(config: dict[str, Any], space: Space) -> bool:
+    """Whether trials have several workers, or may have."""
+    return config["resources"]["workers"] > 1 or "resources.workers" in space
+
+
+def report(epoch: Epoch) -> dict[str, Any]:
+    """What Tune hears of an epoch."""
+    return {
+        "epoch": epoch.index,
+        "score": epoch.score,
+        "outcome": epoch.outcome,
+        "reason": epoch.reason,
+        "metrics": epoch.metrics,
+        "losses": epoch.losses,
+        "done": epoch.outcome is not None,
+    }
+
+
+def failure(error: Exception, epoch: int) -> dict[str, Any]:
+    """What Tune hears of a trial whose own fault, just caught, ended it after `epoch`."""
+    return {
+        "epoch": epoch,
+        "score": HOPELESS,
+        "outcome": "failed",
+        "reason": f"{type(error).__name__}: {error}",
+        "traceback": traceback.format_exc(),
+        "done": True,
+    }
 
 
 class DirectTrial(tune.Trainable):
@@ -30,14 +61,16 @@ class DirectTrial(tune.Trainable):
     left the process unusable (a CUDA fault) ends it.
     """
 
+    running: Generator[Epoch] | None = None
+
     def setup(self, config: dict[str, Any], base: dict[str, Any], sweep: str) -> None:
         warnings.simplefilter("ignore")  # they would reach nobody here
         self.base, self.sweep = base, Path(sweep)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.cleanup()
         self.trial = new_config
-        self.running: Iterator[Epoch] | None = None
         self.latest: Epoch | None = None
         self.resume: dict[str, Any] | None = None
         return True
@@ -47,30 +80,12 @@ class DirectTrial(tune.Trainable):
             if self.running is None:
                 config = trial_config(self.base, self.trial)
                 self.running = epochs(config, self.sweep / self.trial["trial"], self.resume)
-            epoch = self.latest = next(self.running)
+            self.latest = next(self.running)
         except torch.AcceleratorError:
             raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            detail = traceback.format_exc()
-            at = self.latest.index if self.latest else 0
-            return {
-                "epoch": at,
-                "score": HOPELESS,
-                "outcome": "failed",
-                "reason": reason,
-                "traceback": detail,
-                "done": True,
-            }
-        return {
-            "epoch": epoch.index,
-            "score": epoch.score,
-            "outcome": epoch.outcome,
-            "reason": epoch.reason,
-            "metrics": epoch.metrics,
-            "losses": epoch.losses,
-            "done": epoch.outcome is not None,
-        }
+            return failure(error, self.latest.index if self.latest else 0)
+        return report(self.latest)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """For schedulers that pause or copy trials."""
@@ -78,4 +93,11 @@ class DirectTrial(tune.Trainable):
         save(Path(checkpoint_dir) / "epoch", self.latest)
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
-        self.resume, self.running = checkpoint.read(Path(checkpoint_dir) / "epoch").state(), None
+        self.cleanup()
+        self.resume = checkpoint.read(Path(checkpoint_dir) / "epoch").state()
+
+    def cleanup(self) -> None:
+        """End the run at hand."""
+        if self.running:
+            self.running.close()
+        self.running = None

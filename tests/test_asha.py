@@ -6,11 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from core.gate import HOPELESS
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 
-from core.gate import HOPELESS
 from sweeps.scheduler import GateASHA, Seen
 
 STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE
@@ -51,15 +51,19 @@ def test_a_third_goes_on_with_a_reduction_factor_of_three_and_half_with_two() ->
     assert at_the_first_rung(*before, -0.61, reduction_factor=2)[-1] == STOP
 
 
-@given(st.floats(HOPELESS, 2.0), st.integers(1, 12), st.sampled_from([2, 3, 4]))
+@given(st.floats(-1e6, 2.0), st.integers(1, 12), st.sampled_from([2, 3, 4]))
 @settings(deadline=None)
 def test_ties_go_on(score: float, count: int, factor: int) -> None:
     assert at_the_first_rung(*[score] * count, reduction_factor=factor) == [CONTINUE] * count
 
 
-def test_a_hopeless_trial_is_stopped() -> None:
-    assert at_the_first_rung(-0.3, HOPELESS, -0.2)[1] == STOP
-    assert at_the_first_rung(HOPELESS, HOPELESS, -0.2, HOPELESS) == [CONTINUE, CONTINUE, CONTINUE, STOP]
+def test_a_trial_without_numbers_is_stopped_be_it_the_first_or_between_rungs() -> None:
+    assert at_the_first_rung(HOPELESS, HOPELESS, -0.2, HOPELESS) == [STOP, STOP, CONTINUE, STOP]
+    scheduler = GateASHA(max_t=20, grace_period=2, reduction_factor=3)
+    found = [report(scheduler, "late", epoch, score) for epoch, score in enumerate([HOPELESS, 0.5, 0.5, HOPELESS], 1)]
+    assert found == [CONTINUE, CONTINUE, CONTINUE, STOP]
+    seen = [("late", epoch, score) for epoch, score in enumerate([HOPELESS, 0.5, 0.5, HOPELESS], 1)]
+    assert GateASHA(max_t=20, grace_period=2, seen=seen).stopped == {"late"}
 
 
 def test_nobody_is_stopped_before_the_grace_period_or_between_rungs() -> None:

@@ -276,7 +276,7 @@ def test_two_ranks_forget_and_learn_again_together(tmp_path: Path):
 def _rank(rank: int, *, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    config = override(tiny("born_gan", *FORGETFUL), {"seed": rank, "data.seed": rank, "training.max_epochs": 9})
+    config = override(tiny("born_gan", *FORGETFUL), {"seed": rank, "training.max_epochs": 9})
     trainable, data = build(config)
     found = list(fit(trainable, data, make_settings(config), wrap=DistributedDataParallel))
     phases = [int(one.metrics["val/phase"]) for one in found]

@@ -77,7 +77,7 @@ BEFORE_A_TRIAL = [
     ("device=no_such_device", "device: got 'no_such_device'"),
     ("tracking=mlflow tracking.uri=http://127.0.0.1:9", "expected a running MLflow server"),
     ("tracking=mlflow tracking.uri=mlflow.db", "tracking.uri: got 'mlflow.db', expected http://host:port"),
-    ("resources.gpus=64", "64 GPUs a trial; the cluster has"),
+    ("resources.gpus_per_worker=64", r"1 x \(1 CPUs and 64 GPUs\) a trial; the cluster has"),
 ]
 
 

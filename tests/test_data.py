@@ -1,29 +1,28 @@
-"""Each rank's batches of an epoch, and checks of a configuration's values."""
+"""The order of an epoch, each rank's part of a batch, and checks of a configuration's values."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.data import check_batch_size, generator, require, share, shuffled
+from core.data import check_batch_size, generator, part, require, shuffled
 
 
-def ranks(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    monkeypatch.setattr("core.data.world_size", lambda: count)
-
-
-def rank(monkeypatch: pytest.MonkeyPatch, index: int) -> None:
-    monkeypatch.setattr("torch.distributed.get_rank", lambda: index)
+class Pair(NamedTuple):
+    x: torch.Tensor
+    y: torch.Tensor
 
 
 @given(count=st.integers(1, 200), batch_size=st.integers(1, 50), epoch=st.integers(0, 5))
-def test_an_epoch_shows_each_sample_at_most_once_in_whole_batches(count: int, batch_size: int, epoch: int) -> None:
+def test_an_epoch_shows_each_sample_once(count: int, batch_size: int, epoch: int) -> None:
     batches = shuffled(count, batch_size, seed=0, epoch=epoch)
-    assert [len(batch) for batch in batches] == [batch_size] * (count // batch_size)
-    seen = torch.cat([*batches, torch.empty(0, dtype=torch.int64)]).tolist()
-    assert len(set(seen)) == len(seen) and set(seen) <= set(range(count))
+    whole, tail = divmod(count, batch_size)
+    assert [len(batch) for batch in batches] == [batch_size] * whole + [tail] * (tail > 0)
+    assert sorted(torch.cat(batches).tolist()) == list(range(count))
 
 
 def test_the_order_is_one_of_its_seed_and_epoch() -> None:
@@ -41,27 +40,35 @@ def test_neighbouring_seeds_and_epochs_have_nothing_in_common() -> None:
     assert len(draws) == 400
 
 
-def test_ranks_share_an_epoch_out_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = torch.cat(shuffled(66, 6, seed=3, epoch=2)).tolist()
-    ranks(monkeypatch, 4)
-    parts = []
-    for index in range(4):
-        rank(monkeypatch, index)
-        parts.append(torch.cat(shuffled(66, 4, seed=3, epoch=2)).tolist())
-        assert range(66)[share(66)] == range(index, 64, 4)
-    assert len({len(part) for part in parts}) == 1
-    together = [sample for part in parts for sample in part]
-    assert len(set(together)) == 64 and set(together) <= set(alone)
+@given(count=st.integers(1, 40), world=st.integers(1, 7))
+def test_ranks_see_each_sample_once_and_their_weighted_means_average_to_that_of_all(count: int, world: int) -> None:
+    """Uneven tails too, and fewer samples than ranks."""
+    batch = {"x": torch.arange(float(count)), "parts": (torch.arange(2 * count).reshape(count, 2), torch.empty(0, 3))}
+    parts = [part(batch, rank, world) for rank in range(world)]
+    seen = torch.cat([mine["x"] for mine, weight in parts if weight])
+    assert sorted(seen.tolist()) == list(range(count))
+    assert all(torch.equal(mine["parts"][0][:, 0], 2 * mine["x"].long()) for mine, _ in parts)  # rows stay together
+    assert sum(weight * mine["x"].mean().item() for mine, weight in parts) / world == pytest.approx((count - 1) / 2)
+    assert all(len(mine["x"]) >= 1 for mine, _ in parts)
 
 
-def test_a_batch_is_at_most_what_each_rank_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_worker_trains_on_the_batch_itself() -> None:
+    batch = [torch.zeros(3)]
+    assert part(batch, 0, 1) == (batch, 1.0)
+
+
+def test_named_tuples_stay_what_they_are() -> None:
+    mine, weight = part(Pair(torch.arange(5), torch.arange(5)), 1, 2)
+    assert isinstance(mine, Pair) and mine.x.tolist() == mine.y.tolist() == [1, 3]
+    assert weight == pytest.approx(2 * 2 / 5)
+
+
+def test_a_batch_is_at_most_an_epoch() -> None:
     check_batch_size(64, 64)
-    ranks(monkeypatch, 2)
-    check_batch_size(32, 65)
-    with pytest.raises(ValueError, match=r"data\.batch_size: got 33, expected 1 to 32, the training samples of an ep"):
-        check_batch_size(33, 65)
-    with pytest.raises(ValueError, match=r"data\.batch_size: got 0, expected 1 to 32"):
-        check_batch_size(0, 65)
+    with pytest.raises(ValueError, match=r"data\.batch_size: got 65, expected 1 to 64, the training samples of an ep"):
+        check_batch_size(65, 64)
+    with pytest.raises(ValueError, match=r"data\.batch_size: got 0, expected 1 to 64"):
+        check_batch_size(0, 64)
 
 
 def test_what_is_required_is_said_in_one_line() -> None:

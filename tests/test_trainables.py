@@ -125,7 +125,7 @@ def test_the_oracle_passes_the_gate_and_the_trivial_baseline_fails_it(name: str)
 
 
 def test_replicates(name: str, tmp_path: Path) -> None:
-    """Two ranks that start from different weights and see different batches end with equal parameters."""
+    """Two ranks that start from different weights and see different samples end with equal parameters."""
     spawn(functools.partial(_rank, config=tiny(name), folder=str(tmp_path)), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for key, value in first.items():
@@ -135,7 +135,7 @@ def test_replicates(name: str, tmp_path: Path) -> None:
 def _rank(rank: int, *, config: dict[str, Any], folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    trainable, data = build(override(config, {"seed": rank, "data.seed": rank}))
+    trainable, data = build(override(config, {"seed": rank}))
     for _ in fit(trainable, data, make_settings(config), wrap=DistributedDataParallel):
         pass
     torch.save(trainable.state_dict(), f"{folder}/{rank}.pt")

@@ -328,18 +328,6 @@ def test_windows_are_cut_from_the_corpus_with_their_surprise(windowing):
             assert known[tuple(window)] == expected
 
 
-def test_workers_share_out_the_windows_of_an_epoch(monkeypatch):
-    alone = torch.cat([tokens for tokens, _ in tiny().train(2)])
-    monkeypatch.setattr("core.data.world_size", lambda: 2)
-    parts = []
-    for rank in range(2):
-        monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
-        parts.append(torch.cat([tokens for tokens, _ in tiny().train(2)]))
-    assert torch.equal(torch.stack(parts, dim=1).flatten(0, 1), alone)
-    with pytest.raises(ValueError, match=r"data\.batch_size: got 65, expected 1 to 64"):
-        tiny(batch_size=65)
-
-
 def test_chunks_of_one_epoch_are_all_different():
     data = tiny(windowing="chunk", windows=10_000, batch_size=64)
     assert data.windows == 256 * 2

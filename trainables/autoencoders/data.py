@@ -34,8 +34,7 @@ class Splits:
 class TokenData(ABC):
     """Batches of tokens: features (B, T, F), standardised by the training tokens' mean and spread, and ids (B, T).
 
-    Padding has id 0 and features 0, and counts nowhere. `batch_size` is per worker; the last, incomplete batch of
-    an epoch is left out.
+    Padding has id 0 and features 0, and counts nowhere.
     """
 
     def __init__(self, splits: Splits, *, device: torch.device, seed: int, batch_size: int) -> None:

@@ -142,8 +142,7 @@ class BornData:
     8 x 8 pixels, and so are `iris`, `wine` and `breast_cancer`, of 4, 13 and 30 features. `series` come from the file
     `path`; with `test_path`, what is held out comes from there. Of each class the shares `val` and `test` are held out.
     Each feature's range in training is scaled to [0, 1] (a pixel's is 0 to 16); held-out points beyond it move to the
-    edge. `batch_size` is per worker; the last, incomplete batch of an epoch is left out. Points and split depend on
-    `data_seed`; `seed` orders the epochs.
+    edge. Points and split depend on `data_seed`; `seed` orders the epochs.
     """
 
     def __init__(

@@ -178,8 +178,7 @@ class CircuitData:
     (B, 3), `response` (B, 61, 2) and `type` (B,).
 
     `types` are generated with values of their own, or `path` names a CSV of circuits, which are split in the
-    proportion of the three sizes. `batch_size` is per worker; the last, incomplete batch of an epoch is left out.
-    The circuits and their split depend on `data_seed`; `seed` orders the epochs.
+    proportion of the three sizes. The circuits and their split depend on `data_seed`; `seed` orders the epochs.
     """
 
     def __init__(

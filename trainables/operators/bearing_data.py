@@ -128,8 +128,7 @@ class SimulatedBearings(BearingData):
     """Windows of 85 ms at 12 kHz of simulated machines (see `faults.simulate`), as many of each of the ten classes.
 
     `labelled` is the fraction of the training windows whose states may be learned from; the equations hold for all of
-    them. `batch_size` is per worker; the last, incomplete batch of an epoch is left out. Bearings and windows depend on
-    `data_seed`; `seed` orders the epochs.
+    them. Bearings and windows depend on `data_seed`; `seed` orders the epochs.
     """
 
     has_states = True

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from core.data import check_batch_size, generator, require, shuffled
-from core.distributed import world_size
 from trainables.operators.darcy import Darcy, Medium
 from trainables.operators.grid import Grid
 from trainables.operators.magneto_thermal import MagnetoThermal
@@ -109,9 +108,8 @@ class OperatorData:
 
     `diffusion` (viscosity, conductivity) is that of all problems but Darcy flow, `speed` that of advection, `boundary`
     that of heat, `medium` that of Darcy flow; elsewhere they are null. Rows are times, or x; lengths and times run from
-    0 to 1. An epoch passes over the unsolved samples, `batch_size` of them at a time, per worker, beside as many solved
-    ones, or all of them where there are fewer; without unsolved samples, over the solved ones. The last, incomplete
-    batch is left out. The samples depend on `data_seed`; `seed` orders the epochs.
+    0 to 1. An epoch passes over the unsolved samples, `batch_size` of them at a time, beside as many solved ones, or
+    all of them where there are fewer; without unsolved samples, over the solved ones. The samples depend on `data_seed`; `seed` orders the epochs.
     """
 
     def __init__(
@@ -176,7 +174,7 @@ class OperatorData:
 
     def _cycle(self, count: int, batches: int, epoch: int) -> list[Tensor]:
         """Indices into the solved samples for so many batches: in a new order each time all have been seen."""
-        size = min(self.batch_size, count // world_size())
+        size = min(self.batch_size, count)
         found: list[Tensor] = []
         turn = 0
         while len(found) < batches:

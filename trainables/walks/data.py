@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.data import check_batch_size, generator, require, share
+from core.data import check_batch_size, generator, require
 from trainables.walks import graph as graphs
 from trainables.walks import rules as jumpers
 from trainables.walks.compliance import Judge
@@ -97,8 +97,7 @@ class WalkData:
     """Batches of tokens (B, context + 1) and -log p (B, context) of their steps under the true process.
 
     An epoch is `windows` windows of the corpus, cut at random offsets (`random`) or from the walks laid out
-    in whole windows (`chunk`), which never shows a rule across a cut. `batch_size` is per worker; the last,
-    incomplete batch of an epoch is left out. The corpus depends on `corpus_seed`; `seed` chooses the windows.
+    in whole windows (`chunk`), which never shows a rule across a cut. The corpus depends on `corpus_seed`; `seed` chooses the windows.
     """
 
     def __init__(
@@ -169,8 +168,7 @@ class WalkData:
             per_walk = self.walk_length // (self.context + 1)
             chunk = torch.randperm(walks * per_walk, generator=order)[: self.windows]
             walk, offset = chunk // per_walk, chunk % per_walk * (self.context + 1)
-        mine = share(self.windows)
-        return self._batches(self.corpus.train, walk[mine], offset[mine], self.batch_size, whole=True)
+        return self._batches(self.corpus.train, walk, offset, self.batch_size)
 
     def val(self) -> Sequence[Batch]:
         return self._val
@@ -180,11 +178,10 @@ class WalkData:
         count = len(self.corpus.held_out[0])
         generator = torch.Generator().manual_seed(0)
         offset = torch.randint(self.walk_length - self.context, (count,), generator=generator)
-        return self._batches(self.corpus.held_out, torch.arange(count), offset, 512, whole=False)
+        return self._batches(self.corpus.held_out, torch.arange(count), offset, 512)
 
-    def _batches(self, source: Batch, walk: Tensor, offset: Tensor, size: int, *, whole: bool) -> list[Batch]:
+    def _batches(self, source: Batch, walk: Tensor, offset: Tensor, size: int) -> list[Batch]:
         walk, offset = walk.to(self.device)[:, None], offset.to(self.device)[:, None]
         column = offset + torch.arange(self.context + 1, device=self.device)
         tokens, surprise = source[0][walk, column], source[1][walk, column[:, :-1]]
-        batches = zip(tokens.split(size), surprise.split(size), strict=True)
-        return [batch for batch in batches if not whole or len(batch[0]) == size]
+        return list(zip(tokens.split(size), surprise.split(size), strict=True))
