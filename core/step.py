@@ -78,7 +78,9 @@ class TrainStep:
             chosen.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, enabled=False):
             # Only this optimizer's parameters: a generator's loss leaves nothing in the critic's gradients.
-            self.scaler.scale(loss if self.share == 1 else loss * self.share).backward(inputs=None if self.ddp else params)
+            self.scaler.scale(loss if self.share == 1 else loss * self.share).backward(
+                inputs=None if self.ddp else params
+            )
         if not self.last:
             return torch.full((), torch.nan, device=self.device)
         return self._step(chosen, params, "grad_norm" if optimizer == "main" else f"grad_norm_{optimizer}")

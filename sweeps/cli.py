@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,10 @@ def point(link: Path, folder: Path) -> None:
 
 def facts() -> dict[str, Any]:
     """What else it takes to repeat a run: versions, and the commit (`-dirty` where the code has changed since)."""
-    names = ("gatesweep", "torch", "ray", "optuna", "mlflow", "numpy", "hydra-core")
-    versions = {"python": platform.python_version(), **{name: version(name) for name in names}}
+    versions = {"python": platform.python_version()}
+    for name in ("gatesweep", "torch", "ray", "optuna", "mlflow", "numpy", "hydra-core"):
+        with contextlib.suppress(PackageNotFoundError):  # a cluster may have the code uploaded, not installed
+            versions[name] = version(name)
     command = ["git", "-C", str(CONFIGS.parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         commit = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from core import device, rng
 from core.trainable import Data, Trainable
 from sweeps.schema import check, locate
+from sweeps.storage import restore
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -28,7 +30,8 @@ def load(overrides: Sequence[str]) -> dict[str, Any]:
     parsed = [_parse(item) for item in overrides]
     for one in parsed:
         if one.key_or_group == "resume" and one.value():
-            return _resumed(Path(str(one.value())), [other for other in parsed if other is not one])
+            others = [other for other in parsed if other is not one]
+            return _resumed(_here(str(one.value()), others), others)
     groups = [one for one in parsed if _chooses(one) and one.value() is not None]
     GlobalHydra.instance().clear()
     try:
@@ -98,6 +101,14 @@ def _changed(path: Path, overrides: Sequence[Override]) -> dict[str, Any]:
         return check(OmegaConf.to_container(config))
     except OmegaConfBaseException as error:
         raise ValueError(_one_line(error)) from error
+
+
+def _here(sweep: str, overrides: Sequence[Override]) -> Path:
+    """The folder of a sweep, which is brought from storage first where a URI names it."""
+    if "://" not in sweep:
+        return Path(sweep)
+    given = next((str(one.value()) for one in overrides if one.key_or_group == "results"), None)
+    return restore(sweep, Path(given or os.environ.get("GATESWEEP_RESULTS", "results")).resolve())
 
 
 def _resumed(folder: Path, overrides: Sequence[Override]) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Trials of several workers: Ray Train's worker group is started once and trains trial after trial.
 
-Three parts talk through the office: Tune's trial (`TrainTrial`) assigns and asks for epochs, the workers (`work`) ask for
-trials, train and report, and the driver clears up after processes that were killed.
+Three parts talk through the office: Tune's trial (`TrainTrial`) assigns and asks for epochs, the workers (`work`) ask
+for trials, train and report, and the driver clears up after processes that were killed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import uuid
@@ -17,16 +18,18 @@ from typing import Any
 import ray
 import ray.train
 import torch
+import torch.distributed as dist
 from ray import tune
 from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from torch import nn
 
+from core.gate import HOPELESS
 from sweeps.train import epochs
 from sweeps.trial import failure, report, trial_config
 
 Job = dict[str, Any]  # one trial for a group: its serial number in the group, its name, and its whole configuration
-WITHIN = 10.0  # seconds in which a fault of the trial's own shows on every rank
+WITHIN = 5.0  # seconds in which a fault of the trial's own shows on every rank
 
 
 @dataclass
@@ -40,7 +43,8 @@ class Desk:
     epoch: int = 0  # the last one reported
     starts: int = 0  # times that workers began with this trial
     over: bool = False  # the trial has failed
-    faults: dict[int, str] = field(default_factory=dict)  # by rank
+    faults: dict[int, set[int]] = field(default_factory=dict)  # which ranks failed, by the trial's serial
+    last_fault: str = ""
     reports: asyncio.Queue = field(default_factory=asyncio.Queue)
     placement_group: Any = None
 
@@ -63,7 +67,7 @@ class Office:
             desk.serial, desk.job = desk.serial + 1, job
             desk.asked = desk.reported = desk.starts = 0
             desk.epoch = job["recorded"] if job else 0
-            desk.over, desk.faults, desk.reports = False, {}, asyncio.Queue()
+            desk.over, desk.last_fault, desk.reports = False, "", asyncio.Queue()
             self.changed.notify_all()
 
     async def step(self, group: str) -> dict[str, Any]:
@@ -86,9 +90,11 @@ class Office:
             if rank == 0:
                 desk.starts += 1
                 if desk.starts > desk.job["max_failures"] + 1:
-                    await self._give_up(desk, {"outcome": "failed", "reason": f"its workers died {desk.starts - 1} times"})
+                    reason = f"its workers died, {desk.starts - 1} x{desk.last_fault}"
+                    await self._give_up(desk, {"score": HOPELESS, "outcome": "failed", "reason": reason})
                     continue
-            return {**desk.job, "serial": desk.serial, "recorded": desk.epoch, "reported": desk.reported}
+            progress = {"recorded": desk.epoch, "reported": desk.reported, "start": desk.starts}
+            return {**desk.job, **progress, "group": group, "serial": desk.serial}
 
     async def go(self, group: str, serial: int, reported: int) -> bool:
         """For a worker that has trained `reported` epochs: whether to train another, once that is known."""
@@ -103,21 +109,25 @@ class Office:
             desk.reported, desk.epoch = desk.reported + 1, found["epoch"]
             desk.reports.put_nowait(found)
 
-    async def fault(self, group: str, serial: int, rank: int, world: int, found: dict[str, Any]) -> bool:
-        """A rank has failed; returns whether all have, so that none of them hangs in a collective."""
-        desk = self.desks[group]
+    async def fault(self, job: Job, rank: int, world: int, final: bool, found: dict[str, Any]) -> bool:
+        """A rank has failed; returns whether all have, so that none of them hangs in a collective.
+
+        Then, or where it is `final`, the trial has failed. Else its workers will begin again.
+        """
+        desk, serial = self.desks[job["group"]], job["serial"]
+        failed = desk.faults.setdefault(serial, set())
         async with self.changed:
-            if desk.serial == serial:
-                desk.faults[rank] = found["reason"]
+            failed.add(rank)
             self.changed.notify_all()
-            try:
-                alike = self.changed.wait_for(lambda: len(desk.faults) == world or desk.serial != serial)
-                await asyncio.wait_for(alike, WITHIN)
-            except TimeoutError:
-                pass
-        together = len(desk.faults) == world
-        if desk.serial == serial and not desk.over:
-            await self._give_up(desk, found)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.changed.wait_for(lambda: len(failed) == world), WITHIN)
+        together = len(failed) == world
+        if (desk.serial, desk.starts) == (serial, job["start"]) and not desk.over:
+            desk.last_fault = f": {found['reason']}"
+            if together or final:
+                await self._give_up(desk, found)
+            else:
+                failed.clear()
         return together
 
     async def _give_up(self, desk: Desk, found: dict[str, Any]) -> None:
@@ -246,36 +256,37 @@ def work(loop: dict[str, Any]) -> None:
         ray.get(office.register.remote(group, ray.util.get_current_placement_group()))
     serial = 0
     while (job := ray.get(office.next.remote(group, serial, rank))) is not None:
-        serial, at = job["serial"], job["recorded"]
+        serial = job["serial"]
         try:
-            at = _train(office, group, rank, job, str(device), Path(loop["sweep"]))
-        except torch.AcceleratorError:
-            raise  # the process may be of no use any more: Ray Train starts the group again
+            _train(office, rank, job, str(device), Path(loop["sweep"]))
+        except (torch.AcceleratorError, dist.DistError):
+            raise  # this process is of no use any more, or another has gone: Ray Train starts the group again
         except Exception as error:
-            if not ray.get(office.fault.remote(group, serial, rank, world, failure(error, at))):
+            final = isinstance(error, RanOut)
+            found = failure(error, job["recorded"]) | ({"reason": str(error)} if final else {})
+            if "gloo" in str(error) or not ray.get(office.fault.remote(job, rank, world, final, found)):
                 raise
 
 
-def _train(office: Any, group: str, rank: int, job: Job, device: str, sweep: Path) -> int:
-    """Train one trial as far as the office wants; returns its last epoch."""
-    config = job["config"]
+def _train(office: Any, rank: int, job: Job, device: str, sweep: Path) -> None:
+    """Train one trial as far as the office wants."""
+    config, group, serial = job["config"], job["group"], job["serial"]
     if config["device"] in ("auto", "cuda"):
         config = {**config, "device": device}
     running = epochs(config, sweep / job["trial"], recorded=job["recorded"], rank=rank, wrap=wrap)
-    reported, at = job["reported"], job["recorded"]
+    reported = job["reported"]
     try:
-        while ray.get(office.go.remote(group, job["serial"], reported)):
+        while ray.get(office.go.remote(group, serial, reported)):
             epoch = next(running)
             if epoch.outcome == "failed":  # by one rank's memory, maybe, while the others wait for it
                 raise RanOut(epoch.reason)
             if rank == 0:
-                ray.get(office.report.remote(group, job["serial"], report(epoch)))
-            reported, at = reported + 1, epoch.index
+                ray.get(office.report.remote(group, serial, report(epoch)))
+            reported += 1
             if epoch.outcome is not None:
                 break
     finally:
         running.close()
-    return at
 
 
 def wrap(module: nn.Module) -> nn.Module:

@@ -11,6 +11,7 @@ from core import checkpoint
 from core.trainable import Data, Trainable
 from sweeps.config import build
 from sweeps.schema import check
+from sweeps.storage import fetch
 
 WEIGHTS = "state_dict.pth"  # in a logged model: the name that mlflow.pytorch.load_state_dict looks for
 
@@ -28,9 +29,11 @@ def load(folder: str | Path, device: str = "auto") -> tuple[Trainable, Data]:
     trainable, data = build({**config, "device": device})
     if (folder / WEIGHTS).is_file():
         weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
-    elif found := checkpoint.best(folder / "checkpoints"):
-        weights = found.state()["trainable"]
     else:
-        raise ValueError(f"load: {str(folder)!r} has no checkpoint")
+        fetch(config["storage"], folder)
+        found = checkpoint.best(folder / "checkpoints")
+        if found is None:
+            raise ValueError(f"load: {str(folder)!r} has no checkpoint")
+        weights = found.state()["trainable"]
     trainable.load_state_dict(weights)
     return trainable.eval(), data

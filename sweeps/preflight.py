@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import urllib.request
+from pathlib import Path
 from typing import Any
 
+import ray
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from core.trainable import owns_step
+from core.trainable import owns_step, samples
 from sweeps import figures, scheduler, search
 from sweeps.config import build, override
 from sweeps.schema import make_gate, make_settings
 from sweeps.space import Float, Space
+from sweeps.trial import several_workers
 
 
 def check_tracking(uri: str | None) -> None:
@@ -30,8 +36,10 @@ def check_tracking(uri: str | None) -> None:
 
 def check_search(config: dict[str, Any], space: Space) -> None:
     """The sampler and the scheduler can be made, and suit the space."""
-    scheduler.make(config, space)
+    chosen = scheduler.make(config, space)
     search.make_sampler(config)
+    if isinstance(chosen, scheduler.Population) and several_workers(config, space):
+        raise ValueError("resources.workers: scheduler=pbt copies trials, which needs workers of 1")
     if search.is_exhaustive(config):
         for key, leaf in space.items():
             if isinstance(leaf, Float) and leaf.step is None and leaf.low < leaf.high:
@@ -40,13 +48,37 @@ def check_search(config: dict[str, Any], space: Space) -> None:
         raise ValueError("num_samples: got None, expected a number of trials (null is for search=grid)")
 
 
+def check_machines(folder: Path, new: bool) -> None:
+    """Raise ValueError unless every machine of the cluster sees the sweep's folder; a `new` one is removed then."""
+    here = ray.get_runtime_context().get_node_id()
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    seen = ray.remote(num_cpus=0)(os.path.isfile)
+    asked = {
+        node["NodeManagerAddress"]: seen.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(str(folder / "config.yaml"))
+        for node in others
+    }
+    blind = [address for address, answer in asked.items() if not ray.get(answer)]
+    if blind:
+        if new:
+            shutil.rmtree(folder)
+        raise ValueError(
+            f"storage: got null, but {', '.join(blind)} does not see {str(folder)!r}: "
+            "results=<a folder that all machines share>, or storage=<such a folder, or s3://bucket/sweeps>"
+        )
+
+
 def check_run(config: dict[str, Any], space: Space) -> None:
     """A run can be built, at every corner of the search space too, and reports what its gate reads."""
     torch.set_num_threads(config["resources"]["threads"])
     trainable, data = build(config)
     make_settings(config).check(trainable)
+    batch, workers = data.train(0)[0], config["resources"]["workers"]
+    if samples(batch) < workers:
+        raise ValueError(f"resources.workers: got {workers}, expected at most {samples(batch)}, the samples of a batch")
     with torch.no_grad():
-        reported = {f"train/{name}" for name in trainable(data.train(0)[0])}
+        reported = {f"train/{name}" for name in trainable(batch)}
         trainable.eval()
         reported |= {f"val/{name}" for name in trainable.evaluate(data)}
     gate = make_gate(config)

@@ -35,6 +35,7 @@ class Recorder(tune.Callback):
         self.began = time.monotonic()
         self.outcomes = Counter(event["outcome"] for event in past if event["event"] == "end")
         self.records: dict[str, Record] = {}
+        self.lost: Counter[str] = Counter()  # times that a trial's process died before it began
         self.values: dict[str, dict[str, Any]] = {}
         self.progress = Progress(config, self.outcomes)
 
@@ -67,8 +68,13 @@ class Recorder(tune.Callback):
         self._end(trial.config["trial"], outcome, reason, last.get("traceback"))
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        error = str(trial.get_error() or "the process died").strip().splitlines()
-        self._end(trial.config["trial"], "failed", error[-1], "\n".join(error))
+        error, name = str(trial.get_error() or "the process died").strip().splitlines(), trial.config["trial"]
+        if name not in self.records:  # its process, kept from the trial before, was found dead: Tune gives it up
+            self.lost[name] += 1
+            if self.lost[name] <= self.config["resources"]["max_failures"]:
+                return self.search.hand_back(name)
+            self._record(trial.config)
+        self._end(name, "failed", error[-1], "\n".join(error))
 
     def on_experiment_end(self, trials: list, **info: Any) -> None:
         for name in list(self.records):

@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
-import logging
-import os
 import shutil
 import signal
 import subprocess
@@ -20,15 +18,17 @@ from typing import Any
 
 import ray
 import yaml
-from core.record import append_event, write_atomically
 from ray import tune
 
+from core.record import append_event, write_atomically
 from sweeps import cli, preflight, report, scheduler
 from sweeps import config as configuration
+from sweeps.cluster import start_ray
 from sweeps.recording import Enough, Recorder, rungs_seen
 from sweeps.schema import make_gate
 from sweeps.search import Search
 from sweeps.space import Space, read
+from sweeps.storage import Mirror, Store
 from sweeps.trial import DirectTrial, several_workers
 
 
@@ -52,6 +52,8 @@ def sweep(config: dict[str, Any]) -> int:
     preflight.check_search(config, points)
     if config["tracking"]["enabled"]:
         preflight.check_tracking(config["tracking"]["uri"])
+    if config["storage"]:
+        Store(config["storage"]).check()
     preflight.check_run(config, points)
     ours = not ray.is_initialized()
     concurrent = start_ray(config)
@@ -64,6 +66,8 @@ def sweep(config: dict[str, Any]) -> int:
             except BlockingIOError as error:
                 raise ValueError(f"resume: got {str(folder)!r}, which another sweep is running in") from error
             write_atomically(folder / "config.yaml", yaml.safe_dump({**config, "resume": None}, sort_keys=False))
+            if config["storage"] is None:
+                preflight.check_machines(folder, new=config["resume"] is None)
             cli.point(folder.parent / "latest", folder)
             return _run(folder, config, points, concurrent)
     finally:
@@ -77,6 +81,7 @@ def _run(folder: Path, config: dict[str, Any], points: Space, concurrent: int) -
     append_event(folder / "events.jsonl", "start", overrides=sys.argv[1:], **facts)
     print(f"sweep {folder}", flush=True)
     publisher = _start_publisher(folder, config)
+    mirror = Mirror(config["storage"], folder) if config["storage"] else None
     gate = make_gate(config)
     search = Search(config, points, gate, folder)
     recorder = Recorder(folder, config, gate, search)
@@ -93,6 +98,8 @@ def _run(folder: Path, config: dict[str, Any], points: Space, concurrent: int) -
     append_event(folder / "events.jsonl", "interrupted" if interrupted else "end", elapsed=recorder.elapsed)
     print(report.to_text(report.leaderboard(folder)))
     _stop_publisher(publisher, folder)
+    if mirror and not mirror.close():
+        print(f"storage: not all of the record arrived; it is whole in {folder}", flush=True)
     if interrupted:
         print(f"interrupted; go on with: python sweeps/run.py resume={folder}", flush=True)
         return cli.INTERRUPTED
@@ -105,9 +112,8 @@ def tune_sweep(folder: Path, config: dict[str, Any], points: Space, recorder: Re
     search, chosen = recorder.search, scheduler.make(config, points, rungs_seen(folder))
     trial, resources, callbacks = _shape(config, points, folder)
     recorder.finish_unended(getattr(chosen, "stopped", set()))
-    left = -1 if config["num_samples"] is None else max(0, config["num_samples"] - search.told)
     enough = Enough(recorder, config)
-    if left == 0 or enough.stop_all():
+    if search.is_over() or enough.stop_all():
         return
     tune.run(
         trial,
@@ -117,7 +123,7 @@ def tune_sweep(folder: Path, config: dict[str, Any], points: Space, recorder: Re
         scheduler=chosen,
         stop=enough,
         callbacks=[recorder, *callbacks],
-        num_samples=left,
+        num_samples=-1,  # the search knows
         max_concurrent_trials=concurrent,
         resources_per_trial=resources,
         max_failures=config["resources"]["max_failures"],
@@ -140,37 +146,6 @@ def _shape(config: dict[str, Any], points: Space, folder: Path) -> tuple[Any, An
     reserved = tune.PlacementGroupFactory([{"CPU": 0, "memory": 2**20}])
     trial = tune.with_parameters(TrainTrial, base=config, sweep=str(folder), office=office)
     return trial, reserved, [Janitor(office)]
-
-
-def start_ray(config: dict[str, Any]) -> int:
-    """Start Ray here, or join the cluster of RAY_ADDRESS; returns how many trials run at once.
-
-    Raises ValueError where the cluster holds no trial of these resources, or cannot be reached.
-    """
-    for name in ("ray", "ray.tune", "ray.air", "ray.train"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    address = os.environ.get("RAY_ADDRESS")
-    local = {} if address else {"include_dashboard": False, "object_store_memory": 256 * 2**20}
-    try:
-        ray.init(
-            address=address, log_to_driver=False, logging_level=logging.CRITICAL, ignore_reinit_error=True, **local
-        )
-    except ConnectionError as error:
-        raise ValueError(f"RAY_ADDRESS: got {address!r}, expected a running cluster ({error})") from error
-    cluster, resources = ray.cluster_resources(), config["resources"]
-    wanted = {"CPU": resources["cpus_per_worker"], "GPU": resources["gpus_per_worker"]}
-    places = sum(
-        min(int(node["Resources"].get(kind, 0) // amount) for kind, amount in wanted.items() if amount)
-        for node in ray.nodes()
-        if node["Alive"]
-    )
-    holds = places // resources["workers"]
-    if holds < 1:
-        has = f"{cluster.get('CPU', 0):g} CPUs and {cluster.get('GPU', 0):g} GPUs"
-        ray.shutdown()
-        each = f"{resources['workers']} x ({wanted['CPU']} CPUs and {wanted['GPU']} GPUs) a trial"
-        raise ValueError(f"resources: got {each}; the cluster has {has}")
-    return config["max_concurrent"] or holds
 
 
 def _start_publisher(folder: Path, config: dict[str, Any]) -> subprocess.Popen | None:

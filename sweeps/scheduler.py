@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from core.gate import HOPELESS
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, PopulationBasedTraining, TrialScheduler
 
+from core.gate import HOPELESS
 from sweeps.schema import locate
 from sweeps.space import Categorical, Float, Int, Space
 

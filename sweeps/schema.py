@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import pydantic
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
 from core import schedule
 from core.gate import Gate
 from core.loop import Patience, Settings
 from core.precision import Precision
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 class Strict(BaseModel):

@@ -40,18 +40,22 @@ class Search(Searcher):
         self.unfinished = [optuna.Trial(self.study, one._trial_id) for one in left]
         self.exhausted = False
 
-    @property
-    def told(self) -> int:
-        """How many trials are over."""
-        return sum(one.state.is_finished() for one in self.study.get_trials(deepcopy=False))
+    def is_over(self) -> bool:
+        """Whether there is no trial left to begin."""
+        asked, most = len(self.study.get_trials(deepcopy=False)), self.config["num_samples"]
+        return not self.unfinished and (self.exhausted or (most is not None and asked >= most))
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self.exhausted:
-            return Searcher.FINISHED
+        if self.is_over():
+            return None if self.live else Searcher.FINISHED  # one that runs may be handed back yet
         return self.suggestion(self.unfinished.pop(0) if self.unfinished else self._ask())
+
+    def hand_back(self, name: str) -> None:
+        """Take a trial back that never began, to hand it out again."""
+        self.unfinished.append(self.live.pop(name))
 
     def suggestion(self, trial: optuna.Trial) -> dict[str, Any]:
         """The Tune configuration of an Optuna trial; the same each time it is asked for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import threading
@@ -11,8 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import fsspec
-from core.checkpoint import META
 from pyarrow import fs
+
+from core.checkpoint import META
 
 JOURNAL = "study.journal"
 OF_TRIALS = ("checkpoints", "figures")  # what trials write; all else in a sweep's folder is the driver's
@@ -28,7 +30,8 @@ class Store:
             else:
                 self.files, root = _from_uri(uri)
         except (OSError, ValueError, ImportError, KeyError) as error:
-            raise ValueError(f"storage: got {uri!r}, expected a folder or a URI like s3://bucket/sweeps ({error})") from error
+            expected = f"expected a folder or a URI like s3://bucket/sweeps ({error})"
+            raise ValueError(f"storage: got {uri!r}, {expected}") from error
         self.root = PurePosixPath(root).joinpath(*parts)
 
     def check(self) -> None:
@@ -182,10 +185,8 @@ class Mirror:
         wait = self.every
         while not self.over.wait(wait):
             began = time.monotonic()
-            try:
+            with contextlib.suppress(OSError):  # what did not arrive is sent the next time
                 self.sync()
-            except OSError:
-                pass  # what did not arrive is sent the next time
             wait = max(self.every, 10 * (time.monotonic() - began))  # a tenth of the time, of a large record too
 
     def sync(self) -> None:
@@ -219,4 +220,17 @@ def restore(uri: str, results: Path) -> Path:
         if not any(part in OF_TRIALS for part in PurePosixPath(name).parts):
             store.get(name, aside / name)
     aside.rename(folder)
+    _forget_unknown(store, folder)
     return folder
+
+
+def _forget_unknown(store: Store, folder: Path) -> None:
+    """Remove trials that the study had not heard of when its copy was made: it will ask for others by their names."""
+    from sweeps.search import open_study
+
+    known = len(open_study(folder).get_trials(deepcopy=False))
+    for name in store.listed():
+        trial = PurePosixPath(name).parts[0]
+        if trial.startswith("trial_") and int(trial.removeprefix("trial_")) >= known:
+            store.delete(name)
+            shutil.rmtree(folder / trial, ignore_errors=True)

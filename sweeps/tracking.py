@@ -19,6 +19,7 @@ from core.record import STEP_LOSS, Event
 from sweeps import figures
 from sweeps.load import WEIGHTS
 from sweeps.report import OUTCOMES, read_result, trial_folders
+from sweeps.storage import fetch
 
 BATCH = 1000  # metrics a request: MLflow's limit
 STATUS = {"failed": "FAILED", "interrupted": "KILLED"}  # every other outcome is FINISHED
@@ -115,6 +116,10 @@ class Publisher:
         for name in ("config.yaml", "result.json", "scalars.csv", "error.txt"):
             if (folder / name).exists():
                 self.client.log_artifact(run, str(folder / name))
+        if self.config["storage"]:  # on other machines, until now
+            fetch(self.config["storage"], folder)
+            for path in sorted((folder / figures.FOLDER).glob("*.png")):
+                self.client.log_artifact(run, str(path), figures.FOLDER)
         if event["outcome"] == "passed":
             self._model(run, folder)
         self.client.set_terminated(run, STATUS.get(event["outcome"], "FINISHED"), millis(event))

@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 import yaml
+from torch import nn
+from tqdm import tqdm
+
 from core import checkpoint
 from core.loop import CUT_SHORT, Epoch, fit
 from core.record import Record, write_atomically
 from core.trainable import Batch, Data
-from torch import nn
-from tqdm import tqdm
-
 from sweeps import cli, figures
 from sweeps import config as configuration
 from sweeps.schema import check, make_gate, make_settings

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ray import tune
+
 from core import checkpoint
 from core.gate import HOPELESS
 from core.loop import Epoch
-from ray import tune
-
 from sweeps.config import override
 from sweeps.space import Space
 from sweeps.train import epochs, save

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.distributed import rank
 from core.trainable import Data, Losses, Metrics, Trainable
 
 
@@ -48,13 +49,15 @@ class Line(Trainable):
         dropout: float = 0.0,
         misbehave: str | None = None,
         at_epoch: int = 1,
+        on_rank: int | None = None,
         epoch_seconds: float = 0.0,
         split: dict[str, int] | None = None,
         marker: str | None = None,
     ) -> None:
         super().__init__(lr=lr, weight_decay=weight_decay)
         self.marker = Path(marker) if marker else None
-        self.misbehave, self.at_epoch, self.epoch_seconds = misbehave, at_epoch, epoch_seconds
+        self.misbehave = misbehave if on_rank in (None, rank()) else None
+        self.at_epoch, self.epoch_seconds = at_epoch, epoch_seconds
         self.layer, self.dropout = nn.Linear(data.x.shape[1], 1, bias=False), nn.Dropout(dropout)
         self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))
 

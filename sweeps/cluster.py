@@ -1,0 +1,87 @@
+"""The Ray that a sweep runs on: started here, or the cluster of RAY_ADDRESS, and how many trials it holds."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+import yaml
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.experimental.internal_kv import _internal_kv_get
+
+
+def start_ray(config: dict[str, Any]) -> int:
+    """Start Ray here, or join the cluster of RAY_ADDRESS; returns how many trials run at once.
+
+    Raises ValueError where the cluster holds no trial of these resources, or cannot be reached.
+    """
+    for name in ("ray", "ray.tune", "ray.air", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    address = os.environ.get("RAY_ADDRESS") or "local"  # None would join whatever runs on this machine
+    local = {"include_dashboard": False, "object_store_memory": 256 * 2**20} if address == "local" else {}
+    try:
+        ray.init(
+            address=address, log_to_driver=False, logging_level=logging.CRITICAL, ignore_reinit_error=True, **local
+        )
+    except ConnectionError as error:
+        raise ValueError(f"RAY_ADDRESS: got {address!r}, expected a running cluster ({error})") from error
+    try:
+        return concurrency(config)
+    except ValueError:
+        ray.shutdown()
+        raise
+
+
+def concurrency(config: dict[str, Any]) -> int:
+    """How many trials run at once: `max_concurrent`, else as many as the cluster holds, or can grow to hold.
+
+    Raises ValueError where that is none, or not known.
+    """
+    resources = config["resources"]
+    wanted = {"CPU": resources["cpus_per_worker"], "GPU": resources["gpus_per_worker"]}
+    holds = sum(_places(node["Resources"], wanted) for node in ray.nodes() if node["Alive"]) // resources["workers"]
+    each = f"{resources['workers']} x ({wanted['CPU']} CPUs and {wanted['GPU']} GPUs) a trial"
+    if _grows():
+        most = _at_most(wanted)
+        if most is None and config["max_concurrent"] is None:
+            raise ValueError(
+                "max_concurrent: got null, expected a number of trials: this cluster grows, to no known size"
+            )
+        holds = max(holds, (most // resources["workers"]) if most is not None else config["max_concurrent"])
+    if holds < 1:
+        cluster = ray.cluster_resources()
+        has = f"{cluster.get('CPU', 0):g} CPUs and {cluster.get('GPU', 0):g} GPUs"
+        raise ValueError(f"resources: got {each}; the cluster has {has}")
+    return config["max_concurrent"] or holds
+
+
+def _places(has: Mapping[str, float], wanted: Mapping[str, float]) -> int:
+    """How many workers a machine has room for."""
+    return min(int(has.get(kind, 0) // amount) for kind, amount in wanted.items() if amount)
+
+
+def _grows() -> bool:
+    """Whether an autoscaler may add machines. On a cluster that does not, each has a node type of its own."""
+    if is_autoscaler_v2(fetch_from_server=True):
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+        types = {node.ray_node_type_name for node in (*status.idle_nodes, *status.active_nodes)}
+    else:
+        told = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}").get("autoscaler_report", {})
+        types = {*(told.get("active_nodes") or {}), *(told.get("idle_nodes") or {})}
+    return any(not name.startswith("node_") for name in types)
+
+
+def _at_most(wanted: Mapping[str, float]) -> int | None:
+    """How many workers there is room for on all machines that `ray up` may start; None where it left no word."""
+    path = Path.home() / "ray_bootstrap_config.yaml"
+    if not path.is_file():
+        return None
+    kinds = yaml.safe_load(path.read_text())["available_node_types"].values()
+    return sum(kind.get("max_workers", 0) * _places(kind.get("resources", {}), wanted) for kind in kinds)

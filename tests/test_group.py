@@ -1,0 +1,116 @@
+"""Trials of two workers: one group of processes for all of them, whatever goes wrong in one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import yaml
+
+from core import checkpoint
+from core.record import read_events
+from sweeps import config as configuration
+from sweeps.report import trial_folders
+from tests.conftest import LR, trivial
+from tests.test_sweep import run
+
+pytestmark = pytest.mark.usefixtures("ray_here")
+TWO = ["resources.workers=2", "resources.cpus_per_worker=0.5"]
+
+
+def groups() -> dict[str, str]:
+    """The state of every placement group of two workers that there ever was."""
+    table = ray.util.placement_group_table()
+    return {one["placement_group_id"]: one["state"] for one in table.values() if len(one["bundles"]) == 2}
+
+
+def processes(title: str) -> list[int]:
+    """Those whose title has `title` in it."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if title in path.read_text():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def by_fault(folder: Path, key: str = "trainable.misbehave") -> dict[Any, dict[str, Any]]:
+    return {
+        yaml.safe_load((trial / "config.yaml").read_text())["trainable"][key.removeprefix("trainable.")]: json.loads(
+            (trial / "result.json").read_text()
+        )
+        for trial in trial_folders(folder)
+    }
+
+
+def test_one_group_trains_all_trials_and_survives_their_faults(tmp_path: Path) -> None:
+    faults = ["nan", "memory", "boom", None]
+    space = {"misbehave": {"type": "categorical", "choices": faults}}
+    grid = ["search=grid", "num_samples=null", "scheduler=none"]
+    before = groups()
+    _, folder, summary = run(trivial(tmp_path / "two", space, *grid, *TWO, lr=0.1, at_epoch=2))
+    assert (summary["passed"], summary["diverged"], summary["failed"]) == (1, 1, 2)
+    found = by_fault(folder)
+    assert found["memory"]["reason"].startswith("out of memory at batch size 16: try")
+    assert found["boom"]["reason"] == "RuntimeError: boom"
+    started = groups().keys() - before.keys()
+    assert len(started) == 1
+    assert {groups()[one] for one in started} == {"REMOVED"} and processes("RayTrainWorker") == []
+
+    _, alone, _ = run(trivial(tmp_path / "one", None, "num_samples=1", "scheduler=none", lr=0.1))
+    one, two = by_fault(alone)[None]["curves"], found[None]["curves"]
+    assert two["train/step_loss"] == pytest.approx(one["train/step_loss"], rel=1e-4)
+    assert two["val/closeness"] == pytest.approx(one["val/closeness"], rel=1e-4)
+
+
+def test_a_fault_of_one_rank_costs_the_trial_and_not_the_sweep(tmp_path: Path) -> None:
+    """The other ranks wait for it in a collective, for ever: the group starts again, and goes on to the next trial."""
+    space = {"on_rank": {"type": "categorical", "choices": [1, 5]}}
+    limits = ["search=grid", "num_samples=null", "scheduler=none", "resources.max_failures=0"]
+    _, folder, summary = run(trivial(tmp_path, space, *limits, *TWO, misbehave="boom", at_epoch=2))
+    found = by_fault(folder, "on_rank")
+    assert found[1]["reason"] == "its workers died, 1 x: RuntimeError: boom" and found[1]["outcome"] == "failed"
+    assert found[5]["outcome"] in ("passed", "finished") and summary["trials"] == 2
+
+
+def test_a_killed_trial_frees_its_workers_and_goes_on(tmp_path: Path) -> None:
+    def kill() -> None:
+        while not list(tmp_path.glob("*/trial_0000/checkpoints/epoch_0002")):
+            time.sleep(0.05)
+        killed.extend(processes("ray::TrainTrial") or processes("TrainTrial"))
+        os.kill(killed[0], signal.SIGKILL)
+
+    killed: list[int] = []
+    before = groups()
+    threading.Thread(target=kill, daemon=True).start()
+    slow = trivial(tmp_path, LR, "num_samples=1", "scheduler=none", "gate.thresholds={val/closeness:'> 2'}", *TWO)
+    _, folder, summary = run([*slow, "trainable.epoch_seconds=0.3"])
+    assert killed and summary["finished"] == 1
+    epochs = [one["epoch"] for one in read_events(folder / "trial_0000" / "events.jsonl") if one["event"] == "epoch"]
+    assert epochs == [1, 2, 3, 4, 5, 6]
+    started = groups().keys() - before.keys()
+    assert len(started) == 2 and {groups()[one] for one in started} == {"REMOVED"}
+
+
+def test_trials_may_differ_in_workers(tmp_path: Path) -> None:
+    space = {"resources": {"workers": {"type": "categorical", "choices": [1, 2]}}}
+    overrides = trivial(tmp_path, None, "search=grid", "num_samples=null", "scheduler=none", "resources.cpus_per_worker=0.5")
+    config = configuration.load([one for one in overrides if not one.startswith("search.space")] + ["search.space={resources:{workers:{type:categorical,choices:[1,2]}}}"])
+    assert config["search"]["space"] == space
+    from sweeps.run import sweep
+
+    sweep(config)
+    folder = (tmp_path / "latest").resolve()
+    first, second = (checkpoint.newest(one / "checkpoints") for one in trial_folders(folder))
+    assert first and second
+    for key, value in first[1]["trainable"].items():
+        assert value.tolist() == pytest.approx(second[1]["trainable"][key].tolist(), rel=1e-3, abs=1e-4), key
