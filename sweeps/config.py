@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -104,11 +105,17 @@ def _changed(path: Path, overrides: Sequence[Override]) -> dict[str, Any]:
 
 
 def _here(sweep: str, overrides: Sequence[Override]) -> Path:
-    """The folder of a sweep, which is brought from storage first where a URI names it."""
-    if "://" not in sweep:
+    """The folder of a sweep, which is brought from storage first where `sweep` is the copy that is kept there."""
+    if "://" not in sweep and not _is_copy(Path(sweep)):
         return Path(sweep)
     given = next((str(one.value()) for one in overrides if one.key_or_group == "results"), None)
     return restore(sweep, Path(given or os.environ.get("GATESWEEP_RESULTS", "results")).resolve())
+
+
+def _is_copy(folder: Path) -> bool:
+    path = folder / "config.yaml"
+    storage = yaml.safe_load(path.read_text())["storage"] if path.is_file() else None
+    return storage is not None and Path(storage).expanduser().resolve() == folder.resolve().parent
 
 
 def _resumed(folder: Path, overrides: Sequence[Override]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def sweep(config: dict[str, Any]) -> int:
     if config["tracking"]["enabled"]:
         preflight.check_tracking(config["tracking"]["uri"])
     if config["storage"]:
-        Store(config["storage"]).check()
+        Store(config["storage"]).check(folder)
     preflight.check_run(config, points)
     ours = not ray.is_initialized()
     concurrent = start_ray(config)

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import fsspec
-from pyarrow import fs
+from pyarrow import ArrowInvalid, fs
 
 from core.checkpoint import META
 
@@ -34,8 +34,10 @@ class Store:
             raise ValueError(f"storage: got {uri!r}, {expected}") from error
         self.root = PurePosixPath(root).joinpath(*parts)
 
-    def check(self) -> None:
-        """Raise ValueError unless a file can be written here, and removed again."""
+    def check(self, sweep: Path) -> None:
+        """Raise ValueError unless a file can be written here, and removed again, beside the record of `sweep`."""
+        if str(self.root) == str(sweep.parent.resolve()):
+            raise ValueError(f"storage: got {str(self.root)!r}, which is `results` itself: storage=null")
         probe = str(self.root / ".gatesweep")
         try:
             self.files.create_dir(str(self.root), recursive=True)
@@ -77,7 +79,7 @@ class Store:
 def _from_uri(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         return fs.FileSystem.from_uri(uri)
-    except (fs.pa.ArrowInvalid, NotImplementedError):  # no scheme of pyarrow's own
+    except (ArrowInvalid, NotImplementedError):  # no scheme of pyarrow's own
         opened, root = fsspec.core.url_to_fs(uri)
         return fs.PyFileSystem(fs.FSSpecHandler(opened)), root
 
