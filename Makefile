@@ -16,7 +16,7 @@ sweep: env
 	$(BIN)/python sweeps/run.py $(ARGS)
 
 test: env check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: env
 	$(BIN)/ruff check .

@@ -57,6 +57,7 @@ def sweep(config: dict[str, Any]) -> int:
     preflight.check_run(config, points)
     ours = not ray.is_initialized()
     concurrent = start_ray(config)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         cli.make_folder(folder)

@@ -37,7 +37,7 @@ class Search(Searcher):
         self.study = open_study(sweep)
         self.live: dict[str, optuna.Trial] = {}
         left = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        self.unfinished = [optuna.Trial(self.study, one._trial_id) for one in left]
+        self.unfinished = [self._again(one) for one in left]
         self.exhausted = False
 
     def is_over(self) -> bool:
@@ -59,6 +59,7 @@ class Search(Searcher):
 
     def suggestion(self, trial: optuna.Trial) -> dict[str, Any]:
         """The Tune configuration of an Optuna trial; the same each time it is asked for."""
+        self.study.sampler = make_sampler(self.config, trial.number)  # it may have been killed before all were drawn
         values = suggest(trial, self.space, self.exhaustive)
         name = f"trial_{trial.number:04d}"
         self.live[name] = trial
@@ -91,6 +92,10 @@ class Search(Searcher):
     def _ask(self) -> optuna.Trial:
         self.study.sampler = make_sampler(self.config, len(self.study.get_trials(deepcopy=False)))
         return self.study.ask()
+
+    def _again(self, trial: optuna.trial.FrozenTrial) -> optuna.Trial:
+        self.study.sampler = make_sampler(self.config, trial.number)
+        return optuna.Trial(self.study, trial._trial_id)
 
     def _tell(self, trial: optuna.Trial, state: TrialState, value: float | None = None) -> None:
         try:

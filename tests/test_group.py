@@ -14,11 +14,10 @@ import pytest
 import ray
 import yaml
 
-from core import checkpoint
 from core.record import read_events
-from sweeps import config as configuration
 from sweeps.report import trial_folders
 from tests.conftest import LR, trivial
+from tests.processes import descendants
 from tests.test_sweep import run
 
 pytestmark = pytest.mark.usefixtures("ray_here")
@@ -29,18 +28,6 @@ def groups() -> dict[str, str]:
     """The state of every placement group of two workers that there ever was."""
     table = ray.util.placement_group_table()
     return {one["placement_group_id"]: one["state"] for one in table.values() if len(one["bundles"]) == 2}
-
-
-def processes(title: str) -> list[int]:
-    """Those whose title has `title` in it."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if title in path.read_text():
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
 
 
 def by_fault(folder: Path, key: str = "trainable.misbehave") -> dict[Any, dict[str, Any]]:
@@ -64,9 +51,11 @@ def test_one_group_trains_all_trials_and_survives_their_faults(tmp_path: Path) -
     assert found["boom"]["reason"] == "RuntimeError: boom"
     started = groups().keys() - before.keys()
     assert len(started) == 1
-    assert {groups()[one] for one in started} == {"REMOVED"} and processes("RayTrainWorker") == []
+    assert {groups()[one] for one in started} == {"REMOVED"} and descendants(
+        os.getpid(), ("ray::RayTrainWorker",)
+    ) == []
 
-    _, alone, _ = run(trivial(tmp_path / "one", None, "num_samples=1", "scheduler=none", lr=0.1))
+    _, alone, _ = run(trivial(tmp_path / "one", space, *grid, lr=0.1, at_epoch=2))
     one, two = by_fault(alone)[None]["curves"], found[None]["curves"]
     assert two["train/step_loss"] == pytest.approx(one["train/step_loss"], rel=1e-4)
     assert two["val/closeness"] == pytest.approx(one["val/closeness"], rel=1e-4)
@@ -86,7 +75,7 @@ def test_a_killed_trial_frees_its_workers_and_goes_on(tmp_path: Path) -> None:
     def kill() -> None:
         while not list(tmp_path.glob("*/trial_0000/checkpoints/epoch_0002")):
             time.sleep(0.05)
-        killed.extend(processes("ray::TrainTrial") or processes("TrainTrial"))
+        killed.extend(descendants(os.getpid(), ("ray::TrainTrial", "ray::_Inner")))
         os.kill(killed[0], signal.SIGKILL)
 
     killed: list[int] = []
@@ -102,15 +91,10 @@ def test_a_killed_trial_frees_its_workers_and_goes_on(tmp_path: Path) -> None:
 
 
 def test_trials_may_differ_in_workers(tmp_path: Path) -> None:
-    space = {"resources": {"workers": {"type": "categorical", "choices": [1, 2]}}}
-    overrides = trivial(tmp_path, None, "search=grid", "num_samples=null", "scheduler=none", "resources.cpus_per_worker=0.5")
-    config = configuration.load([one for one in overrides if not one.startswith("search.space")] + ["search.space={resources:{workers:{type:categorical,choices:[1,2]}}}"])
-    assert config["search"]["space"] == space
-    from sweeps.run import sweep
-
-    sweep(config)
-    folder = (tmp_path / "latest").resolve()
-    first, second = (checkpoint.newest(one / "checkpoints") for one in trial_folders(folder))
-    assert first and second
-    for key, value in first[1]["trainable"].items():
-        assert value.tolist() == pytest.approx(second[1]["trainable"][key].tolist(), rel=1e-3, abs=1e-4), key
+    """Each then gets a group of its own."""
+    before = groups()
+    base = [one for one in trivial(tmp_path, None, *TWO) if not one.startswith("search.space=")]
+    shown = "search.space={resources:{workers:{type:categorical,choices:[1,2]}}}"
+    _, _, summary = run([*base, shown, "search=grid", "num_samples=null", "scheduler=none"])
+    assert summary["trials"] == summary["passed"] == 2
+    assert len(groups().keys() - before.keys()) == 1  # of two workers; the other is of one

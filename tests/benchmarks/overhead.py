@@ -29,9 +29,10 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from core.loop import fit
 from core.record import read_events
+from sweeps.cluster import start_ray
 from sweeps.config import build, load, override
 from sweeps.report import trial_folders
-from sweeps.run import start_ray, sweep
+from sweeps.run import sweep
 from sweeps.schema import make_settings
 from tests.conftest import trivial
 
