@@ -80,10 +80,11 @@ def facts() -> dict[str, Any]:
         with contextlib.suppress(PackageNotFoundError):  # a cluster may have the code uploaded, not installed
             versions[name] = version(name)
     command = ["git", "-C", str(CONFIGS.parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    commit: str | None
     try:
         commit = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        commit = None
+    except (OSError, subprocess.SubprocessError):  # uploaded without its history
+        commit = os.environ.get("GATESWEEP_COMMIT")
     return {"versions": versions, "git_commit": commit}
 
 

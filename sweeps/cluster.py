@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
 import yaml
+from ray._private import services
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.autoscaler.v2.utils import is_autoscaler_v2
@@ -25,6 +27,8 @@ def start_ray(config: dict[str, Any]) -> int:
     for name in ("ray", "ray.tune", "ray.air", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     address = os.environ.get("RAY_ADDRESS") or "local"  # None would join whatever runs on this machine
+    if not ray.is_initialized():
+        _check_address(address)
     local = {"include_dashboard": False, "object_store_memory": 256 * 2**20} if address == "local" else {}
     try:
         ray.init(
@@ -37,6 +41,19 @@ def start_ray(config: dict[str, Any]) -> int:
     except ValueError:
         ray.shutdown()
         raise
+
+
+def _check_address(address: str) -> None:
+    """Raise ValueError where nothing listens at the address of a cluster; Ray itself would try for minutes."""
+    if address.startswith("ray://"):
+        raise ValueError(f"RAY_ADDRESS: got {address!r}: a sweep runs on its cluster: ray job submit ... (README)")
+    try:
+        found = services.canonicalize_bootstrap_address(address)
+        if found:
+            host, _, port = found.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"RAY_ADDRESS: got {address!r}, expected a running cluster ({error})") from error
 
 
 def concurrency(config: dict[str, Any]) -> int:
@@ -83,5 +100,10 @@ def _at_most(wanted: Mapping[str, float]) -> int | None:
     path = Path.home() / "ray_bootstrap_config.yaml"
     if not path.is_file():
         return None
-    kinds = yaml.safe_load(path.read_text())["available_node_types"].values()
-    return sum(kind.get("max_workers", 0) * _places(kind.get("resources", {}), wanted) for kind in kinds)
+    file = yaml.safe_load(path.read_text())
+    machines = [
+        _places(kind.get("resources", {}), wanted)
+        for kind in file["available_node_types"].values()
+        for _ in range(kind.get("max_workers", 0))
+    ]
+    return sum(sorted(machines, reverse=True)[: file.get("max_workers", len(machines))])

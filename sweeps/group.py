@@ -41,7 +41,7 @@ class Desk:
     asked: int = 0  # epochs asked for, since the trial was assigned
     reported: int = 0  # epochs reported, since then
     epoch: int = 0  # the last one reported
-    starts: int = 0  # times that workers began with this trial
+    starts: list[str] = field(default_factory=list)  # the groups of processes that began with this trial
     over: bool = False  # the trial has failed
     faults: dict[int, set[int]] = field(default_factory=dict)  # which ranks failed, by the trial's serial
     last_fault: str = ""
@@ -65,7 +65,8 @@ class Office:
         desk = self.desks.setdefault(group, Desk())
         async with self.changed:
             desk.serial, desk.job = desk.serial + 1, job
-            desk.asked = desk.reported = desk.starts = 0
+            desk.asked = desk.reported = 0
+            desk.starts = []
             desk.epoch = job["recorded"] if job else 0
             desk.over, desk.last_fault, desk.reports = False, "", asyncio.Queue()
             self.changed.notify_all()
@@ -79,21 +80,24 @@ class Office:
             self.changed.notify_all()
         return await reports.get()
 
-    async def next(self, group: str, after: int, rank: int) -> Job | None:
-        """For a worker: the trial after the one of serial `after`, which may be one that its dead predecessor had."""
+    async def next(self, group: str, after: int, start: str) -> Job | None:
+        """For a worker: the trial after the one of serial `after`, which may be one that its dead predecessor had.
+
+        `start` is the name that all workers have which were started together.
+        """
         desk = self.desks[group]
         while True:
             async with self.changed:
                 await self.changed.wait_for(lambda: desk.serial > after and not desk.over)
             if desk.job is None:
                 return None
-            if rank == 0:
-                desk.starts += 1
-                if desk.starts > desk.job["max_failures"] + 1:
-                    reason = f"its workers died, {desk.starts - 1} x{desk.last_fault}"
+            if start not in desk.starts:
+                desk.starts.append(start)
+                if (deaths := len(desk.starts) - 1) > desk.job["max_failures"]:
+                    reason = f"its workers died, {deaths} x{desk.last_fault}"
                     await self._give_up(desk, {"score": HOPELESS, "outcome": "failed", "reason": reason})
                     continue
-            progress = {"recorded": desk.epoch, "reported": desk.reported, "start": desk.starts}
+            progress = {"recorded": desk.epoch, "reported": desk.reported, "start": start}
             return {**desk.job, **progress, "group": group, "serial": desk.serial}
 
     async def go(self, group: str, serial: int, reported: int) -> bool:
@@ -122,7 +126,7 @@ class Office:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.changed.wait_for(lambda: len(failed) == world), WITHIN)
         together = len(failed) == world
-        if (desk.serial, desk.starts) == (serial, job["start"]) and not desk.over:
+        if desk.serial == serial and desk.starts[-1] == job["start"] and not desk.over:
             desk.last_fault = f": {found['reason']}"
             if together or final:
                 await self._give_up(desk, found)
@@ -254,8 +258,10 @@ def work(loop: dict[str, Any]) -> None:
         torch.cuda.set_device(device)
     if rank == 0:
         ray.get(office.register.remote(group, ray.util.get_current_placement_group()))
+    start = [uuid.uuid4().hex]
+    dist.broadcast_object_list(start, device=device)
     serial = 0
-    while (job := ray.get(office.next.remote(group, serial, rank))) is not None:
+    while (job := ray.get(office.next.remote(group, serial, *start))) is not None:
         serial = job["serial"]
         try:
             _train(office, rank, job, str(device), Path(loop["sweep"]))
