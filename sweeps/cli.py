@@ -40,7 +40,12 @@ def run(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace],
 
 
 def check_folder(path: Path) -> None:
-    """Raise ValueError unless a folder can be made and written at `path`; leave nothing there."""
+    """Raise ValueError unless a folder can be made and written at `path`, and lasts; leave nothing there."""
+    if "working_dir_files" in path.parts:  # where Ray unpacks what `ray job submit` uploads
+        raise ValueError(
+            f"results: got {str(path)!r}, which goes with the job's code: "
+            "results=/a/folder/that/stays, or GATESWEEP_RESULTS"
+        )
     existing = path
     while not existing.exists():
         existing = existing.parent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -77,7 +78,7 @@ BEFORE_A_TRIAL = [
     ("device=no_such_device", "device: got 'no_such_device'"),
     ("tracking=mlflow tracking.uri=http://127.0.0.1:9", "expected a running MLflow server"),
     ("tracking=mlflow tracking.uri=mlflow.db", "tracking.uri: got 'mlflow.db', expected http://host:port"),
-    ("resources.gpus_per_worker=64", r"1 x \(1 CPUs and 64 GPUs\) a trial; the cluster has"),
+    ("resources.gpus_per_worker=64", "1 x (1 CPUs and 64 GPUs) a trial; the cluster has"),
 ]
 
 
@@ -107,6 +108,26 @@ def test_a_results_folder_that_cannot_be_written(ray_here: None, results: str, t
         sweep(configuration.load(trivial(Path(results.format(file=tmp_path / "file")))))
 
 
+def test_results_that_would_go_with_a_job_s_code(tmp_path: Path) -> None:
+    uploaded = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_0" / "results"
+    with pytest.raises(ValueError, match=r"which goes with the job's code: results=/a/folder/that/stays"):
+        sweep(configuration.load(trivial(uploaded)))
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:9", r"RAY_ADDRESS: got '127\.0\.0\.1:9', expected a running cluster \(.*refused"),
+        ("ray://127.0.0.1:10001", "a sweep runs on its cluster: ray job submit"),
+        ("here", "expected a running cluster"),
+    ],
+)
+def test_a_cluster_that_is_not_there(address: str, message: str, tmp_path: Path) -> None:
+    done = cli("experiment=mlp", f"results={tmp_path / 'results'}", cwd=tmp_path, RAY_ADDRESS=address)
+    assert done.returncode == 2 and re.search(message, done.stderr) and done.stderr.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
 def test_a_folder_that_another_sweep_is_running_in(ray_here: None, tmp_path: Path) -> None:
     import fcntl
 
@@ -118,9 +139,10 @@ def test_a_folder_that_another_sweep_is_running_in(ray_here: None, tmp_path: Pat
             sweep(configuration.load([f"resume={folder}"]))
 
 
-def cli(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def cli(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "sweeps" / "run.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, env={**os.environ})
+    known = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, env=known)
 
 
 def test_the_command_says_it_in_one_line_and_exits_with_2(tmp_path: Path) -> None:
