@@ -59,7 +59,6 @@ class Search(Searcher):
 
     def suggestion(self, trial: optuna.Trial) -> dict[str, Any]:
         """The Tune configuration of an Optuna trial; the same each time it is asked for."""
-        self.study.sampler = make_sampler(self.config, trial.number)  # it may have been killed before all were drawn
         values = suggest(trial, self.space, self.exhaustive)
         name = f"trial_{trial.number:04d}"
         self.live[name] = trial
@@ -94,7 +93,15 @@ class Search(Searcher):
         return self.study.ask()
 
     def _again(self, trial: optuna.trial.FrozenTrial) -> optuna.Trial:
-        self.study.sampler = make_sampler(self.config, trial.number)
+        """A trial that an interruption left; values that it came before are drawn as they would have been."""
+        draft = optuna.create_study(sampler=make_sampler(self.config, trial.number), direction="maximize")
+        draft.add_trials(self.study.get_trials(deepcopy=False)[: trial.number])
+        drawn = draft.ask()
+        suggest(drawn, self.space, self.exhaustive)
+        for name in drawn.params.keys() - trial.params.keys():
+            shape = drawn.distributions[name]
+            value = shape.to_internal_repr(drawn.params[name])
+            self.study._storage.set_trial_param(trial._trial_id, name, value, shape)
         return optuna.Trial(self.study, trial._trial_id)
 
     def _tell(self, trial: optuna.Trial, state: TrialState, value: float | None = None) -> None:
