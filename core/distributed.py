@@ -28,13 +28,9 @@ def average_gradients(params: Iterable[Tensor]) -> None:
         if param.grad is None:
             param.grad = torch.zeros_like(param)
         grads.append(param.grad)
-    for dtype in {grad.dtype for grad in grads}:  # one collective for all, not one for each
-        alike = [grad for grad in grads if grad.dtype == dtype]
-        flat = torch.cat([grad.flatten() for grad in alike])
-        dist.all_reduce(flat)
-        flat /= world_size()
-        for grad, mean in zip(alike, flat.split([grad.numel() for grad in alike]), strict=True):
-            grad.copy_(mean.view_as(grad))
+    sum_over_ranks(*grads)
+    for grad in grads:
+        grad /= world_size()
 
 
 def average_metrics(metrics: Metrics) -> Metrics:
@@ -54,10 +50,39 @@ def average(numbers: Sequence[float]) -> list[float]:
 
 
 def sum_over_ranks(*tensors: Tensor) -> None:
-    """Add up statistics of a batch over ranks, in place, e.g. the counts that a codebook's moving average takes in."""
-    if world_size() > 1:
-        for tensor in tensors:
-            dist.all_reduce(tensor)
+    """Add up over ranks, in place, e.g. the counts that a codebook's moving average takes in; all by one collective."""
+    if world_size() == 1:
+        return
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):  # in the same order on every rank
+        alike = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.flatten() for tensor in alike])
+        dist.all_reduce(flat)
+        for tensor, total in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
+            tensor.copy_(total.view_as(tensor))
+
+
+def mean_count(mask: Tensor) -> Tensor:
+    """What to divide a sum over this rank's part of a mask (samples, ...) by, for a mean over the whole batch's.
+
+    In one process, and in evaluation, where every rank sees all samples, that is how much of the mask is set. Over
+    ranks it is as much as so many samples have set on average, by one collective: masked means over parts of a batch
+    then average to the masked mean over the batch, whichever rank has more of the mask. Exact, but for a batch of
+    fewer samples than there are ranks: what a rank takes along counts.
+    """
+    count = mask.sum()
+    return count if _alone() else mean_over_ranks(count / len(mask), len(mask)) * len(mask)
+
+
+def mean_over_ranks(mean: Tensor, samples: int) -> Tensor:
+    """The mean over the whole batch of something whose mean over this rank's samples is `mean`; without a gradient.
+
+    In evaluation that is `mean`, for every rank sees all samples.
+    """
+    if _alone():
+        return mean.detach()
+    sums = torch.cat([mean.detach().flatten() * samples, mean.new_full((1,), samples)])
+    dist.all_reduce(sums)
+    return (sums[:-1] / sums[-1]).view_as(mean)
 
 
 def broadcast(tensors: Iterable[Tensor]) -> None:
@@ -74,6 +99,11 @@ def everywhere(flag: bool) -> bool:
     agreed = torch.tensor(int(flag), device=_device())  # NCCL reduces no booleans
     dist.all_reduce(agreed, dist.ReduceOp.MIN)
     return bool(agreed)
+
+
+def _alone() -> bool:
+    """Whether what this rank computes is of all samples: outside of training one may do so while others do not."""
+    return world_size() == 1 or not torch.is_grad_enabled()
 
 
 def _device() -> torch.device:

@@ -158,14 +158,15 @@ class _Run:
         """One pass over the batches; fills in the `train/` metrics and the loss of every step."""
         began = perf_counter()
         reset_peak_memory(self.device)
-        if world_size() > 1:  # ranks draw apart from one another, and the same again after a restart of all
-            rng.seed_everything(mixed(self.seed, self.epoch, rank()))
+        this, world = rank(), world_size()
+        if world > 1:  # ranks draw apart from one another, and the same again after a restart of all
+            rng.seed_everything(mixed(self.seed, self.epoch, this))
         self.trainable.train()
         mean, on_device, count = Mean(), [], 0
         self.step.begin_epoch()
         try:
             for batch, done, share, first, last in _grouped(batches, self.settings.accumulate):
-                mine, weight = part(batch, rank(), world_size())
+                mine, weight = part(batch, this, world)
                 self.step.set_progress((self.epoch + done) / self.settings.max_epochs)
                 with (
                     self.step.batch(share * weight, first=first, last=last),
@@ -181,13 +182,13 @@ class _Run:
             losses += to_host(on_device)[0]
             raise
         # The training's one host sync: all before it is queued, not awaited.
-        history, totals, norms, (finite,) = to_host(on_device, mean.totals, self.step.norms.totals, [self.step.finite])
+        history, totals, norms, finite = to_host(on_device, mean.totals, self.step.norms.totals, self.step.finite)
         losses += average(history)
         seconds = perf_counter() - began
         metrics |= average_metrics({f"train/{name}": value for name, value in mean.means(totals).items()})
         metrics |= {f"train/{name}": value for name, value in self.step.norms.means(norms).items()}
         metrics |= {"system/train_seconds": seconds, "system/samples_per_second": count / seconds}
-        if not everywhere(bool(finite)):
+        if not everywhere(all(map(math.isfinite, finite))):
             raise Diverged("a training loss or its gradient was not finite")
 
     def validate(self, data: Data, metrics: Metrics) -> None:

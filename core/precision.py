@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
 import torch
 
@@ -10,8 +11,13 @@ Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    return nullcontext() if precision == "fp32" else torch.autocast(device.type, DTYPES[precision])
+
+
+def exact(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """Within `autocast`, and out of it again: for what must not be rounded."""
+    return nullcontext() if precision == "fp32" else torch.autocast(device.type, enabled=False)
 
 
 def scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:

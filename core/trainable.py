@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Batch = Any  # a tensor, or tuples, lists and dicts of tensors whose first axis counts samples
 Losses = dict[str, Tensor]  # scalars on the device; "loss" is the one that is minimised
 Metrics = dict[str, float]  # scalars on the host, named "split/name"
+TOGETHER = 64  # scalars that `Mean` adds up at a time
 
 
 class Diverged(Exception):
@@ -143,28 +144,43 @@ def owns_step(trainable: Trainable) -> bool:
 
 
 class Mean:
-    """Mean of named scalars, weighted by samples, that stays on the device until `value` is asked for."""
+    """Mean of named scalars, weighted by samples, that stays on the device until `value` is asked for.
+
+    A step costs a copy of each scalar: they are added up so many at a time.
+    """
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
         self.weights: dict[str, int] = {}
+        self.sums: dict[str, Tensor] = {}
+        self.kept: dict[tuple[str, int], list[Tensor]] = {}  # of a name and a weight, and in no sum yet
 
     def add(self, scalars: Losses, weight: int = 1) -> None:
         for name, scalar in scalars.items():
-            term = scalar.detach().double() if scalar.device.type != "mps" else scalar.detach().float()
-            self.sums[name] = self.sums[name] + weight * term if name in self.sums else weight * term
             self.weights[name] = self.weights.get(name, 0) + weight
+            kept = self.kept.setdefault((name, weight), [])
+            kept.append(scalar.detach().clone())  # it may be a buffer, which will change
+            if len(kept) == TOGETHER:
+                self._sum(name, weight)
 
     def value(self) -> Metrics:
         return self.means(*to_host(self.totals))
 
     @property
     def totals(self) -> list[Tensor]:
-        return list(self.sums.values())
+        for name, weight in self.kept:
+            self._sum(name, weight)
+        return [self.sums[name] for name in self.weights]
 
     def means(self, totals: Sequence[float]) -> Metrics:
         """The means, from `totals` that are already on the host."""
-        return {name: total / self.weights[name] for name, total in zip(self.sums, totals, strict=True)}
+        return {name: total / self.weights[name] for name, total in zip(self.weights, totals, strict=True)}
+
+    def _sum(self, name: str, weight: int) -> None:
+        if kept := self.kept[name, weight]:
+            scalars = torch.stack(kept)
+            total = weight * (scalars.double() if scalars.device.type != "mps" else scalars.float()).sum()
+            self.sums[name] = self.sums[name] + total if name in self.sums else total
+            kept.clear()
 
 
 def to_host(*groups: Sequence[Tensor]) -> list[list[float]]:

@@ -297,5 +297,5 @@ def _train(office: Any, rank: int, job: Job, device: str, sweep: Path) -> None:
 
 def wrap(module: nn.Module) -> nn.Module:
     """In DistributedDataParallel; buffers are equal on all ranks as it is."""
-    kwargs = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+    kwargs = {"forward_sync_buffers": False, "gradient_as_bucket_view": True}
     return prepare_model(module, move_to_device=False, parallel_strategy_kwargs=kwargs)

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from core.gate import HOPELESS
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 
+from core.gate import HOPELESS
 from sweeps.scheduler import GateASHA, Seen
 
 STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE

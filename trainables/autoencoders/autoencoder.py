@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from core.distributed import mean_count
 from core.trainable import Data, Losses, Mean, Metrics, Trainable, samples
 from trainables.autoencoders import figures
 from trainables.autoencoders.data import Batch, TokenData
@@ -77,9 +78,10 @@ class Autoencoder(Trainable):
         """The losses, the latents (B, T, D) before the bottleneck, and the reconstructed features (B, T, F)."""
         features, ids = batch
         latents = self.recomputed(self.encoder, features, ids)
-        z, terms = self.latent(latents, ids > 0)
+        count = mean_count((ids > 0).float())
+        z, terms = self.latent(latents, ids > 0, count)
         reconstructed = self.recomputed(self.decoder, z, ids)
-        mse = masked_mse(reconstructed, features, ids)
+        mse = masked_mse(reconstructed, features, ids, count)
         return {"loss": mse + sum(terms.values()), "mse": mse, **terms}, latents, reconstructed
 
     def reconstruct(self, features: Tensor, ids: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from core.data import require
-from core.distributed import sum_over_ranks
+from core.distributed import mean_count, sum_over_ranks
 from core.trainable import Losses
 from trainables.autoencoders.data import Batch, TokenData
-from trainables.autoencoders.generative import GenerativeAutoencoder, masked_mean
-from trainables.autoencoders.metrics import masked_mse
+from trainables.autoencoders.generative import GenerativeAutoencoder
+from trainables.autoencoders.metrics import masked_mean, masked_mse
 from trainables.autoencoders.model import TokenMLP
 
 OFFSET = 0.008  # of the cosine schedule, near t = 0
@@ -77,24 +77,26 @@ class DiffusionAutoencoder(GenerativeAutoencoder):
         mean, std = self.moments()
         if self.training:
             z = z + self.latent_noise * std * torch.randn_like(z)
-        mse = masked_mse(self.recomputed(self.decoder, z, ids), features, ids)
-        diffusion = self.diffusion_loss((exact - mean) / std, ids)
+        count = mean_count((ids > 0).float())
+        mse = masked_mse(self.recomputed(self.decoder, z, ids), features, ids, count)
+        diffusion = self.diffusion_loss((exact - mean) / std, ids, count)
         return {"loss": mse + diffusion, "mse": mse, "diffusion": diffusion}
 
-    def diffusion_loss(self, x: Tensor, ids: Tensor) -> Tensor:
+    def diffusion_loss(self, x: Tensor, ids: Tensor, count: Tensor | None = None) -> Tensor:
         """Mean squared error of the velocities of standardised latents (B, T, D), each token at a time of its own.
 
-        The times are evenly spaced from a random start (Kingma et al., arXiv:2107.00630, appendix I.1). In evaluation
-        times and noise are the same at every call.
+        In evaluation times and noise are the same at every call.
         """
-        if self.training:
-            start, noise = torch.rand((), device=x.device), torch.randn_like(x)
-        else:
-            start, noise = torch.zeros((), device=x.device), _randn(x.shape, torch.Generator().manual_seed(0), x.device)
-        t = (start + torch.arange(ids.numel(), device=x.device).view_as(ids) / ids.numel()) % 1
+        t = self.times(ids)
+        noise = torch.randn_like(x) if self.training else _randn(x.shape, torch.Generator().manual_seed(0), x.device)
         alpha, sigma = (factor[..., None] for factor in cosine(t))
         error = self.velocity(alpha * x + sigma * noise, t, ids) - (alpha * noise - sigma * x)
-        return masked_mean(error.square().mean(dim=-1), ids)
+        return masked_mean(error.square().mean(dim=-1), ids > 0, count)
+
+    def times(self, ids: Tensor) -> Tensor:
+        """(B, T): evenly spaced from a random start (Kingma et al., arXiv:2107.00630, appendix I.1)."""
+        start = torch.rand((), device=ids.device) if self.training else torch.zeros((), device=ids.device)
+        return (start + torch.arange(ids.numel(), device=ids.device).view_as(ids) / ids.numel()) % 1
 
     def velocity(self, noisy: Tensor, t: Tensor, ids: Tensor) -> Tensor:
         """(B, T, D): what the denoiser takes for the velocities of noisy latents (B, T, D) at times t (B, T)."""

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from core.data import require
+from core.distributed import mean_count
 from core.trainable import Losses, Metrics, Step
 from trainables.autoencoders.data import Batch, TokenData
-from trainables.autoencoders.generative import GenerativeAutoencoder, masked_mean
-from trainables.autoencoders.metrics import masked_mse
+from trainables.autoencoders.generative import GenerativeAutoencoder
+from trainables.autoencoders.metrics import masked_mean, masked_mse
 from trainables.autoencoders.model import TokenMLP
 
 BETAS = (0.5, 0.99)  # of Adam: less momentum, for the two chase one another
@@ -72,17 +73,19 @@ class GANAutoencoder(GenerativeAutoencoder):
     def losses(self, z: Tensor, batch: Batch) -> Losses:
         """What encoder and decoder minimise, of the latents (B, T, D) of a batch; `critic` is what it says of them."""
         features, ids = batch
-        mse = masked_mse(self.recomputed(self.decoder, z, ids), features, ids)
-        judged = masked_mean(self._judge(z, ids), ids)
+        count = mean_count((ids > 0).float())
+        mse = masked_mse(self.recomputed(self.decoder, z, ids), features, ids, count)
+        judged = masked_mean(self._judge(z, ids), ids > 0, count)
         return {"loss": mse - self.weight_adversarial * judged, "mse": mse, "critic": judged}
 
     def critic_loss(self, z: Tensor, ids: Tensor) -> Tensor:
         """Hinge loss and R1: the critic is to say 1 or more of the prior, and -1 or less of latents (B, T, D)."""
         prior = torch.randn_like(z, dtype=torch.float32).requires_grad_()
         of_prior = self._judge(prior, ids)
-        hinge = masked_mean(F.relu(1 - of_prior) + F.relu(1 + self._judge(z, ids)), ids)
+        count = mean_count((ids > 0).float())
+        hinge = masked_mean(F.relu(1 - of_prior) + F.relu(1 + self._judge(z, ids)), ids > 0, count)
         slope = torch.autograd.grad(of_prior.sum(), prior, create_graph=True)[0]
-        return hinge + self.r1 / 2 * masked_mean(slope.square().sum(dim=-1), ids)
+        return hinge + self.r1 / 2 * masked_mean(slope.square().sum(dim=-1), ids > 0, count)
 
     def _judge(self, z: Tensor, ids: Tensor) -> Tensor:
         """(B, T): what the critic says of latents, in full precision: its slope is differentiated once more."""

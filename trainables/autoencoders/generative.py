@@ -113,9 +113,3 @@ class GenerativeAutoencoder(Trainable):
     ) -> Metrics:
         judged = compare(data, generated, self._real(data))
         return reconstruction(data, reconstruct) | judged | self.latent_metrics(z)
-
-
-def masked_mean(values: Tensor, ids: Tensor) -> Tensor:
-    """The mean of values (B, T) over the tokens that are none of the padding."""
-    present = (ids > 0).float()
-    return (values * present).sum() / present.sum().clamp(min=1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from core.data import require
 from core.distributed import broadcast, sum_over_ranks
+from trainables.autoencoders.metrics import masked_mean
 
 Kind = Literal["none", "linear", "vq"]
 Codebook = Literal["data", "random"]
@@ -29,6 +30,7 @@ def make_latent(
 ) -> Identity | Linear | VectorQuantizer:
     """A module (latents (B, T, D), mask (B, T)) -> latents (B, T, D) for the decoder, and weighted losses by name.
 
+    A third input, `mean_count` of the mask, saves a codebook counting it again.
     `dims`, of `none` and `linear`, is how many real numbers it lets through for each token.
     """
     require(latent_dim >= 1, "trainable.latent_dim", latent_dim, "at least 1")
@@ -44,7 +46,7 @@ class Identity(nn.Module):
         super().__init__()
         self.dims = latent_dim
 
-    def forward(self, z: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, z: Tensor, mask: Tensor, count: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         return z, {}
 
 
@@ -59,7 +61,7 @@ class Linear(nn.Module):
         self.down = nn.Linear(latent_dim, rank, bias=False)
         self.up = nn.Linear(rank, latent_dim, bias=False)
 
-    def forward(self, z: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, z: Tensor, mask: Tensor, count: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         return self.up(self.down(z)), {}
 
 
@@ -103,16 +105,14 @@ class VectorQuantizer(nn.Module):
         self.counts.fill_(1.0)
         self.sums.copy_(self.codes)
 
-    def forward(self, z: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, z: Tensor, mask: Tensor, count: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.autocast(z.device.type, enabled=False):
             exact = z.float()
             index = self.nearest(exact)
             quantised = self.codes[index]
-            present = mask.float()
-            gap = (exact - quantised).square().mean(dim=-1)
-            loss = self.commitment * (gap * present).sum() / present.sum().clamp(min=1)
+            loss = self.commitment * masked_mean((exact - quantised).square().mean(dim=-1), mask, count)
             if self.training:
-                self._follow(exact.detach().flatten(0, 1), index.flatten(), present.flatten())
+                self._follow(exact.detach().flatten(0, 1), index.flatten(), mask.float().flatten())
         return z + (quantised - z).detach(), {"commitment": loss}  # straight through: the decoder's gradient as it is
 
     @torch.no_grad()

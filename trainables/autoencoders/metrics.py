@@ -7,18 +7,26 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from core.distributed import mean_count
 from core.trainable import Metrics, to_host
 from trainables.autoencoders.data import EventData, TokenData
 
 
-def masked_mse(reconstructed: Tensor, features: Tensor, ids: Tensor) -> Tensor:
+def masked_mse(reconstructed: Tensor, features: Tensor, ids: Tensor, count: Tensor | None = None) -> Tensor:
     """The mean squared error of standardised features (B, T, F) over the tokens that are none of the padding.
 
-    The mean of every feature over the training tokens has 1.
+    The mean of every feature over the training tokens has 1. `count` is as for `masked_mean`.
     """
-    present = (ids > 0).float()
-    error = (reconstructed.float() - features).square().mean(dim=-1)
-    return (error * present).sum() / present.sum().clamp(min=1)
+    return masked_mean((reconstructed.float() - features).square().mean(dim=-1), ids > 0, count)
+
+
+def masked_mean(values: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:
+    """The mean of values (B, T) where the mask holds, over the whole batch, of which this rank may have a part.
+
+    `count` is `mean_count` of the mask's numbers, for whoever needs it more often than once.
+    """
+    present = mask.float()
+    return (values * present).sum() / (mean_count(present) if count is None else count).clamp(min=1)
 
 
 class Reconstruction:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from core.data import require
+from core.distributed import mean_over_ranks
 from core.trainable import Data, Losses, Metrics, Trainable
 from trainables.circuits import figures, losses, metrics
 from trainables.circuits.circuit import Mask, Values
@@ -119,15 +120,16 @@ class CircuitVAE(Trainable):
             if self.solves:
                 terms["response"] = self._response_loss(batch, values)
             divergence = losses.kl(mean, log_variance)
-            return {"loss": self._total(terms, divergence), **terms, "kl": divergence.sum()}
+            free = mean_over_ranks(divergence, len(mask)) < self.free_bits  # on average over all, not over a rank's
+            nats = torch.where(free, self.free_bits, divergence)
+            return {"loss": self._total(terms, nats), **terms, "kl": divergence.sum()}
 
-    def _total(self, terms: Losses, divergence: Tensor) -> Tensor:
+    def _total(self, terms: Losses, nats: Tensor) -> Tensor:
         roots = terms["poles"] + 0.5 * terms["zeros"] + terms["counts"]
         loss = self.weight_reconstruction * (terms["topology"] + self.weight_values * terms["values"])
         loss = loss + self.weight_chamfer * roots
         if self.solves:
             loss = loss + self.weight_response * terms["response"]
-        nats = torch.maximum(divergence, self.free_bits)
         topology, rest = nats[: self.topology_size].sum(), nats[self.topology_size :].sum()
         warm = (self.progress / self.kl_warmup.clamp(min=1e-6)).clamp(max=1)
         return loss + warm * self.weight_kl * (self.weight_kl_topology * topology + rest)

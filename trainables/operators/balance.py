@@ -49,7 +49,7 @@ class Balance(nn.Module):
         assert list(losses) == self.names, f"losses {list(losses)}, weights {self.names}"
         values = torch.stack([loss.float() for loss in losses.values()])
         if self.mode in ("running", "gradient") and self.training and torch.is_grad_enabled():
-            self._follow(values.detach().abs() if self.mode == "running" else self._pull(values, output))
+            self._follow(self._size(values) if self.mode == "running" else self._pull(values, output))
         total = (self.factors() * self.weight * values).sum()
         if self.mode == "uncertainty":
             total = total + (self.log_variance * (self.weight > 0)).sum()
@@ -70,21 +70,29 @@ class Balance(nn.Module):
         """By name, the weight that each term has now: scalars on the device."""
         return dict(zip(self.names, self.factors() * self.weight, strict=True))
 
+    def _size(self, values: Tensor) -> Tensor:
+        """(terms,): the magnitude of each loss, averaged over ranks."""
+        found = values.detach().clone()
+        sum_over_ranks(found)
+        return (found / world_size()).abs()
+
     def _pull(self, values: Tensor, output: tuple[Tensor, ...]) -> Tensor:
-        """(terms,): the norm of each loss's gradient with respect to the output: a backward pass to there for each."""
+        """(terms,): the norm of each loss's gradient with respect to the output: a backward pass to there for each.
+
+        The output of the whole batch: of its parts on the ranks, squares add up.
+        """
         assert output, "mode gradient needs the predicted output"
-        norms = []
+        squared = []
         for value in values.unbind():
             slopes = torch.autograd.grad(value, output, retain_graph=True, allow_unused=True)
             squares = [slope.detach().float().square().sum() for slope in slopes if slope is not None]
-            norms.append(torch.stack(squares).sum().sqrt() if squares else torch.zeros_like(value))
-        return torch.stack(norms)
+            squared.append(torch.stack(squares).sum() if squares else torch.zeros_like(value))
+        found = torch.stack(squared)
+        sum_over_ranks(found)
+        return found.sqrt() / world_size()
 
     @torch.no_grad()
     def _follow(self, found: Tensor) -> None:
-        found = found.clone()
-        sum_over_ranks(found)
-        found = found / world_size()
         # The first batch as it is; copies in place, for a stack's members see their own part of the buffers.
         self.running.copy_(torch.where(self.seen > 0, torch.lerp(self.running, found, self.momentum), found))
         self.seen.fill_(1.0)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.data import require
+from core.distributed import mean_count
 from core.trainable import Data, Losses, Metrics, Trainable
 from trainables.operators import bearing_figures as figures
 from trainables.operators import bearing_metrics as metrics
@@ -117,15 +118,16 @@ class BearingOperator(Trainable):
                 return {"loss": classification, "classification": classification}
             means, exact = self._normalised(found, batch), self._normalised(_true(batch), batch)
             parts = list(zip(means, log_vars, exact, strict=True))
-            known = batch["known"][:, None, None]
+            known, count = batch["known"], mean_count(batch["known"])
             terms = {
-                "states": self._errors(found, batch),
+                "states": self._errors(found, batch, count),
                 "classification": classification,
                 "physics": self._residuals(found, batch),
                 "consistency": (self.drive.imbalance(found.drive, batch["inputs"]) / self.given).square().mean(),
                 "variational": torch.stack([kl_standard_normal(*one[:2]) for one in parts]).mean(),
             }
-            likelihood = torch.stack([gaussian_nll(m.detach(), v, x, known) for m, v, x in parts]).mean()
+            nats = [gaussian_nll(m.detach(), v, x, known[:, None, None], count) for m, v, x in parts]
+            likelihood = torch.stack(nats).mean()
             loss = self.balance(terms, found.drive, found.casing) + likelihood
             return {"loss": loss, **terms, "likelihood": likelihood}
 
@@ -162,12 +164,12 @@ class BearingOperator(Trainable):
     def _logits(self, batch: Batch, angle: Tensor) -> Tensor:
         return self.recomputed(self.analysis, batch["vibration"], angle)
 
-    def _errors(self, found: States, batch: Batch) -> Tensor:
+    def _errors(self, found: States, batch: Batch, count: Tensor) -> Tensor:
         """Mean square error of known states: of each in units of its rms, that of the drive from its beginning on."""
         means, exact = self._normalised(found, batch), self._normalised(_true(batch), batch)
         drive, casing = ((mean - one).square().mean(dim=1) for mean, one in zip(means, exact, strict=True))
         each = torch.cat([drive, casing / exact[1].square().mean(dim=1).clamp(min=1e-12)], dim=1)
-        return weighted_mean(each, batch["known"][:, None])
+        return weighted_mean(each, batch["known"][:, None], count)
 
     def _residuals(self, found: States, batch: Batch) -> Tensor:
         """Mean square residual of the four equations, in the units of `metrics.physics`."""

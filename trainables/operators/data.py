@@ -109,7 +109,8 @@ class OperatorData:
     `diffusion` (viscosity, conductivity) is that of all problems but Darcy flow, `speed` that of advection, `boundary`
     that of heat, `medium` that of Darcy flow; elsewhere they are null. Rows are times, or x; lengths and times run from
     0 to 1. An epoch passes over the unsolved samples, `batch_size` of them at a time, beside as many solved ones, or
-    all of them where there are fewer; without unsolved samples, over the solved ones. The samples depend on `data_seed`; `seed` orders the epochs.
+    all of them where there are fewer; without unsolved samples, over the solved ones. The samples depend on
+    `data_seed`; `seed` orders the epochs.
     """
 
     def __init__(
@@ -173,11 +174,15 @@ class OperatorData:
         return [rows.to(self.device) for rows in shuffled(count, batch_size, seed=self.seed + salt, epoch=epoch)]
 
     def _cycle(self, count: int, batches: int, epoch: int) -> list[Tensor]:
-        """Indices into the solved samples for so many batches: in a new order each time all have been seen."""
+        """Indices into the solved samples for so many batches, in a new order each time they are through.
+
+        What is left of an order is left out: a small batch would weigh as much as others, and have none for some ranks.
+        """
         size = min(self.batch_size, count)
         found: list[Tensor] = []
         turn = 0
         while len(found) < batches:
-            found += self._orders(count, size, epoch * batches + turn, salt=1 << 20)
+            orders = self._orders(count, size, epoch * batches + turn, salt=1 << 20)
+            found += [rows for rows in orders if len(rows) == size]
             turn += 1
         return found[:batches]

@@ -9,22 +9,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.distributed import mean_count
+
 NOMINAL = (0.5, 0.8, 0.9, 0.95)  # shares of targets that intervals are to hold
 
 
-def gaussian_nll(mean: Tensor, log_var: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+def gaussian_nll(
+    mean: Tensor, log_var: Tensor, target: Tensor, weight: Tensor | None = None, count: Tensor | None = None
+) -> Tensor:
     """Mean negative log likelihood under N(mean, exp(log_var)), in nats, without the constant log(2 pi) / 2.
 
-    `weight` counts elements: 0 leaves one out, 1 takes it in.
+    `weight` counts elements: 0 leaves one out, 1 takes it in; `count` is as for `weighted_mean`.
     """
     nats = 0.5 * (log_var + (target - mean).square() * (-log_var).exp())
-    return nats.mean() if weight is None else weighted_mean(nats, weight)
+    return nats.mean() if weight is None else weighted_mean(nats, weight, count)
 
 
-def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """The mean of values by weights that broadcast to them; 0 where all weights are 0."""
+def weighted_mean(values: Tensor, weight: Tensor, count: Tensor | None = None) -> Tensor:
+    """The mean of values (samples, ...) by weights that broadcast to them; 0 where all weights are 0.
+
+    It is that of the whole batch, of which this rank may have a part. `count`, `mean_count` of the samples' weights,
+    saves counting them again where each sample has one weight.
+    """
     weight = weight.expand_as(values)
-    return (weight * values).sum() / weight.sum().clamp(min=1e-12)
+    total = mean_count(weight) if count is None else count * (weight.numel() // len(weight))
+    return (weight * values).sum() / total.clamp(min=1e-12)
 
 
 def kl_standard_normal(mean: Tensor, log_var: Tensor) -> Tensor:

@@ -97,7 +97,8 @@ class WalkData:
     """Batches of tokens (B, context + 1) and -log p (B, context) of their steps under the true process.
 
     An epoch is `windows` windows of the corpus, cut at random offsets (`random`) or from the walks laid out
-    in whole windows (`chunk`), which never shows a rule across a cut. The corpus depends on `corpus_seed`; `seed` chooses the windows.
+    in whole windows (`chunk`), which never shows a rule across a cut. The corpus depends on `corpus_seed`; `seed`
+    chooses the windows.
     """
 
     def __init__(
