@@ -38,6 +38,7 @@ class Desk:
 
     serial: int = 0  # of the trial at hand
     job: Job | None = None  # None: there are no more
+    trial: str = ""  # the last one's name
     asked: int = 0  # epochs asked for, since the trial was assigned
     reported: int = 0  # epochs reported, since then
     epoch: int = 0  # the last one reported
@@ -67,7 +68,7 @@ class Office:
             desk.serial, desk.job = desk.serial + 1, job
             desk.asked = desk.reported = 0
             desk.starts = []
-            desk.epoch = job["recorded"] if job else 0
+            desk.epoch, desk.trial = 0, job["trial"] if job else desk.trial
             desk.over, desk.last_fault, desk.reports = False, "", asyncio.Queue()
             self.changed.notify_all()
 
@@ -143,10 +144,10 @@ class Office:
     async def register(self, group: str, placement_group: Any) -> None:
         self.desks[group].placement_group = placement_group
 
-    async def clear(self, trial: str) -> None:
-        """Free the resources of the group that had `trial` and whose process was killed: Ray Train no longer can."""
+    async def clear(self, name: str) -> None:
+        """Forget a group, or the one that had a trial, and free what it holds: killed, Ray Train does not."""
         for group, desk in list(self.desks.items()):
-            if desk.job and desk.job["trial"] == trial:
+            if name in (group, desk.trial):
                 if desk.placement_group:
                     ray.util.remove_placement_group(desk.placement_group)
                 del self.desks[group]
@@ -188,8 +189,7 @@ class TrainTrial(tune.Trainable):
         size = config["resources"]
         if self.group and (size != self.size or not size["reuse_workers"]):
             self.cleanup()
-        job = {"trial": new_config["trial"], "config": config, "recorded": new_config.get("recorded", 0)}
-        job["max_failures"] = size["max_failures"]
+        job = {"trial": new_config["trial"], "config": config, "max_failures": size["max_failures"]}
         group, self.size = self.group or uuid.uuid4().hex, size
         ray.get(self.office.assign.remote(group, job))
         if self.group is None:
@@ -211,6 +211,7 @@ class TrainTrial(tune.Trainable):
         if self.group:
             ray.get(self.office.assign.remote(self.group, None))
             self.thread.join(timeout=30)
+            ray.get(self.office.clear.remote(self.group))
             self.group = None
 
     def _hold(self, group: str, size: dict[str, Any]) -> None:

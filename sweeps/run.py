@@ -19,6 +19,7 @@ from typing import Any
 import ray
 import yaml
 from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from core.record import append_event, write_atomically
 from sweeps import cli, preflight, report, scheduler
@@ -142,7 +143,8 @@ def _shape(config: dict[str, Any], points: Space, folder: Path) -> tuple[Any, An
         return tune.with_parameters(DirectTrial, base=config, sweep=str(folder)), reserved, []
     from sweeps.group import Janitor, Office, TrainTrial  # here, for Ray Train takes two seconds to import
 
-    office = ray.remote(num_cpus=0)(Office).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    office = ray.remote(num_cpus=0, scheduling_strategy=here)(Office).remote()  # it lives as long as the driver
     # The workers reserve their own; a reservation of Tune's must not be empty, and every machine has memory.
     reserved = tune.PlacementGroupFactory([{"CPU": 0, "memory": 2**20}])
     trial = tune.with_parameters(TrainTrial, base=config, sweep=str(folder), office=office)

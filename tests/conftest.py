@@ -197,6 +197,7 @@ def _inline(value: Any) -> str:
     return "null" if value is None else f"'{value}'" if isinstance(value, str) else str(value)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under `--dist loadgroup` all that needs Ray runs in one process, and so on one Ray."""
     for item in items:

@@ -71,11 +71,14 @@ def test_a_fault_of_one_rank_costs_the_trial_and_not_the_sweep(tmp_path: Path) -
     assert found[5]["outcome"] in ("passed", "finished") and summary["trials"] == 2
 
 
-def test_a_killed_trial_frees_its_workers_and_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("victim", [("ray::TrainTrial", "ray::_Inner"), ("ray::TrainController",)])
+def test_who_holds_the_workers_is_killed_and_the_trial_goes_on_with_others(
+    victim: tuple[str, ...], tmp_path: Path
+) -> None:
     def kill() -> None:
         while not list(tmp_path.glob("*/trial_0000/checkpoints/epoch_0002")):
             time.sleep(0.05)
-        killed.extend(descendants(os.getpid(), ("ray::TrainTrial", "ray::_Inner")))
+        killed.extend(descendants(os.getpid(), victim))
         os.kill(killed[0], signal.SIGKILL)
 
     killed: list[int] = []
