@@ -141,7 +141,8 @@ def _shape(config: dict[str, Any], points: Space, folder: Path) -> tuple[Any, An
     if not several_workers(config, points):
         reserved = {"cpu": resources["cpus_per_worker"], "gpu": resources["gpus_per_worker"]}
         return tune.with_parameters(DirectTrial, base=config, sweep=str(folder)), reserved, []
-    from sweeps.group import Janitor, Office, TrainTrial  # here, for Ray Train takes two seconds to import
+    from sweeps.group import TrainTrial  # here, for Ray Train takes two seconds to import
+    from sweeps.office import Janitor, Office
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     office = ray.remote(num_cpus=0, scheduling_strategy=here)(Office).remote()  # it lives as long as the driver
