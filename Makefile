@@ -16,7 +16,7 @@ sweep: env
 	$(BIN)/python sweeps/run.py $(ARGS)
 
 test: env check
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: env
 	$(BIN)/ruff check .

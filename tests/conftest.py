@@ -197,17 +197,9 @@ def _inline(value: Any) -> str:
     return "null" if value is None else f"'{value}'" if isinstance(value, str) else str(value)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under `--dist loadgroup` all that needs Ray runs in one process, and so on one Ray."""
-    for item in items:
-        if "ray_here" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-
-
 @pytest.fixture(scope="session")
 def ray_here() -> Iterator[None]:
-    """One Ray for all sweeps of the session: a sweep that finds one running uses it."""
+    """One Ray for all sweeps of a process that tests: a sweep that finds one running uses it."""
     import ray
 
     from sweeps.cluster import start_ray

@@ -211,7 +211,9 @@ def test_what_runs_leave_behind_is_not_uploaded(tmp_path: Path) -> None:
 
 def run_apart(script: str, folder: Path, *overrides: str, seconds: float) -> dict[str, Any]:
     """Run a script of tests/cluster with networks and processes of its own; returns what it saw."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # `ray` itself, whether its environment is active or not
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": tools}
     for name in ("RAY_ADDRESS", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_MODE"):
         environment.pop(name, None)  # what the tests' own Ray is told
     command = [*OWN, sys.executable, "-m", f"tests.cluster.{script}", str(folder), *overrides]

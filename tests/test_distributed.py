@@ -29,8 +29,6 @@ from tests.conftest import TRAINABLES, tiny
 from tests.examples import ONE, Slope, seen, stored
 from trainables.autoencoders.diffusion import DiffusionAutoencoder
 
-pytestmark = pytest.mark.xdist_group("ranks")  # in one process: all share one start of three ranks
-
 DECLARED = [one for one in TRAINABLES if locate("trainable", tiny(one)["trainable"]).train_step is Trainable.train_step]
 TWO: dict[str, tuple[str, ...]] = {one: (one,) for one in DECLARED} | {
     # at its default size its own rounding, 6e-8 of the weights, makes a tenth of the loss in ten steps
