@@ -125,13 +125,14 @@ def test_publishing_again_or_elsewhere_changes_nothing(swept: Path) -> None:
     assert rows(swept.parent / "other.db") == before
 
 
-def test_the_passing_model_comes_back(swept: Path) -> None:
+def test_the_passing_model_comes_back(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By our loader from the run directory and from MLflow, and by MLflow's own; without running any code in it."""
     import mlflow
 
     connection = client(swept)
     experiment = connection.get_experiment_by_name("gatesweep").experiment_id
     model = connection.search_logged_models([experiment])[0]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # which the next line sets, for every sweep after it
     mlflow.set_tracking_uri(tracking.default_uri(swept))
     fetched = mlflow.artifacts.download_artifacts(f"models:/{model.model_id}")
     here, data = load(swept / model.name.removeprefix(f"{swept.name}-"), device="cpu")
