@@ -17,6 +17,7 @@ from pyarrow import ArrowInvalid, fs
 from core.checkpoint import META
 
 JOURNAL = "study.journal"
+Version = tuple[int, int]
 OF_TRIALS = ("checkpoints", "figures")  # what trials write; all else in a sweep's folder is the driver's
 
 
@@ -46,12 +47,12 @@ class Store:
         except OSError as error:
             raise ValueError(f"storage: got {str(self.root)!r}, which cannot be written ({error})") from error
 
-    def listed(self) -> dict[str, int]:
-        """The size of every file, by its path below the root."""
+    def listed(self) -> list[str]:
+        """Every file, by its path below the root."""
         selector = fs.FileSelector(str(self.root), allow_not_found=True, recursive=True)
         found = self.files.get_file_info(selector)
         root = str(self.root)
-        return {one.path[len(root) :].lstrip("/"): one.size for one in found if one.type == fs.FileType.File}
+        return [one.path[len(root) :].lstrip("/") for one in found if one.type == fs.FileType.File]
 
     def put(self, name: str, content: bytes | Path) -> None:
         """Write one file: object stores show it whole or not at all, and a folder after its renaming."""
@@ -97,10 +98,11 @@ class Workplace:
         if self.store is None:
             return
         self.folder = Path(tempfile.mkdtemp(prefix=f"gatesweep-{trial.name}-"))
-        self.sent = self.store.listed()
-        for name in self.sent:
+        self.sent: dict[str, Version] = {}
+        for name in self.store.listed():
             if name.startswith("checkpoints/"):
                 self.store.get(name, self.folder / name)
+                self.sent[name] = version(self.folder / name)
         self.uploads = ThreadPoolExecutor(1)
         self.last: Future[None] | None = None
 
@@ -134,12 +136,12 @@ class Workplace:
 
     def _send(self, store: Store) -> None:
         """New files first, what makes a checkpoint one last; then the pruned ones go, in the other order."""
-        here = {str(path.relative_to(self.folder)): path.stat().st_size for path in files(self.folder)}
-        for name in sorted(here.keys() - self.sent.keys(), key=lambda name: name.endswith(META)):
+        here = {str(path.relative_to(self.folder)): version(path) for path in files(self.folder)}
+        new = (name for name in here if here[name] != self.sent.get(name))  # an epoch trained again, too
+        for name in sorted(new, key=lambda name: name.endswith(META)):
             store.put(name, self.folder / name)
             self.sent[name] = here[name]
-        gone = (name for name in self.sent.keys() - here.keys() if name.startswith("checkpoints/"))
-        for name in sorted(gone, key=lambda name: not name.endswith(META)):
+        for name in sorted(self.sent.keys() - here.keys(), key=lambda name: not name.endswith(META)):
             store.delete(name)
             del self.sent[name]
 
@@ -151,6 +153,12 @@ def files(folder: Path) -> Iterator[Path]:
         for path in folder.rglob("*")
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
+
+
+def version(path: Path) -> Version:
+    """What differs once a file was written again."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 def fetch(storage: str | None, trial: Path) -> None:
@@ -168,7 +176,7 @@ class Mirror:
 
     def __init__(self, storage: str, sweep: Path, every: float = 5.0) -> None:
         self.store, self.sweep, self.every = Store(storage, sweep.name), sweep, every
-        self.sent: dict[str, tuple[int, int]] = {}
+        self.sent: dict[str, Version] = {}
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
@@ -196,15 +204,19 @@ class Mirror:
         study = self.sweep / JOURNAL
         lines = study.read_bytes().rpartition(b"\n")[0] + b"\n" if study.exists() else b""
         for path in files(self.sweep):
-            name, stat = str(path.relative_to(self.sweep)), path.stat()
-            version = (stat.st_size, stat.st_mtime_ns)
-            if name == JOURNAL or any(part in OF_TRIALS for part in path.parts) or self.sent.get(name) == version:
+            name, now = str(path.relative_to(self.sweep)), version(path)
+            if name == JOURNAL or _of_trials(name) or self.sent.get(name) == now:
                 continue
             self.store.put(name, path.read_bytes())
-            self.sent[name] = version
+            self.sent[name] = now
         if len(lines) > 1 and self.sent.get(JOURNAL) != (len(lines), 0):
             self.store.put(JOURNAL, lines)
             self.sent[JOURNAL] = (len(lines), 0)
+
+
+def _of_trials(name: str) -> bool:
+    """Whether a file of a sweep, by its path below the sweep, is a trial's own."""
+    return any(part in OF_TRIALS for part in PurePosixPath(name).parts)
 
 
 def restore(uri: str, results: Path) -> Path:
@@ -219,7 +231,7 @@ def restore(uri: str, results: Path) -> Path:
     aside = results / f".{folder.name}.part"
     shutil.rmtree(aside, ignore_errors=True)
     for name in names:
-        if not any(part in OF_TRIALS for part in PurePosixPath(name).parts):
+        if not _of_trials(name):
             store.get(name, aside / name)
     aside.rename(folder)
     _forget_unknown(store, folder)

@@ -95,12 +95,20 @@ def test_half_a_checkpoint_in_storage_is_none(storage: str, tmp_path: Path) -> N
     with pytest.warns(UserWarning, match="passing over it"):
         found = checkpoint.newest(other.folder / "checkpoints")
     assert found and found[0].epoch == 1
+    again = {"epoch": 2, "seconds": 0.5}  # the same epoch, and not the same bytes: they hold clocks
+    checkpoint.save(other.folder / "checkpoints" / "epoch_0002", again, {"epoch": 2})
+    other.push()
+    other.arrived()
     other.close()
+    last = Workplace(storage, trial)
+    found = checkpoint.newest(last.folder / "checkpoints")
+    assert found and found[1] == again
+    last.close()
 
 
 def test_a_study_is_never_ahead_of_its_trials(tmp_path: Path) -> None:
     """A trial that the copied study has not heard of goes, and its checkpoints: another will have its name."""
-    storage, folder = tmp_path / "storage", tmp_path / "results" / "one"
+    storage, folder = tmp_path / "storage", tmp_path / "figures" / "one"  # whatever the folders above are called
     for name in ("trial_0000", "trial_0001"):
         (folder / name).mkdir(parents=True)
         (folder / name / "events.jsonl").write_text("")
