@@ -54,7 +54,7 @@ class Recorder(tune.Callback):
             return
         record = self._record(trial.config)
         if trial.config["values"] != self.values[trial.config["trial"]]:  # population-based training changed them
-            self._configure(record, trial.config)
+            self._configure(trial.config)
             record.append("values", values=trial.config["values"])
         facts = {key: result[key] for key in ("score", "outcome", "reason")}
         if record.epoch(result["epoch"], metrics, losses, **facts, elapsed=self.elapsed):
@@ -109,16 +109,15 @@ class Recorder(tune.Callback):
     def _record(self, trial: dict[str, Any]) -> Record:
         name = trial["trial"]
         if name not in self.records:
-            record = Record(self.sweep / name, values=trial["values"], elapsed=self.elapsed)
-            self._configure(record, trial)
-            self.records[name] = record
+            self._configure(trial)  # who reads the first event finds it there
+            self.records[name] = Record(self.sweep / name, values=trial["values"], elapsed=self.elapsed)
             self.progress.start(name)
         return self.records[name]
 
-    def _configure(self, record: Record, trial: dict[str, Any]) -> None:
-        self.values[trial["trial"]] = trial["values"]
-        text = yaml.safe_dump(trial_config(self.config, trial), sort_keys=False)
-        write_atomically(record.directory / "config.yaml", text)
+    def _configure(self, trial: dict[str, Any]) -> None:
+        folder, self.values[trial["trial"]] = self.sweep / trial["trial"], trial["values"]
+        folder.mkdir(exist_ok=True)
+        write_atomically(folder / "config.yaml", yaml.safe_dump(trial_config(self.config, trial), sort_keys=False))
 
     def _end(self, name: str, outcome: str, reason: str | None, detail: str | None = None) -> None:
         record = self.records.pop(name)

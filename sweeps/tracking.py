@@ -81,14 +81,13 @@ class Publisher:
 
     def _start(self, folder: Path, event: Event) -> None:
         if folder.name not in self.runs:
+            config = yaml.safe_load((folder / "config.yaml").read_text())
+            shown = {key: config[key] for key in ("trainable", "data", "training", "seed")}
             tags = {"sweep.kind": "trial", "trial": folder.name, "mlflow.parentRunId": self.parent}
             tags["mlflow.runColor"] = colour(int(folder.name.rpartition("_")[2]))
-            self.runs[folder.name] = self._run("trial", folder.name, tags, millis(event))
-            config = yaml.safe_load((folder / "config.yaml").read_text())
-            varied = event.get("values", {})
-            shown = {key: config[key] for key in ("trainable", "data", "training", "seed")}
-            self._params(self.runs[folder.name], {**flatten(shown), **varied})
-            self.steps[folder.name] = 0
+            run = self._run("trial", folder.name, tags, millis(event))
+            self._params(run, {**flatten(shown), **event.get("values", {})})
+            self.runs[folder.name], self.steps[folder.name] = run, 0
         self.client.update_run(self.runs[folder.name], status="RUNNING")
 
     def _epoch(self, run: str, folder: Path, event: Event) -> None:

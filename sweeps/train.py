@@ -94,8 +94,8 @@ def train(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     gate = make_gate(config)
     cli.make_folder(folder)
-    record = Record(folder)
     write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    record = Record(folder)
     cli.point(folder.parent / "latest_run", folder)
     print(f"run {folder}", flush=True)
     bar = tqdm(total=config["training"]["max_epochs"], disable=None, bar_format="{desc} {percentage:3.0f}%|{bar:24}| "

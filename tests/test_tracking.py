@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import sqlite3
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,7 +102,7 @@ def test_the_configuration_is_there_as_parameters(swept: Path) -> None:
 
 def rows(database: Path) -> list[Any]:
     with sqlite3.connect(database) as connection:
-        tables = ("runs", "metrics", "params", "logged_models")
+        tables = ("runs", "metrics", "params", "logged_models where lifecycle_stage = 'active'")
         return [connection.execute(f"select count(*) from {table}").fetchone()[0] for table in tables]
 
 
@@ -123,6 +125,37 @@ def test_publishing_again_or_elsewhere_changes_nothing(swept: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert rows(swept.parent / "other.db") == before
+
+
+def test_whatever_fails_is_sent_again_and_nothing_is_there_twice(swept: Path) -> None:
+    """A file not there yet, and a server that fails in every method, before or after it has done what was asked."""
+    publisher, calls = tracking.Publisher(swept, f"sqlite:///{swept.parent / 'failing.db'}", "gatesweep"), Counter()
+
+    class Failing:
+        def __getattr__(self, method: str) -> Any:
+            def call(*arguments: Any, **named: Any) -> Any:
+                calls[method] += 1
+                fails = calls[method] in (1, 2) or calls[method] % 5 == 0
+                if fails and calls[method] % 2:
+                    raise ConnectionError
+                done = getattr(server, method)(*arguments, **named)
+                if fails:
+                    raise ConnectionError
+                return done
+
+            return call
+
+    server, publisher.client = publisher.client, Failing()
+    config = swept / "trial_0000" / "config.yaml"
+    hidden = config.rename(swept / "hidden")
+    for attempt in range(200):
+        if attempt == 20:
+            hidden.rename(config)
+        with contextlib.suppress(ConnectionError, FileNotFoundError):
+            publisher.sync()
+            break
+    assert 20 < attempt < 199 and min(calls.values()) >= 2
+    assert rows(swept.parent / "failing.db") == rows(swept.parent / "mlflow.db")
 
 
 def test_the_passing_model_comes_back(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
