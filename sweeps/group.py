@@ -56,7 +56,7 @@ class TrainTrial(tune.Trainable):
             self.cleanup()
         job = {"trial": new_config["trial"], "config": config, "max_failures": size["max_failures"]}
         group, self.size = self.group or uuid.uuid4().hex, size
-        ray.get(self.office.assign.remote(group, job))
+        ray.get(self.office.assign.remote(group, job, self._me()))
         if self.group is None:
             self.group = group
             self.thread = threading.Thread(target=self._hold, args=(group, size), daemon=True)
@@ -74,10 +74,13 @@ class TrainTrial(tune.Trainable):
     def cleanup(self) -> None:
         """Let the workers go; their resources are free when this returns."""
         if self.group:
-            ray.get(self.office.assign.remote(self.group, None))
+            ray.get(self.office.assign.remote(self.group, None, self._me()))
             self.thread.join(timeout=30)
             ray.get(self.office.clear.remote(self.group))
             self.group = None
+
+    def _me(self) -> Any:
+        return ray.get_runtime_context().current_actor
 
     def _hold(self, group: str, size: dict[str, Any]) -> None:
         for name, value in ENVIRONMENT.items():

@@ -32,6 +32,7 @@ class Desk:
     last_fault: str = ""
     reports: asyncio.Queue = field(default_factory=asyncio.Queue)
     placement_group: Any = None
+    holder: Any = None  # the trial's process
 
 
 class Office:
@@ -41,9 +42,9 @@ class Office:
         self.desks: dict[str, Desk] = {}
         self.changed = asyncio.Condition()
 
-    async def assign(self, group: str, job: Job | None) -> None:
-        """Give a group its next trial, which also ends the one before; None ends the group."""
-        desk = self.desks.setdefault(group, Desk())
+    async def assign(self, group: str, job: Job | None, holder: Any) -> None:
+        """Give the group of a `holder` its next trial, which also ends the one before; None ends the group."""
+        desk = self.desks.setdefault(group, Desk(holder=holder))
         async with self.changed:
             desk.serial, desk.job = desk.serial + 1, job
             desk.asked = desk.reported = 0
@@ -125,16 +126,30 @@ class Office:
         self.desks[group].placement_group = placement_group
 
     async def clear(self, name: str) -> None:
-        """Forget a group, or the one that had a trial, and free what it holds: killed, Ray Train does not."""
+        """Forget a group, or the one that had a trial, and all whose holder has died; free what they hold.
+
+        A Ray Train that is killed does not. A holder that dies between two trials takes neither's name with it.
+        """
         for group, desk in list(self.desks.items()):
-            if name in (group, desk.trial):
+            if name in (group, desk.trial) or await _is_dead(desk.holder):
                 if desk.placement_group:
                     ray.util.remove_placement_group(desk.placement_group)
-                del self.desks[group]
+                self.desks.pop(group, None)
+
+
+async def _is_dead(actor: Any) -> bool:
+    try:
+        async with asyncio.timeout(1):  # one that lives may be busy
+            await actor.__ray_ready__.remote()
+    except TimeoutError:
+        return False
+    except ray.exceptions.RayActorError:
+        return True
+    return False
 
 
 class Janitor(tune.Callback):
-    """Has the office clear up when a trial's process is gone."""
+    """Has the office clear up when a trial's process is gone, and closes it at the end."""
 
     def __init__(self, office: Any) -> None:
         self.office = office
@@ -143,3 +158,6 @@ class Janitor(tune.Callback):
         ray.get(self.office.clear.remote(trial.config["trial"]))
 
     on_trial_error = on_trial_recover
+
+    def on_experiment_end(self, trials: list, **info: Any) -> None:
+        ray.kill(self.office)  # every group has left; what runs sweep after sweep would gather offices

@@ -15,6 +15,7 @@ import ray
 import yaml
 
 from core.record import read_events
+from sweeps.office import Office
 from sweeps.report import trial_folders
 from tests.conftest import LR, trivial
 from tests.processes import descendants
@@ -101,3 +102,29 @@ def test_trials_may_differ_in_workers(tmp_path: Path) -> None:
     _, _, summary = run([*base, shown, "search=grid", "num_samples=null", "scheduler=none"])
     assert summary["trials"] == summary["passed"] == 2
     assert len(groups().keys() - before.keys()) == 1  # of two workers; the other is of one
+
+
+def test_what_a_holder_held_is_freed_if_it_dies_between_two_trials() -> None:
+    """The next trial's name is not known to its group yet; groups of those that live stay, busy as they are."""
+
+    class Holder:
+        def hold(self, office: Any, group: str) -> Any:
+            ray.get(
+                office.assign.remote(group, {"trial": f"trial of {group}"}, ray.get_runtime_context().current_actor)
+            )
+            self.reserved = ray.util.placement_group([{"CPU": 0.1}, {"CPU": 0.1}])
+            ray.get(office.register.remote(group, self.reserved))
+            return self.reserved.id.hex()
+
+        def train(self) -> None:
+            time.sleep(4)
+
+    office = ray.remote(num_cpus=0)(Office).remote()
+    holders = [ray.remote(num_cpus=0)(Holder).remote() for _ in range(2)]
+    dying, living = (ray.get(holder.hold.remote(office, name)) for name, holder in zip("ab", holders, strict=True))
+    busy = holders[1].train.remote()
+    ray.kill(holders[0])
+    ray.get(office.clear.remote("the next trial"))
+    assert groups()[dying] == "REMOVED" and groups()[living] == "CREATED"
+    ray.get([busy, office.clear.remote("b")])
+    assert groups()[living] == "REMOVED"
