@@ -1,62 +1,149 @@
-"""What came of a sweep: its summary and leaderboard, derived from the run directories alone."""
+"""What came of a sweep, derived from its run directories alone: `python sweeps/report.py results/latest` does it again.
+
+That writes `summary.json`, `leaderboard.csv` and `report.html`, for a sweep that was killed before it could, and
+prints the leaderboard. While a sweep runs, only the page is written.
+"""
 
 from __future__ import annotations
 
+import argparse
 import csv
+import fcntl
 import io
 import json
 import math
+import sys
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from core.gate import Gate
-from core.record import Event, read_events, write_atomically
+from core.record import Event, plain, read_events, write_atomically
 
 OUTCOMES = ("passed", "stopped", "finished", "diverged", "failed")
 
 
 def write(sweep: Path, seconds: float, facts: dict[str, Any]) -> dict[str, Any]:
     """Write `summary.json` and `leaderboard.csv`; returns the summary."""
-    rows = leaderboard(sweep)
-    outcomes = Counter(row["outcome"] for row in rows)
-    first_seconds, first_epochs = first_pass(sweep)
+    trials = ranked(read_trials(sweep))
+    outcomes = Counter(trial.outcome for trial in trials)
+    first_seconds, first_epochs = first_pass(trials)
     summary = {
-        "trials": len(rows),
+        "trials": len(trials),
         **{name: outcomes[name] for name in OUTCOMES},
         "interrupted": outcomes["interrupted"],
         "seconds": round(seconds, 3),
         "first_pass_seconds": first_seconds,
         "first_pass_epochs": first_epochs,
-        "epochs": sum(row["epochs"] for row in rows),
-        "best": best(sweep, rows),
+        "epochs": sum(len(trial.epochs) for trial in trials),
+        "best": best(trials),
         **facts,
     }
     write_atomically(sweep / "summary.json", json.dumps(summary, indent=1) + "\n")
-    write_atomically(sweep / "leaderboard.csv", to_csv(rows))
+    write_atomically(sweep / "leaderboard.csv", to_csv(leaderboard(sweep)))
     return summary
 
 
 def leaderboard(sweep: Path) -> list[dict[str, Any]]:
     """One row a trial, best score first: outcome, epochs, seconds, score, gated metrics and what was varied."""
-    gate = yaml.safe_load((sweep / "config.yaml").read_text())["gate"]
-    shown = Gate(**gate).reads
-    rows = []
-    for folder in trial_folders(sweep):
-        events = read_events(folder / "events.jsonl")
-        result = read_result(folder)
-        epochs = [event for event in events if event["event"] == "epoch"]
-        last = epochs[-1] if epochs else {"score": None, "metrics": {}}
-        top = max((event["score"] for event in epochs), default=None)
-        metrics = {name: last["metrics"].get(name) for name in shown}
-        row = {"trial": folder.name, "outcome": result["outcome"], "epochs": len(epochs)}
-        row |= {"seconds": round(sum(event["metrics"].get("system/seconds", 0.0) for event in epochs), 1)}
-        row |= {"score": last["score"], "best_score": top, **metrics}
-        rows.append({**row, **varied(events), "reason": result["reason"] or "; ".join(result["missed"])})
+    shown = Gate(**yaml.safe_load((sweep / "config.yaml").read_text())["gate"]).reads
+    return [row(trial, shown) for trial in ranked(read_trials(sweep))]
+
+
+def row(trial: Trial, shown: list[str]) -> dict[str, Any]:
+    facts = {"trial": trial.name, "outcome": trial.outcome, "epochs": len(trial.epochs)}
+    facts |= {"seconds": round(trial.seconds, 1), "score": trial.score, "best_score": trial.best_score}
+    metrics = {name: trial.metrics.get(name) for name in shown}
+    return {**facts, **metrics, **trial.values, "reason": trial.reason}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial's folder says of it."""
+
+    name: str
+    outcome: str
+    reason: str  # or what it missed
+    epochs: list[Event]
+    values: dict[str, Any]
+
+    @property
+    def score(self) -> float | None:
+        """That of its last epoch."""
+        return self.epochs[-1]["score"] if self.epochs else None
+
+    @property
+    def best_score(self) -> float | None:
+        return max((event["score"] for event in self.epochs if event["score"] is not None), default=None)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Those of its last epoch."""
+        return self.epochs[-1]["metrics"] if self.epochs else {}
+
+    @property
+    def seconds(self) -> float:
+        return sum(event["metrics"].get("system/seconds", 0.0) for event in self.epochs)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep's folder says of it, while it runs as well."""
+
+    folder: Path
+    config: dict[str, Any]
+    events: list[Event]  # its own, not its trials'
+    trials: list[Trial]  # the best first
+
+    @property
+    def gate(self) -> Gate:
+        return Gate(**self.config["gate"])
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.events) and self.events[-1]["event"] == "end"
+
+    @property
+    def interrupted(self) -> bool:
+        return bool(self.events) and self.events[-1]["event"] == "interrupted"
+
+    @property
+    def seconds(self) -> float:
+        """Of sweeping, those before an interruption included, as far as they are recorded."""
+        epochs = [event for trial in self.trials for event in trial.epochs]
+        return max((event.get("elapsed", 0.0) for event in [*self.events, *epochs]), default=0.0)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Versions and commit, of its newest start."""
+        return next((event for event in reversed(self.events) if event["event"] == "start"), {})
+
+
+def read(sweep: Path) -> Sweep:
+    config = yaml.safe_load((sweep / "config.yaml").read_text())
+    return Sweep(sweep, config, read_events(sweep / "events.jsonl"), ranked(read_trials(sweep)))
+
+
+def read_trials(sweep: Path) -> list[Trial]:
+    return [read_trial(folder) for folder in trial_folders(sweep)]
+
+
+def read_trial(folder: Path) -> Trial:
+    events, result = read_events(folder / "events.jsonl"), read_result(folder)
+    epochs = [event for event in events if event["event"] == "epoch"]
+    reason = result["reason"] or "; ".join(result["missed"])
+    return Trial(folder.name, result["outcome"], reason, epochs, varied(events))
+
+
+def ranked(trials: list[Trial]) -> list[Trial]:
+    """The best first: those that passed, by their score, then the others by theirs."""
     worst = -math.inf
-    return sorted(rows, key=lambda row: (row["outcome"] == "passed", row["score"] or worst), reverse=True)
+    return sorted(
+        trials, key=lambda one: (one.outcome == "passed", worst if one.score is None else one.score), reverse=True
+    )
 
 
 def trial_folders(sweep: Path) -> list[Path]:
@@ -69,15 +156,13 @@ def read_result(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {"outcome": "interrupted", "reason": None, "missed": []}
 
 
-def best(sweep: Path, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    if not rows or rows[0]["score"] is None:
+def best(trials: list[Trial]) -> dict[str, Any] | None:
+    """The first of `trials`, if it has a score."""
+    if not trials or trials[0].score is None:
         return None
-    folder = sweep / rows[0]["trial"]
-    events = read_events(folder / "events.jsonl")
-    last = [event for event in events if event["event"] == "epoch"][-1]
-    metrics = {name: value if math.isfinite(value) else None for name, value in last["metrics"].items()}
-    facts = {"trial": folder.name, "outcome": rows[0]["outcome"], "score": last["score"], "epochs": last["epoch"]}
-    return {**facts, "params": varied(events), "metrics": metrics}
+    top = trials[0]
+    facts = {"trial": top.name, "outcome": top.outcome, "score": top.score, "epochs": top.epochs[-1]["epoch"]}
+    return {**facts, "params": top.values, "metrics": plain(top.metrics)}
 
 
 def varied(events: list[Event]) -> dict[str, Any]:
@@ -85,12 +170,9 @@ def varied(events: list[Event]) -> dict[str, Any]:
     return next((event["values"] for event in reversed(events) if "values" in event), {})
 
 
-def first_pass(sweep: Path) -> tuple[float | None, int | None]:
+def first_pass(trials: list[Trial]) -> tuple[float | None, int | None]:
     """Seconds of the sweep until a trial passed, and the epochs that all trials together had trained by then."""
-    folders = trial_folders(sweep)
-    epochs = [
-        event for folder in folders for event in read_events(folder / "events.jsonl") if event["event"] == "epoch"
-    ]
+    epochs = [event for trial in trials for event in trial.epochs]
     moments = [event["elapsed"] for event in epochs if event["outcome"] == "passed"]
     if not moments:
         return None, None
@@ -104,6 +186,12 @@ def to_csv(rows: list[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows({"rank": rank, **row} for rank, row in enumerate(rows, 1))
     return text.getvalue()
+
+
+def to_table(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The leaderboard as MLflow's UI shows a table: columns, and data by rows."""
+    header, *lines = csv.reader(io.StringIO(to_csv(rows)))
+    return {"columns": header, "data": lines}
 
 
 def to_text(rows: list[dict[str, Any]]) -> str:
@@ -122,3 +210,35 @@ def _short(name: str) -> str:
 
 def _cell(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def is_running(sweep: Path) -> bool:
+    """Whether a driver holds the sweep's folder."""
+    if not (sweep / ".lock").exists():
+        return False
+    with (sweep / ".lock").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path, help="folder of a sweep, e.g. results/latest")
+    folder = parser.parse_args().sweep
+    if not (folder / "config.yaml").exists():
+        parser.error(f"sweep: got {str(folder)!r}, expected the folder of a sweep (it has no config.yaml)")
+    from sweeps.pages import page  # here, for it builds on this
+
+    sweep = read(folder.resolve())
+    if not is_running(folder):
+        write(folder, sweep.seconds, {key: sweep.facts.get(key) for key in ("versions", "git_commit")})
+    print(to_text(leaderboard(folder)))
+    print(f"report {page.write(folder.resolve())}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

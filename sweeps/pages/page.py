@@ -1,0 +1,238 @@
+"""A sweep on one page, `report.html` in its folder: what passed, what it took, what the parameters did.
+
+The page is derived from the run directories, holds all that it shows, and asks nobody for anything.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from core.gate import COMPARE, Gate, Threshold
+from core.record import Event, write_atomically
+from sweeps import report
+from sweeps.pages import board, parameters, plots
+from sweeps.pages.render import choice, duration, figures, moment, render, score, share, shown_path
+from sweeps.report import Sweep, Trial
+
+FOLD = 50  # rows of the leaderboard that are not folded away
+FEW = 30  # trials up to which importances are a hint
+
+
+def write(sweep: Path) -> Path:
+    """Write the page of a sweep, which may still be running; returns where it is."""
+    path = sweep / "report.html"
+    write_atomically(path, render("report.html", context(report.read(sweep))))
+    return path
+
+
+def context(sweep: Sweep) -> dict[str, Any]:
+    """All that the page says."""
+    gate, trials, axis = sweep.gate, sweep.trials, plots.axis_of(sweep)
+    links = board.mlflow(sweep.folder)
+    columns, rows = board.leaderboard(sweep, links)
+    epochs, cutoffs = any(trial.epochs for trial in trials), plots.rungs(sweep)
+    return {
+        "name": sweep.config["name"] or sweep.folder.name,
+        "folder": sweep.folder.name,
+        "family": family(sweep),
+        "trials": len(trials),
+        "passed": sum(trial.outcome == "passed" for trial in trials),
+        "rules": [f"{metric} {rule}" for metric, rule in gate.thresholds.items()],
+        "gate_note": gate_note(gate),
+        "when": when(sweep),
+        "compare": links.get("compare"),
+        "best": best(sweep),
+        "facts": facts(sweep),
+        "spent": spent(sweep),
+        "commands": commands(sweep),
+        "progress": plots.progress(sweep, axis, cutoffs) if epochs else None,
+        "progress_note": progress_note(sweep, bool(cutoffs)),
+        "metrics": plots.metrics(sweep) if epochs else [],
+        "parameters": parameter_plots(sweep, axis),
+        "columns": columns,
+        "rows": rows,
+        "fold": FOLD,
+        "footer": footer(sweep),
+    }
+
+
+def family(sweep: Sweep) -> str:
+    """The last part of the trainable's name."""
+    return sweep.config["trainable"]["_target_"].rpartition(".")[2]
+
+
+def gate_note(gate: Gate) -> str:
+    sentences = [] if gate.rules else ["The gate has no thresholds, so nothing passes; trials are ranked only."]
+    if gate.rules:
+        often = f" in {gate.consecutive} epochs in a row" if gate.consecutive > 1 else " at the same epoch"
+        sentences.append(f"Every threshold must clear{often}.")
+    if gate.bound == "wilson":
+        sentences.append("Of a proportion, the end of its 95 % interval that is nearer to failing is compared.")
+    if gate.objective:
+        better = "smaller" if gate.mode == "min" else "larger"
+        sentences.append(f"Ranked by {gate.objective}, {better} is better.")
+    return " ".join(sentences)
+
+
+def when(sweep: Sweep) -> str:
+    starts = [event["time"] for event in sweep.events if event["event"] == "start"]
+    began = f"Began {moment(starts[0])}" if starts else "Not begun"
+    again = f", resumed {len(starts) - 1} times" if len(starts) > 2 else ", resumed once" if len(starts) == 2 else ""
+    if sweep.ended or sweep.interrupted:
+        how, at = "ended" if sweep.ended else "interrupted", moment(sweep.events[-1]["time"], starts[0])
+        return f"{began}{again}, {how} {at}"
+    return f"{began}{again}, not ended when this page was written, {moment(time.time())}"
+
+
+def best(sweep: Sweep) -> dict[str, Any] | None:
+    """The first of the leaderboard: its metrics against the gate, and its parameters."""
+    top = sweep.trials[0] if sweep.trials else None
+    if top is None or top.score is None:
+        return None
+    gated = [threshold(rule, sweep.gate, top.metrics) for rule in sweep.gate.rules]
+    shown = {rule.metric for rule in sweep.gate.rules}
+    if sweep.gate.objective and sweep.gate.objective not in shown:
+        value = figures(top.metrics.get(sweep.gate.objective))
+        gated.append({"name": sweep.gate.objective, "value": value, "needs": "", "verdict": "ranks", "tone": "note"})
+    missed = [one["verdict"] + " in " + one["name"] for one in gated if one["tone"] == "bad"]
+    clears = f"It clears every threshold, but not {sweep.gate.consecutive} epochs in a row."
+    others = {name: value for name, value in top.metrics.items() if name not in {*shown, sweep.gate.objective}}
+    return {
+        "trial": top.name,
+        "outcome": top.outcome,
+        "epochs": top.epochs[-1]["epoch"],
+        "score": score(top.score),
+        "gated": gated,
+        "misses": f"It {', '.join(missed)}." if missed else clears,
+        "params": [{"name": name, "value": choice(value)} for name, value in top.values.items()],
+        "others": [{"name": name, "value": figures(value)} for name, value in others.items()],
+    }
+
+
+def threshold(rule: Threshold, gate: Gate, metrics: Mapping[str, float]) -> dict[str, str]:
+    """How a metric stands to its threshold."""
+    value = plots.compared(metrics, rule, gate.bound)
+    said = {"name": rule.metric, "value": figures(value), "needs": f"{rule.comparison} {rule.bound:g}"}
+    if value is None or math.isnan(value):
+        return {**said, "verdict": "has no number", "tone": "bad"}
+    gap = f"{abs(value - rule.bound):.2g}"
+    if COMPARE[rule.comparison](value, rule.bound):
+        return {**said, "verdict": f"clears by {gap}" if value != rule.bound else "just clears", "tone": "good"}
+    return {**said, "verdict": f"misses by {gap}", "tone": "bad"}
+
+
+def facts(sweep: Sweep) -> list[dict[str, Any]]:
+    seconds, epochs = report.first_pass(sweep.trials)
+    passed, count = sum(trial.outcome == "passed" for trial in sweep.trials), len(sweep.trials)
+    total = sum(len(trial.epochs) for trial in sweep.trials)
+    each = duration(_seconds(sweep.trials) / total) if total else "none"
+    first = {"value": "none"} if seconds is None else {"value": duration(seconds), "more": f"{epochs} epochs"}
+    return [
+        {"name": "first pass after", "more": "", **first},
+        {"name": "whole sweep", "value": duration(sweep.seconds), "more": f"{total} epochs"},
+        {"name": "pass rate", "value": f"{passed / count:.0%}" if count else "none", "more": f"{passed} of {count}"},
+        {"name": "an epoch, on average", "value": each, "more": ""},
+    ]
+
+
+def spent(sweep: Sweep) -> list[dict[str, Any]]:
+    """Trials, epochs and seconds of training by outcome."""
+    whole = sum(len(trial.epochs) for trial in sweep.trials), _seconds(sweep.trials)
+    found: list[dict[str, Any]] = []
+    for outcome in plots.STYLES:
+        chosen = [trial for trial in sweep.trials if trial.outcome == outcome]
+        epochs, seconds = sum(len(trial.epochs) for trial in chosen), _seconds(chosen)
+        shares = {"epoch_share": share(epochs, whole[0]), "second_share": share(seconds, whole[1])}
+        unended = outcome == "interrupted" and not sweep.interrupted
+        label = "not ended" if unended else outcome
+        if chosen:
+            row = {"outcome": outcome, "label": label, "trials": len(chosen), "epochs": epochs, "seconds": seconds}
+            found.append({**row, **shares})
+    return found
+
+
+def commands(sweep: Sweep) -> list[dict[str, str]]:
+    folder = shown_path(sweep.folder)
+    found = []
+    if not sweep.ended:
+        found.append({"name": "Go on with the sweep", "text": f"python sweeps/run.py resume={shlex.quote(folder)}"})
+    else:
+        more = f"num_samples={2 * len(sweep.trials)}"
+        found.append({"name": "Search on", "text": f"python sweeps/run.py resume={shlex.quote(folder)} {more}"})
+    if sweep.trials and sweep.trials[0].score is not None:
+        trial = f"{folder}/{sweep.trials[0].name}"
+        again = f"python sweeps/train.py --config {shlex.quote(trial + '/config.yaml')}"
+        found.append({"name": "Train the best trial again", "text": again})
+        code = f"from sweeps.load import load\n\ntrainable, data = load({json.dumps(trial)})"
+        found.append({"name": "Load its model, in Python", "text": code})
+    return found
+
+
+def progress_note(sweep: Sweep, halving: bool) -> str:
+    if not sweep.gate.rules:
+        return "The score of every trial, from its objective alone."
+    text = (
+        "A line a trial. Below the gate, its distance: the shortfalls of all thresholds added up, each in units of "
+        "its scale. Above it, the trials that passed, by their objective."
+    )
+    if halving:
+        text += " Dotted lines are the rungs of successive halving, bars the scores below which it last stopped trials."
+    return text
+
+
+def parameter_plots(sweep: Sweep, axis: plots.Axis) -> list[dict[str, Any]]:
+    """History, parallel coordinates and importances, or a sentence where there is nothing to draw."""
+    study = parameters.make_study(sweep, axis)
+    scored = [trial for trial in study.get_trials(deepcopy=False) if trial.value is not None]
+    names = {name for trial in scored for name in trial.params}
+    history: dict[str, Any] = {"title": "History", "note": "No trial has a score.", "figure": None, "least": 0}
+    coordinates = {**history, "title": "Parallel coordinates"}
+    importance = {**history, "title": "Importances"}
+    if scored:
+        history |= {"note": "The last score of each trial, in the order in which they were asked for."}
+        history |= {"figure": parameters.draw_history(study, sweep, axis)}
+        coordinates["note"] = importance["note"] = "No parameter took more than one value."
+    if scored and names:
+        told = "Those that passed are solid and green, the others dotted, the fainter the further from the gate."
+        told = told if sweep.gate.rules else "The fainter, the lower its score."
+        coordinates |= {"note": f"A line a trial. {told}", "least": 104 * (1 + len(names))}
+        coordinates |= {"figure": parameters.draw_coordinates(study, axis)}
+        importance["note"] = "All trials have the same score, which says nothing about parameters."
+    if found := parameters.importances(study):
+        hint = " So few are a hint, no more." if len(scored) < FEW else ""
+        importance["note"] = (
+            f"They rest on {len(scored)} trials: how much of what sets their scores apart goes with each parameter "
+            f"(fANOVA).{left_out(study, found)}{hint}"
+        )
+        importance["figure"] = parameters.draw_importances(found)
+    return [history, coordinates, importance]
+
+
+def left_out(study: optuna.Study, found: Mapping[str, float]) -> str:
+    """The parameters that only some trials have."""
+    names = sorted({name for trial in study.get_trials(deepcopy=False) for name in trial.params} - set(found))
+    return f" Only some trials have {', '.join(names)}, so it says nothing of that." if names else ""
+
+
+def footer(sweep: Sweep) -> list[str]:
+    start: Event = sweep.facts
+    versions = ", ".join(f"{name} {version}" for name, version in start.get("versions", {}).items())
+    commit = start.get("git_commit")
+    return [
+        f"{shown_path(sweep.folder)}, seed {sweep.config['seed']}",
+        versions,
+        f"commit {commit}" if commit else "commit not known",
+        *([f"overrides: {shlex.join(start['overrides'])}"] if start.get("overrides") else []),
+    ]
+
+
+def _seconds(trials: Sequence[Trial]) -> float:
+    return sum(seconds for trial in trials if math.isfinite(seconds := trial.seconds))

@@ -1,0 +1,257 @@
+"""The plots of a sweep, as dictionaries that plotly.js draws.
+
+Colours are names of CSS variables, `var(--ink)`, which the page fills in: so plots follow its light and dark.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from core.gate import HOPELESS, Threshold
+from core.record import Event
+from sweeps.pages.render import score
+from sweeps.report import Sweep, Trial
+
+Figure = dict[str, Any]
+Cutoff = tuple[int, float, int]  # of a rung: its epoch, the score that it last asked for, and how many reached it
+# How each outcome is drawn, never by colour alone; in the order of legends and tables.
+STYLES: dict[str, dict[str, Any]] = {
+    "passed": {"dash": "solid", "symbol": "circle", "width": 2.2},
+    "finished": {"dash": "dash", "symbol": "square", "width": 1.6},
+    "stopped": {"dash": "dot", "symbol": "triangle-down", "width": 1.4},
+    "diverged": {"dash": "dashdot", "symbol": "x", "width": 1.6},
+    "failed": {"dash": "longdash", "symbol": "diamond", "width": 1.6},
+    "interrupted": {"dash": "longdashdot", "symbol": "circle-open", "width": 1.6},
+}
+MOST_POINTS = 20_000  # of a plot, however many trials it shows
+AXIS = {"gridcolor": "var(--line)", "linecolor": "var(--line)", "zeroline": False}
+TITLE = {"font": {"size": 13}, "standoff": 8}
+
+
+class Axis:
+    """Where a score is drawn: the distance to the gate below it, by its size; what clears the gate in a band above.
+
+    The distance d is drawn at -asinh(d / unit): linear near the gate and logarithmic far from it.
+    """
+
+    def __init__(self, scores: Iterable[float | None], gated: bool = True) -> None:
+        known = [score for score in scores if score is not None and not math.isnan(score)]
+        missed = [-score for score in known if HOPELESS < score < 0]
+        cleared = [score for score in known if score >= 1]
+        self.gated, self.far = gated, max(missed, default=0.0) or 1.0
+        self.hopeless = any(score <= HOPELESS for score in known)
+        self.unit = min(0.1, self.far / 3)
+        self.floor = -math.asinh(self.far / self.unit)
+        self.bottom = self.floor * (1.15 if self.hopeless else 1.05)
+        self.top = -0.2 * self.floor
+        self.worst, self.best = min(cleared, default=1.0), max(cleared, default=1.0)
+
+    def __call__(self, score: float | None) -> float | None:
+        if score is None or math.isnan(score):
+            return None
+        if not self.gated:
+            return max(score, -1.0)
+        if score <= HOPELESS:
+            return self.bottom
+        if score < 1:  # a cut-off may lie between 0 and 1, where no trial does
+            return -math.asinh(max(0.0, -score) / self.unit)
+        rank = (score - self.worst) / (self.best - self.worst) if self.best > self.worst else 0.5
+        return self.top * (0.25 + 0.5 * rank)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Distances worth a label, at least a twelfth of the axis apart."""
+        first = math.floor(math.log10(self.unit)) - 1
+        decades = [10.0**power for power in range(first, math.ceil(math.log10(self.far)) + 1)]
+        found = [(0.0, "the gate")]
+        for distance in [*reversed(decades), *(3 * decade for decade in reversed(decades))]:
+            at = -math.asinh(distance / self.unit)
+            if distance <= self.far and all(abs(at - other) > -self.bottom / 12 for other, _ in found):
+                found.append((at, f"{distance:g}"))
+        if self.hopeless:
+            found = [(at, text) for at, text in found if at - self.bottom > -self.bottom / 14]
+            found.append((self.bottom, "no number"))
+        return sorted([*found, (self.top / 2, "passed")])
+
+    def layout(self) -> Figure:
+        """The axis, and the band of what clears the gate."""
+        if not self.gated:
+            return {"yaxis": {**AXIS, "title": {**TITLE, "text": "score"}}, "shapes": []}
+        values, texts = zip(*self.ticks(), strict=True)
+        axis = {
+            "title": {**TITLE, "text": "distance to the gate"},
+            "tickvals": values,
+            "ticktext": texts,
+            "tickmode": "array",
+        }
+        axis["range"] = [self.bottom - 0.04 * self.top - 0.02, self.top]
+        band = {"type": "rect", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": self.top, "layer": "below"}
+        band |= {"fillcolor": "var(--band)", "line": {"width": 0}}
+        edge = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0}
+        edge["line"] = {"color": "var(--passed)", "width": 1.5}
+        return {"yaxis": {**AXIS, **axis}, "shapes": [band, edge]}
+
+
+def axis_of(sweep: Sweep) -> Axis:
+    scores = [event["score"] for trial in sweep.trials for event in trial.epochs]
+    return Axis(scores, gated=bool(sweep.gate.rules))
+
+
+def progress(sweep: Sweep, axis: Axis, cutoffs: Sequence[Cutoff]) -> Figure:
+    """The score of every trial over its epochs, with the rungs of successive halving and their cut-offs."""
+    traces = curves(sweep.trials, lambda event: axis(event["score"]), shown="")
+    layout = axis.layout()
+    layout |= {"xaxis": {**AXIS, "title": {**TITLE, "text": "epoch"}, "rangemode": "tozero"}, "height": 480}
+    for milestone in sorted({milestone for milestone, _, _ in cutoffs}):
+        line = {"type": "line", "yref": "paper", "x0": milestone, "x1": milestone, "y0": 0, "y1": 1, "layer": "below"}
+        layout["shapes"].append({**line, "line": {"color": "var(--muted)", "width": 1, "dash": "dot"}})
+    if cutoffs:
+        traces.append(
+            {
+                "x": [milestone for milestone, _, _ in cutoffs],
+                "y": [axis(cutoff) for _, cutoff, _ in cutoffs],
+                "customdata": [[f"{cutoff:.4g}", count] for _, cutoff, count in cutoffs],
+                "mode": "markers",
+                "name": "cut-off at a rung",
+                "marker": {"symbol": "line-ew", "size": 26, "line": {"width": 3, "color": "var(--ink)"}},
+                "hovertemplate": "rung at epoch %{x}, reached by %{customdata[1]}<br>"
+                "stopped below a score of %{customdata[0]}<extra></extra>",
+            }
+        )
+    return {"data": traces, "layout": layout}
+
+
+def rungs(sweep: Sweep) -> list[Cutoff]:
+    """Every rung, rebuilt from the record; other schedulers have none."""
+    from sweeps import scheduler  # here, for Ray Tune takes seconds to import
+
+    target = scheduler.locate("scheduler", sweep.config["scheduler"])
+    if not (isinstance(target, type) and issubclass(target, scheduler.GateASHA)):
+        return []
+    epochs = [(event["elapsed"], trial.name, event) for trial in sweep.trials for event in trial.epochs]
+    ordered = sorted(epochs, key=lambda one: one[:2])
+    seen = [(name, event["epoch"], event["score"]) for _, name, event in ordered if event["score"] is not None]
+    chosen: Any = scheduler.make(sweep.config, {}, seen)
+    found = [
+        (milestone, bracket.cutoff(recorded), len(recorded))
+        for bracket in chosen._brackets
+        for milestone, recorded in bracket._rungs
+    ]
+    last = sweep.config["training"]["max_epochs"]
+    return sorted((round(epoch), float(cutoff), count) for epoch, cutoff, count in found if count and epoch < last)
+
+
+def metrics(sweep: Sweep) -> list[tuple[str, Figure]]:
+    """Each gated metric over epochs with its threshold, failing side shaded; then the objective."""
+    gate = sweep.gate
+    drawn = [(rule, f"{rule.metric} {rule.comparison} {rule.bound:g}") for rule in gate.rules]
+    figures = [(title, _metric(sweep.trials, rule.metric, rule, gate.bound)) for rule, title in drawn]
+    if gate.objective and gate.objective not in gate.thresholds:
+        better = "smaller" if gate.mode == "min" else "larger"
+        figures.append((f"{gate.objective} ({better} is better)", _metric(sweep.trials, gate.objective, None, "point")))
+    return figures
+
+
+def _metric(trials: Sequence[Trial], name: str, rule: Threshold | None, bound: str) -> Figure:
+    traces = curves(
+        trials, lambda event: compared(event["metrics"], rule, bound) if rule else event["metrics"].get(name)
+    )
+    values = [value for trace in traces for value in trace["y"] if value is not None]
+    values += [rule.bound] if rule else []
+    xaxis = {**AXIS, "title": {**TITLE, "text": "epoch"}, "rangemode": "tozero"}
+    layout: Figure = {"xaxis": xaxis, "yaxis": dict(AXIS), "height": 260, "showlegend": False, "shapes": []}
+    layout["margin"] = {"l": 58, "r": 8, "t": 8, "b": 40}
+    if not values:
+        return {"data": [], "layout": layout}
+    low, high = min(values), max(values)
+    logarithmic = low > 0 and high > 50 * low
+    if logarithmic:
+        low, high = math.log10(low), math.log10(high)
+    room = 0.06 * (high - low or abs(high) or 1.0)
+    low, high = low - room, high + room
+    layout["yaxis"] |= {"range": [low, high], "type": "log" if logarithmic else "linear"}
+    if logarithmic:
+        powers = range(math.floor(low), math.ceil(high) + 1)
+        every = [value * 10.0**power for power in powers for value in ((1, 3) if high - low < 3 else (1,))]
+        layout["yaxis"] |= {"tickvals": every, "ticktext": [f"{value:g}" for value in every], "tickmode": "array"}
+    if rule:
+        edges = [10**low if logarithmic else low, rule.bound]
+        if rule.comparison.startswith("<"):
+            edges = [rule.bound, 10**high if logarithmic else high]
+        across = {"xref": "paper", "x0": 0, "x1": 1, "layer": "below"}
+        layout["shapes"] = [
+            {
+                "type": "rect",
+                **across,
+                "y0": edges[0],
+                "y1": edges[1],
+                "fillcolor": "var(--shade)",
+                "line": {"width": 0},
+            },
+            {
+                "type": "line",
+                **across,
+                "y0": rule.bound,
+                "y1": rule.bound,
+                "line": {"color": "var(--ink)", "width": 1.2},
+            },
+        ]
+    return {"data": traces, "layout": layout}
+
+
+def compared(metrics: Mapping[str, float], rule: Threshold, bound: str) -> float | None:
+    """The number that a threshold is compared with, as `Gate` does it."""
+    end = rule.metric + ("_low" if rule.comparison.startswith(">") else "_high")
+    value = metrics.get(rule.metric)
+    return metrics.get(end, value) if bound == "wilson" else value
+
+
+def curves(trials: Sequence[Trial], value: Callable[[Event], float | None], shown: str = ": %{y:.4g}") -> list[Figure]:
+    """One trace an outcome: the curves of its trials, a gap between any two, a mark at the end of each."""
+    most = max(10, min(200, MOST_POINTS // max(1, len(trials))))
+    thinner = min(1.0, (25 / max(1, len(trials))) ** 0.35)  # where there are many lines
+    traces = []
+    for outcome, style in STYLES.items():
+        chosen = [trial for trial in trials if trial.outcome == outcome and trial.epochs]
+        x: list[int | None] = []
+        y: list[float | None] = []
+        sizes, named = [], []
+        for trial in chosen:
+            points = thin(trial.epochs, most)
+            heights = [_number(value(event)) for event in points]
+            end = max((index for index, height in enumerate(heights) if height is not None), default=-1)
+            x += [*(event["epoch"] for event in points), None]
+            y += [*heights, None]
+            sizes += [4 + 5 * thinner if index == end else 0 for index in range(len(points) + 1)]
+            named += [[trial.name, score(event["score"])] for event in points] + [["", ""]]
+        if not any(height is not None for height in y):
+            continue
+        traces.append(
+            {
+                "x": x,
+                "y": y,
+                "customdata": named,
+                "name": f"{outcome} ({len(chosen)})",
+                "mode": "lines+markers",
+                "line": {"color": f"var(--{outcome})", "dash": style["dash"], "width": thinner * style["width"]},
+                "marker": {"symbol": style["symbol"], "size": sizes, "opacity": 1, "line": {"width": 0}},
+                "hovertemplate": f"<b>%{{customdata[0]}}</b>, {outcome}<br>epoch %{{x}}{shown}<br>"
+                "score %{customdata[1]}<extra></extra>",
+            }
+        )
+    return traces
+
+
+def thin(epochs: Sequence[Event], most: int) -> list[Event]:
+    """At most `most` epochs, evenly; the first, the best and the last are among them."""
+    if len(epochs) <= most:
+        return list(epochs)
+    last = len(epochs) - 1
+    kept = {round(index * last / (most - 2)) for index in range(most - 1)}
+    scores = [-math.inf if event["score"] is None else event["score"] for event in epochs]
+    return [epochs[index] for index in sorted({*kept, scores.index(max(scores))})]
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
