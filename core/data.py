@@ -55,6 +55,17 @@ def part(batch: Batch, rank: int, world: int) -> tuple[Batch, float]:
     return mine, count * world / samples(batch)
 
 
+def layout(batch: Batch, name: str = "") -> dict[str, tuple[str, list[int]]]:
+    """Type and shape of each tensor in a batch, by the dotted path to it: `layout((x, {"y": y}))` has 0 and 1.y."""
+    if isinstance(batch, Tensor):
+        return {name: (str(batch.dtype).removeprefix("torch."), list(batch.shape))}
+    parts = batch.items() if isinstance(batch, dict) else enumerate(batch)
+    found = [
+        layout(one, f"{name}.{key}".lstrip(".")) for key, one in parts if isinstance(one, Tensor | dict | list | tuple)
+    ]
+    return {path: tensor for tensors in found for path, tensor in tensors.items()}
+
+
 def _rows(batch: Batch, choose: Callable[[Tensor], Tensor]) -> Batch:
     """A batch of the same shape with `choose` of each of its tensors."""
     if isinstance(batch, Tensor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import resource
 import sys
@@ -29,6 +30,20 @@ def peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / MIB
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
     return resident / MIB if sys.platform == "darwin" else resident / 1024
+
+
+def usage(device: torch.device, cores: float) -> dict[str, float]:
+    """How busy the machine is: `cores` of this process; on CUDA the device, whoever uses it.
+
+    The device's own load is there where `nvidia-ml-py` is installed.
+    """
+    found = {"system/cpu_percent": 100 * cores}
+    if device.type == "cuda":
+        free, whole = torch.cuda.mem_get_info(device)
+        found["system/gpu_memory_percent"] = 100 * (1 - free / whole)
+        with contextlib.suppress(ModuleNotFoundError):
+            found["system/gpu_percent"] = float(torch.cuda.utilization(device))
+    return found
 
 
 def reset_peak_memory(device: torch.device) -> None:

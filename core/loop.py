@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, Literal
 
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 
 from core import rng
 from core.data import mixed, part
-from core.device import peak_memory, release_memory, reset_peak_memory
+from core.device import peak_memory, release_memory, reset_peak_memory, usage
 from core.distributed import average, average_metrics, everywhere, rank, world_size
 from core.gate import HOPELESS, Gate
 from core.precision import Precision, autocast
@@ -58,6 +58,7 @@ class Settings:
     watch: int | None = None  # updates between readings of every parameter's gradient norm
     compile: bool = False
     activation_checkpointing: bool = False
+    system_metrics: bool = False
 
     def check(self, trainable: Trainable) -> None:
         """Raise ValueError where a trainable cannot train so."""
@@ -104,7 +105,7 @@ def fit(
         run.load_state_dict(resume)
         yield from run.past(run.epoch if recorded is None else recorded)
     while run.outcome is None and run.epoch < settings.max_epochs:
-        began = perf_counter()
+        began, processor = perf_counter(), process_time()
         metrics: Metrics = {}
         losses: list[float] = []
         size = 0
@@ -122,6 +123,8 @@ def fit(
             release_memory()
         metrics["system/seconds"] = perf_counter() - began
         metrics["system/peak_memory_mib"] = peak_memory(run.device)
+        if settings.system_metrics:
+            metrics |= usage(run.device, (process_time() - processor) / metrics["system/seconds"])
         yield run.next_epoch(metrics, losses)
 
 
@@ -288,7 +291,7 @@ class _Run:
         self.trainable.load_state_dict(state["trainable"])
         self.step.load_state_dict(state)
         rng.restore(state["rng"])
-        self.epoch, self.streak, self.seed = state["epoch"], state["streak"], state["seed"]
+        self.epoch, self.streak, self.seed = state["epoch"], state["streak"], state.get("seed", self.seed)
         self.outcome, self.reason = state["outcome"], state["reason"]
         self.history, self.best = list(state["history"]), state["best"]
 

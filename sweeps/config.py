@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -20,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from core import device, rng
 from core.trainable import Data, Trainable
-from sweeps.schema import check, locate
+from sweeps.schema import check, locate, read_config
 from sweeps.storage import restore
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -92,7 +91,7 @@ def load_file(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _changed(path: Path, overrides: Sequence[Override]) -> dict[str, Any]:
-    config = OmegaConf.load(path)
+    config = OmegaConf.create(read_config(path))
     assert isinstance(config, DictConfig)
     for one in overrides:
         if _chooses(one):
@@ -114,7 +113,7 @@ def _here(sweep: str, overrides: Sequence[Override]) -> Path:
 
 def _is_copy(folder: Path) -> bool:
     path = folder / "config.yaml"
-    storage = yaml.safe_load(path.read_text())["storage"] if path.is_file() else None
+    storage = read_config(path)["storage"] if path.is_file() else None
     return storage is not None and Path(storage).expanduser().resolve() == folder.resolve().parent
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
-import yaml
 
 from core import checkpoint
 from core.trainable import Data, Trainable
 from sweeps.config import build
-from sweeps.schema import check
+from sweeps.schema import check, read_config
 from sweeps.storage import fetch
 
 WEIGHTS = "state_dict.pth"  # in a logged model: the name that mlflow.pytorch.load_state_dict looks for
@@ -25,7 +25,7 @@ def load(folder: str | Path, device: str = "auto") -> tuple[Trainable, Data]:
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"load: got {str(folder)!r}, expected the folder of a run or of a logged model")
-    config = check(yaml.safe_load((folder / "config.yaml").read_text()))
+    config = check(read_config(folder / "config.yaml"))
     trainable, data = build({**config, "device": device})
     if (folder / WEIGHTS).is_file():
         weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
@@ -37,3 +37,25 @@ def load(folder: str | Path, device: str = "auto") -> tuple[Trainable, Data]:
         weights = found.state()["trainable"]
     trainable.load_state_dict(weights)
     return trainable.eval(), data
+
+
+def pack(folder: Path, found: checkpoint.Checkpoint, aside: Path) -> None:
+    """Write what a logged model holds: weights, configuration, the checkpoint's metrics, and MLflow's own `MLmodel`.
+
+    The signature is of the trainable's `forward`: a batch in, losses out.
+    """
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    torch.save(found.state()["trainable"], aside / WEIGHTS)
+    for source in (found.path / checkpoint.META, folder / "config.yaml"):
+        (aside / source.name).write_bytes(source.read_bytes())
+    inputs = [
+        TensorSpec(np.dtype(dtype), (-1, *shape[1:]), name or None)
+        for name, (dtype, shape) in found.meta.get("batch", {}).items()
+    ]
+    signature = (
+        ModelSignature(Schema(inputs), Schema([TensorSpec(np.dtype("float32"), (), "loss")])) if inputs else None
+    )
+    flavour = {"gatesweep": {"weights": WEIGHTS, "load": "sweeps.load.load"}}
+    Model(flavors=flavour, signature=signature).save(str(aside / "MLmodel"))

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import yaml
 
-from sweeps.tracking import Publisher, default_uri
+from sweeps.database import default_uri
+from sweeps.tracking import Publisher
 
 # Quiet, and quick to give up: whatever was not sent is sent at the next attempt.
 ENVIRONMENT = {
@@ -32,7 +33,9 @@ def follow(sweep: Path, uri: str, experiment: str, every: float = 2.0) -> bool:
     publisher, warned, closing, attempts = None, False, False, 0
     while True:
         try:
-            publisher = publisher or Publisher(sweep, uri, experiment)
+            if publisher is None:
+                publisher = Publisher(sweep, uri, experiment)
+                print(f"compare in MLflow{'' if uri.startswith('http') else ' (make ui)'}: {publisher.url}", flush=True)
             publisher.sync()
             if closing:
                 return True
@@ -40,17 +43,17 @@ def follow(sweep: Path, uri: str, experiment: str, every: float = 2.0) -> bool:
             attempts += closing
             if not warned:
                 warned = True
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                print(
-                    f"tracking: {uri} does not answer ({reason}); the sweep goes on, the record is kept",
-                    file=sys.stderr,
-                )
+                print(f"tracking: {uri}: {_reason(error)}; the sweep goes on, the record is kept", file=sys.stderr)
             if attempts >= 3:
                 return False
         if closing:
             time.sleep(1)
         else:
             closing = bool(select.select([sys.stdin], [], [], every)[0])
+
+
+def _reason(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def main() -> int:
@@ -75,9 +78,11 @@ def main() -> int:
         os.nice(10)  # the trials come first
         return 0 if follow(sweep, uri, tracking["experiment"]) else 1
     try:
-        Publisher(sweep, uri, tracking["experiment"]).sync()
+        publisher = Publisher(sweep, uri, tracking["experiment"])
+        publisher.sync()
+        print(publisher.url)
     except Exception as error:
-        print(f"tracking.uri: {uri} does not answer ({str(error).splitlines()[0]})", file=sys.stderr)
+        print(f"tracking.uri: {uri}: {_reason(error)}", file=sys.stderr)
         return 2
     return 0
 

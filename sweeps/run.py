@@ -22,7 +22,7 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from core.record import append_event, write_atomically
-from sweeps import cli, preflight, report, scheduler
+from sweeps import cli, comparison, preflight, report, scheduler
 from sweeps import config as configuration
 from sweeps.cluster import start_ray
 from sweeps.recording import Enough, Recorder, rungs_seen
@@ -99,6 +99,7 @@ def _run(folder: Path, config: dict[str, Any], points: Space, concurrent: int) -
     summary = report.write(folder, recorder.elapsed, facts)
     append_event(folder / "events.jsonl", "interrupted" if interrupted else "end", elapsed=recorder.elapsed)
     print(report.to_text(report.leaderboard(folder)))
+    _write_page(folder)
     _stop_publisher(publisher, folder)
     if mirror and not mirror.close():
         print(f"storage: not all of the record arrived; it is whole in {folder}", flush=True)
@@ -152,6 +153,15 @@ def _shape(config: dict[str, Any], points: Space, folder: Path) -> tuple[Any, An
     return trial, reserved, [Janitor(office)]
 
 
+def _write_page(folder: Path) -> None:
+    try:
+        from sweeps.pages import page  # here, for plotly takes a second to import
+
+        print(f"report {page.write(folder)}", flush=True)
+    except Exception as fault:  # a page that cannot be drawn is no reason to lose the rest
+        print(f"report: not written ({type(fault).__name__}: {fault}); the record is whole", flush=True)
+
+
 def _start_publisher(folder: Path, config: dict[str, Any]) -> subprocess.Popen | None:
     """MLflow in a process of its own, so that it can neither slow the sweep down nor end it."""
     if not config["tracking"]["enabled"]:
@@ -172,6 +182,8 @@ def _stop_publisher(publisher: subprocess.Popen | None, folder: Path) -> None:
         done = False
     if not done:
         print(f"tracking: not all was published; later: python sweeps/publish.py {folder}", flush=True)
+    if (pointer := folder / comparison.POINTER).exists():
+        print(f"compare {json.loads(pointer.read_text())['compare']}", flush=True)
 
 
 def _verdict(summary: dict[str, Any]) -> str:

@@ -7,9 +7,11 @@ import inspect
 import pkgutil
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from core import schedule
@@ -55,6 +57,7 @@ class TrainingConfig(Strict):
     watch: PositiveInt | None
     compile: bool
     activation_checkpointing: bool
+    system_metrics: bool
     keep_checkpoints: PositiveInt
 
 
@@ -75,6 +78,7 @@ class ResourcesConfig(Strict):
 class TrackingConfig(Strict):
     uri: str | None
     experiment: str
+    models: list[Literal["passed", "finished", "stopped", "diverged", "failed"]]
     enabled: bool
 
 
@@ -106,6 +110,24 @@ class Config(Strict):
     results: str
     storage: str | None
     resume: str | None
+
+
+# Records are older than some keys.
+RENAMED = {"resources.cpus": "cpus_per_worker", "resources.gpus": "gpus_per_worker"}
+OLDER: dict[str, dict[str, Any]] = {
+    "resources": {"workers": 1, "reuse_workers": True},
+    "training": {"watch": None, "system_metrics": False},
+    "tracking": {"models": ["passed"]},
+}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What a `config.yaml` holds, in today's keys, with what was so before there was one."""
+    config = {"storage": None, **(yaml.safe_load(path.read_text()) or {})}
+    for part, then in OLDER.items():
+        now = {RENAMED.get(f"{part}.{key}", key): value for key, value in config.get(part, {}).items()}
+        config[part] = {**then, **now}
+    return config
 
 
 def check(config: Any) -> dict[str, Any]:

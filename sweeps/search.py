@@ -118,7 +118,8 @@ def open_study(sweep: Path) -> optuna.Study:
     path = sweep / "study.journal"
     path.with_name(path.name + ".lock").unlink(missing_ok=True)  # a killed sweep's; the folder itself is locked
     storage = JournalStorage(JournalFileBackend(str(path)))
-    return optuna.create_study(storage=storage, study_name=sweep.name, direction="maximize", load_if_exists=True)
+    name = next(iter(optuna.get_all_study_names(storage)), sweep.name)  # the folder may have had another name
+    return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
 
 
 def make_sampler(config: Mapping[str, Any], offset: int = 0) -> optuna.samplers.BaseSampler:

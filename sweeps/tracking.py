@@ -6,71 +6,164 @@ import colorsys
 import fcntl
 import json
 import math
-import os
-import sqlite3
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 
 from core import checkpoint
-from core.record import STEP_LOSS, Event
-from sweeps import figures
-from sweeps.load import WEIGHTS
-from sweeps.report import OUTCOMES, read_result, trial_folders
+from core.record import STEP_LOSS, Event, read_events, write_atomically
+from sweeps import comparison, figures
+from sweeps.database import create_database
+from sweeps.load import pack
+from sweeps.report import OUTCOMES, leaderboard, read_result, to_table, trial_folders
+from sweeps.schema import make_gate, read_config
 from sweeps.storage import fetch
 
 BATCH = 1000  # metrics a request: MLflow's limit
+SWEEP = "the sweep"  # the parent run, among the names of trials
 STATUS = {"failed": "FAILED", "interrupted": "KILLED"}  # every other outcome is FINISHED
+
+
+class Deleted(Exception):
+    """Somebody has deleted a run; it stays so, and the record keeps what it held."""
 
 
 class Publisher:
     """Sends what is new in a sweep's folder since the last `sync`; a new one sends all of it again."""
 
     def __init__(self, sweep: Path, uri: str, experiment: str) -> None:
+        with alone(sweep):
+            self._open(sweep, uri, experiment)
+
+    def _open(self, sweep: Path, uri: str, experiment: str) -> None:
         from mlflow import MlflowClient
 
         self.sweep = sweep
-        self.config = yaml.safe_load((sweep / "config.yaml").read_text())
+        self.config = read_config(sweep / "config.yaml")
         root = sweep.parent.resolve()
         if uri.startswith("sqlite:///"):
             create_database(Path(uri.removeprefix("sqlite:///")))
         self.client = MlflowClient(uri)
-        found = self.client.get_experiment_by_name(experiment)
-        kind = {"mlflow.experimentKind": "custom_model_development"}
-        artifacts = (root / "mlartifacts").as_uri() if uri.startswith("sqlite:///") else None
-        self.experiment = (
-            found.experiment_id if found else self.client.create_experiment(experiment, artifacts, tags=kind)
-        )
-        self.parent = self._run("sweep", sweep.name, {"sweep.kind": "sweep"}, self._started())
+        self.experiment = self._experiment(experiment, None if uri.startswith("http") else root / "mlartifacts")
+        self.began = int((sweep / "config.yaml").stat().st_mtime * 1000)
+        self.parent = self._run("sweep", sweep.name, {"sweep.kind": "sweep"}, self.began)
         self._params(self.parent, flatten({key: self.config[key] for key in self.config if key != "search"}))
+        if self._stage(self.parent) == "active":
+            self.client.update_run(self.parent, status="RUNNING")
         self.runs: dict[str, str] = {}
-        self.offsets: dict[str, int] = {}
-        self.steps: dict[str, int] = {}
+        self.sent: dict[str, tuple[int, int]] = {}  # of a trial: bytes of its events, and steps
+        self.pictures: dict[str, dict[Path, None]] = {}  # that are to be sent yet
         self.ended: set[str] = set()
+        self.varied: list[str] | None = None  # the parameters that the sweep's view shows
+        self.url = comparison.url(uri, self.experiment, sweep.name)
+        self.place = {"base": comparison.base(uri), "experiment": self.experiment, "sweep": self.parent}
+        self._point()
+
+    def _point(self) -> None:
+        """Leave word in the sweep's folder of where it is."""
+        place = {**self.place, "compare": self.url, "runs": self.runs}
+        write_atomically(self.sweep / comparison.POINTER, json.dumps(place, indent=1) + "\n")
 
     def sync(self) -> None:
+        """Raises what went wrong first, when all has been tried; at once where the server is away."""
+        with alone(self.sweep):
+            self._sync()
+
+    def _sync(self) -> None:
+        faults: list[Exception] = []
         for folder in trial_folders(self.sweep):
             if folder.name not in self.ended:
-                self._trial(folder)
-        self._sweep()
+                faults += self._attempt(folder.name, partial(self._trial, folder))
+        faults += self._attempt(SWEEP, self._sweep)
+        if faults:
+            raise faults[0]
+
+    def _experiment(self, name: str, artifacts: Path | None) -> str:
+        """The experiment's number; made if there is none, unless another sweep is quicker."""
+        from mlflow import MlflowException
+
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                kind = {"mlflow.experimentKind": "custom_model_development"}
+                return self.client.create_experiment(name, artifacts and artifacts.as_uri(), tags=kind)
+            except MlflowException:
+                found = self.client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        return found.experiment_id
+
+    def _attempt(self, name: str, send: Callable[[], None]) -> list[Exception]:
+        """What went wrong with one run, which is nothing to the others."""
+        try:
+            send()
+        except Exception as fault:
+            self.client.get_experiment(self.experiment)  # raises where the server is away
+            stage = self._stage(self.parent if name == SWEEP else self.runs.get(name))
+            if stage == "gone" and name != SWEEP:  # deleted for good: made anew
+                del self.runs[name], self.sent[name]
+            if not isinstance(fault, Deleted) and stage != "deleted":
+                return [fault]
+            print(f"tracking: the run of {name} was deleted, and stays so; its record is kept", file=sys.stderr)
+            self.ended.add(name)
+        return []
+
+    def _stage(self, run: str | None) -> str:
+        """What has become of a run: active, deleted, gone (for good), or none that is known."""
+        from mlflow import MlflowException
+
+        if run is None:
+            return "unknown"
+        try:
+            return self.client.get_run(run).info.lifecycle_stage
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return "gone"
+            raise
 
     def _trial(self, folder: Path) -> None:
         """Send a trial's new events. Only what was sent is counted as sent: a fault leaves the rest for next time."""
-        for event, offset in self._new_events(folder):
+        name, points = folder.name, []
+        start, step = self.sent.get(name, (0, 0))
+        offset = start
+        for event, offset in self._new_events(folder, start):
+            if event["event"] == "epoch":
+                points += curve_points(event, step)
+                step += len(event["losses"])
+                self.pictures.setdefault(name, {}).update(dict.fromkeys(figures.of_epoch(folder, event["epoch"])))
+                if len(points) < BATCH:
+                    continue
+            self._log(name, points)
+            points = []
             if event["event"] == "start":
                 self._start(folder, event)
-            elif event["event"] == "epoch":
-                self._epoch(self.runs[folder.name], folder, event)
             elif event["event"] == "interrupted":
-                self.client.set_terminated(self.runs[folder.name], "KILLED", millis(event))
+                self.client.set_terminated(self.runs[name], "KILLED", millis(event))
             elif event["event"] == "end":
-                self._end(self.runs[folder.name], folder, event)
-            self.offsets[folder.name] = offset
+                self._end(self.runs[name], folder, event)
+            self.sent[name] = offset, step
+        self._log(name, points)
+        self.sent[name] = offset, step
+        self._draw(name)
 
-    def _new_events(self, folder: Path) -> Iterator[tuple[Event, int]]:
-        offset = self.offsets.get(folder.name, 0)
+    def _log(self, name: str, points: list[Any]) -> None:
+        for start in range(0, len(points), BATCH):
+            self.client.log_batch(self.runs[name], metrics=points[start : start + BATCH])
+
+    def _draw(self, name: str) -> None:
+        """Send a trial's figures, after its curves: they may find no room where these do."""
+        waiting = self.pictures.get(name, {})
+        for path in list(waiting):
+            self.client.log_artifact(self.runs[name], str(path), figures.FOLDER)
+            del waiting[path]
+
+    def _new_events(self, folder: Path, offset: int) -> Iterator[tuple[Event, int]]:
         with (folder / "events.jsonl").open("rb") as stream:
             stream.seek(offset)
             for line in stream:
@@ -81,29 +174,24 @@ class Publisher:
 
     def _start(self, folder: Path, event: Event) -> None:
         if folder.name not in self.runs:
-            config = yaml.safe_load((folder / "config.yaml").read_text())
+            config, values = yaml.safe_load((folder / "config.yaml").read_text()), event.get("values", {})
             shown = {key: config[key] for key in ("trainable", "data", "training", "seed")}
             tags = {"sweep.kind": "trial", "trial": folder.name, "mlflow.parentRunId": self.parent}
             tags["mlflow.runColor"] = colour(int(folder.name.rpartition("_")[2]))
             run = self._run("trial", folder.name, tags, millis(event))
-            self._params(run, {**flatten(shown), **event.get("values", {})})
-            self.runs[folder.name], self.steps[folder.name] = run, 0
+            self._params(run, {**flatten(shown), **values})
+            self._show(list(values))
+            self.runs[folder.name] = run
+            self._point()
         self.client.update_run(self.runs[folder.name], status="RUNNING")
 
-    def _epoch(self, run: str, folder: Path, event: Event) -> None:
-        from mlflow.entities import Metric
-
-        at, first = millis(event), self.steps[folder.name]
-        score = {"score": event["score"], "epoch": event["epoch"]}
-        points = [
-            Metric(key, number(value), at, event["epoch"]) for key, value in {**event["metrics"], **score}.items()
-        ]
-        points += [Metric(STEP_LOSS, number(loss), at, first + step) for step, loss in enumerate(event["losses"], 1)]
-        for start in range(0, len(points), BATCH):
-            self.client.log_batch(run, metrics=points[start : start + BATCH])
-        for path in figures.of_epoch(folder, event["epoch"]):
-            self.client.log_artifact(run, str(path), figures.FOLDER)
-        self.steps[folder.name] = first + len(event["losses"])
+    def _show(self, values: list[str]) -> None:
+        """Keep the sweep's view, where it does not show these parameters yet."""
+        varied = list(dict.fromkeys([*(self.varied or []), *values]))
+        if varied != self.varied:
+            view = comparison.tag(self.sweep.name, make_gate(self.config), varied, self.began)
+            self.client.set_experiment_tag(self.experiment, *view)
+            self.varied = varied
 
     def _end(self, run: str, folder: Path, event: Event) -> None:
         from mlflow.entities import RunTag
@@ -112,6 +200,8 @@ class Publisher:
         tags = {"outcome": event["outcome"], "gate": "passed" if event["outcome"] == "passed" else "missed"}
         tags |= {"gate.missed": "; ".join(result["missed"]), "reason": result["reason"] or ""}
         self.client.log_batch(run, tags=[RunTag(key, text[:5000]) for key, text in tags.items()])
+        self.client.set_terminated(run, STATUS.get(event["outcome"], "FINISHED"), millis(event))
+        self._draw(folder.name)  # from here on there may be no room
         for name in ("config.yaml", "result.json", "scalars.csv", "error.txt"):
             if (folder / name).exists():
                 self.client.log_artifact(run, str(folder / name))
@@ -119,33 +209,25 @@ class Publisher:
             fetch(self.config["storage"], folder)
             for path in sorted((folder / figures.FOLDER).glob("*.png")):
                 self.client.log_artifact(run, str(path), figures.FOLDER)
-        if event["outcome"] == "passed":
+        if event["outcome"] in self.config["tracking"]["models"]:
             self._model(run, folder)
-        self.client.set_terminated(run, STATUS.get(event["outcome"], "FINISHED"), millis(event))
         self.ended.add(folder.name)
 
     def _model(self, run: str, folder: Path) -> None:
-        """The checkpoint that passed, as a logged model: weights without code, so nothing runs when it is loaded."""
-        import torch
+        """The checkpoint that passed, else the best, as a logged model: weights, and no code that loading would run."""
         from mlflow.entities import LoggedModelOutput
 
-        passed, name = checkpoint.best(folder / "checkpoints"), f"{self.sweep.name}-{folder.name}"
-        if passed is None or self._logged(name):
+        found, name = checkpoint.best(folder / "checkpoints"), f"{self.sweep.name}-{folder.name}"
+        if found is None or self._logged(name):
             return
         model = self.client.create_logged_model(
             self.experiment, name=name, source_run_id=run, model_type="checkpoint", tags={"sweep": self.sweep.name}
         )
-        aside = folder / ".model"
-        aside.mkdir(exist_ok=True)
-        torch.save(passed.state()["trainable"], aside / WEIGHTS)
-        for source in (passed.path / checkpoint.META, folder / "config.yaml"):
-            (aside / source.name).write_bytes(source.read_bytes())
-        self.client.log_model_artifacts(model.model_id, str(aside))
+        with TemporaryDirectory(prefix=".model", dir=folder) as aside:
+            pack(folder, found, Path(aside))
+            self.client.log_model_artifacts(model.model_id, aside)
         self.client.finalize_logged_model(model.model_id, "READY")
-        self.client.log_outputs(run, [LoggedModelOutput(model.model_id, step=passed.epoch)])
-        for file in aside.iterdir():
-            file.unlink()
-        aside.rmdir()
+        self.client.log_outputs(run, [LoggedModelOutput(model.model_id, step=found.epoch)])
 
     def _logged(self, name: str) -> bool:
         found = self.client.search_logged_models([self.experiment], filter_string=f"name = '{name}'")
@@ -159,23 +241,33 @@ class Publisher:
         """The parent run: leaderboard, summary and how the sweep ended."""
         from mlflow.entities import Metric
 
-        path = self.sweep / "summary.json"
-        if not path.exists():
+        path, events = self.sweep / "summary.json", read_events(self.sweep / "events.jsonl")
+        runs_again = bool(events) and events[-1]["event"] == "start"  # and the summary is of its earlier end
+        if SWEEP in self.ended or runs_again or not path.exists():
             return
         summary, at = json.loads(path.read_text()), int(path.stat().st_mtime * 1000)
-        for name in ("config.yaml", "summary.json", "leaderboard.csv"):
-            self.client.log_artifact(self.parent, str(self.sweep / name))
+        for name in ("config.yaml", "summary.json", "leaderboard.csv", "study.journal", "report.html"):
+            if (self.sweep / name).exists():
+                self.client.log_artifact(self.parent, str(self.sweep / name))
+        self.client.log_dict(self.parent, to_table(leaderboard(self.sweep)), "leaderboard.json")  # the UI's table
         counts = {key: float(summary[key]) for key in ("trials", *OUTCOMES)}
         self.client.log_batch(self.parent, metrics=[Metric(key, value, at, 0) for key, value in counts.items()])
         self.client.set_tag(self.parent, "best.trial", (summary["best"] or {}).get("trial", ""))
+        self.client.set_tag(
+            self.parent, "mlflow.note.content", comparison.note(summary, self.config["gate"]["thresholds"])
+        )
         self.client.set_terminated(self.parent, "KILLED" if summary["interrupted"] else "FINISHED", at)
+        self.ended.add(SWEEP)
 
     def _run(self, kind: str, name: str, tags: dict[str, str], start: int) -> str:
         """The run of these tags, made if there is none: making is not idempotent, so it looks first."""
+        from mlflow.entities import ViewType
+
         mine = {"sweep": self.sweep.name, **tags}
         query = " and ".join(f"tags.`{key}` = '{mine[key]}'" for key in ("sweep", "sweep.kind", "trial") if key in mine)
-        found = self.client.search_runs([self.experiment], query, max_results=1)
-        if found:
+        if found := self.client.search_runs([self.experiment], query, ViewType.ALL, max_results=1):
+            if kind == "trial" and found[0].info.lifecycle_stage != "active":
+                raise Deleted(name)
             return found[0].info.run_id
         title = name if kind == "sweep" else f"{name} {self.sweep.name}"  # what differs first: tables cut names short
         return self.client.create_run(self.experiment, start_time=start, tags=mine, run_name=title).info.run_id
@@ -183,15 +275,30 @@ class Publisher:
     def _params(self, run: str, values: dict[str, Any]) -> None:
         from mlflow.entities import Param
 
-        known = self.client.get_run(
-            run
-        ).data.params  # a resumed sweep may have changed num_samples: parameters are final
+        found = self.client.get_run(run)
+        if found.info.lifecycle_stage != "active":
+            return
+        known = found.data.params  # a resumed sweep may have changed num_samples: parameters are final
         new = [Param(key, str(value)[:6000]) for key, value in values.items() if key not in known]
         for start in range(0, len(new), 100):
             self.client.log_batch(run, params=new[start : start + 100])
 
-    def _started(self) -> int:
-        return int((self.sweep / "config.yaml").stat().st_mtime * 1000)
+
+@contextmanager
+def alone(sweep: Path) -> Iterator[None]:
+    """One publisher of a sweep at a time: a run is looked for, then made, and two would both not find it."""
+    with (sweep / ".publish").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def curve_points(event: Event, first: int) -> list[Any]:
+    """The points of an epoch's metrics, by epoch, and of its steps' losses, by step from `first` + 1 on."""
+    from mlflow.entities import Metric
+
+    at, facts = millis(event), {"score": event["score"], "epoch": event["epoch"]}
+    points = [Metric(key, number(value), at, event["epoch"]) for key, value in {**event["metrics"], **facts}.items()]
+    return points + [Metric(STEP_LOSS, number(loss), at, first + step) for step, loss in enumerate(event["losses"], 1)]
 
 
 def millis(event: Event) -> int:
@@ -214,26 +321,3 @@ def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in node.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def create_database(path: Path) -> None:
-    """Make MLflow's sqlite file once: aside under a lock, then renamed, for its migrations do not bear company."""
-    if path.exists():
-        return
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if path.exists():
-            return
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        SqlAlchemyStore(f"sqlite:///{aside}", (path.parent / "mlartifacts").as_uri()).engine.dispose()
-        with sqlite3.connect(aside) as connection:  # the UI reads while a sweep writes
-            connection.execute("pragma journal_mode=wal")
-            connection.execute("pragma wal_checkpoint(truncate)")
-        connection.close()
-        aside.rename(path)
-
-
-def default_uri(sweep: Path) -> str:
-    return f"sqlite:///{sweep.resolve().parent / 'mlflow.db'}"

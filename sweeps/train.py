@@ -19,12 +19,13 @@ from torch import nn
 from tqdm import tqdm
 
 from core import checkpoint
+from core.data import layout
 from core.loop import CUT_SHORT, Epoch, fit
 from core.record import Record, write_atomically
 from core.trainable import Batch, Data
 from sweeps import cli, figures
 from sweeps import config as configuration
-from sweeps.schema import check, make_gate, make_settings
+from sweeps.schema import check, make_gate, make_settings, read_config
 from sweeps.storage import Workplace
 
 
@@ -58,7 +59,8 @@ def epochs(
                 if figures.due(config["figures"], epoch):
                     figures.draw(place.folder, trainable, data, config, epoch)
                 if epoch.outcome not in CUT_SHORT:
-                    save(checkpoints / f"epoch_{epoch.index:04d}", epoch)
+                    batch = layout(next(iter(data.val()), ()))
+                    save(checkpoints / f"epoch_{epoch.index:04d}", epoch, batch=batch)
                     checkpoint.prune(checkpoints, config["training"]["keep_checkpoints"])
                 place.push()
                 if epoch.outcome:
@@ -68,9 +70,9 @@ def epochs(
         place.close()
 
 
-def save(directory: Path, epoch: Epoch) -> None:
+def save(directory: Path, epoch: Epoch, **facts: Any) -> None:
     meta = {"epoch": epoch.index, "outcome": epoch.outcome, "score": epoch.score, "metrics": epoch.metrics}
-    checkpoint.save(directory, epoch.state(), meta)
+    checkpoint.save(directory, epoch.state(), meta | facts)
 
 
 def main() -> None:
@@ -130,7 +132,7 @@ def _where(arguments: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         folder = Path(arguments.resume or f"{results}/latest_run").resolve()
         if not (folder / "config.yaml").is_file():
             raise ValueError(f"--resume: got {str(folder)!r}, expected the folder of a run (it has no config.yaml)")
-        return check(yaml.safe_load((folder / "config.yaml").read_text())), folder
+        return check(read_config(folder / "config.yaml")), folder
     if arguments.config:
         if not arguments.config.is_file():
             raise ValueError(f"--config: got {str(arguments.config)!r}, expected a config.yaml")

@@ -26,6 +26,8 @@ RUNS = [line for line in COMMANDS if line.startswith("python sweeps/")]
 def test_commands_compose(command: str) -> None:
     _, script, *arguments = shlex.split(command)
     assert (ROOT / script).is_file()
+    if script not in ("sweeps/run.py", "sweeps/train.py"):
+        return
     overrides = [one for one in arguments if not one.startswith(("-", "resume="))]
     configuration.load(overrides)
 

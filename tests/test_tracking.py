@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import math
@@ -9,6 +10,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ import torch
 from core.record import STEP_LOSS, read_events
 from sweeps import config as configuration
 from sweeps import tracking
+from sweeps.database import default_uri
 from sweeps.load import load
 from sweeps.report import trial_folders
 from sweeps.run import sweep
@@ -116,7 +119,7 @@ def test_the_figures_of_a_trial_are_there(swept: Path) -> None:
 
 def test_publishing_again_or_elsewhere_changes_nothing(swept: Path) -> None:
     before = rows(swept.parent / "mlflow.db")
-    tracking.Publisher(swept, tracking.default_uri(swept), "gatesweep").sync()
+    tracking.Publisher(swept, default_uri(swept), "gatesweep").sync()
     assert rows(swept.parent / "mlflow.db") == before
     command = [sys.executable, str(ROOT / "sweeps" / "publish.py"), str(swept)]
     done = subprocess.run(
@@ -135,7 +138,7 @@ def test_whatever_fails_is_sent_again_and_nothing_is_there_twice(swept: Path) ->
         def __getattr__(self, method: str) -> Any:
             def call(*arguments: Any, **named: Any) -> Any:
                 calls[method] += 1
-                fails = calls[method] in (1, 2) or calls[method] % 5 == 0
+                fails = calls[method] in (1, 2) or calls[method] % 11 == 0
                 if fails and calls[method] % 2:
                     raise ConnectionError
                 done = getattr(server, method)(*arguments, **named)
@@ -158,6 +161,39 @@ def test_whatever_fails_is_sent_again_and_nothing_is_there_twice(swept: Path) ->
     assert rows(swept.parent / "failing.db") == rows(swept.parent / "mlflow.db")
 
 
+def test_what_passed_or_finished_leaves_a_model_with_a_signature(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    connection = client(swept)
+    models = connection.search_logged_models([connection.get_experiment_by_name("gatesweep").experiment_id])
+    outcomes = {
+        folder.name: json.loads((folder / "result.json").read_text())["outcome"] for folder in trial_folders(swept)
+    }
+    expected = [f"{swept.name}-{name}" for name, outcome in outcomes.items() if outcome in ("passed", "finished")]
+    assert sorted(model.name for model in models) == expected and "diverged" in outcomes.values()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # which the next line sets, for every sweep after it
+    mlflow.set_tracking_uri(default_uri(swept))
+    signature = mlflow.models.get_model_info(f"models:/{models[0].model_id}").signature
+    assert [one.shape[0] for one in signature.inputs] == [-1, -1] and signature.outputs.input_names() == ["loss"]
+
+
+def test_the_run_of_the_sweep_has_all_of_its_record(swept: Path) -> None:
+    parent, connection = runs(swept, query="tags.`sweep.kind` = 'sweep'")["sweep"], client(swept)
+    found = {one.path for one in connection.list_artifacts(parent.info.run_id)}
+    record = {"config.yaml", "summary.json", "leaderboard.csv", "study.journal", "report.html"}
+    assert found == record | {"leaderboard.json"}
+    passed = json.loads((swept / "summary.json").read_text())["passed"]
+    assert f"**{passed} of 4 trials passed**" in parent.data.tags["mlflow.note.content"]
+    place = json.loads((swept / "mlflow.json").read_text())
+    view = connection.get_experiment(place["experiment"]).tags[
+        f"mlflow.sharedViewState.{place['compare'].split('=')[1][:16]}"
+    ]
+    state = json.loads(view)["state"].removeprefix("deflate;")
+    shown = json.loads(zlib.decompress(base64.b64decode(state)))["selectedColumns"]
+    assert {"metrics.`val/closeness`", "params.`trainable.lr`", "params.`trainable.misbehave`"} <= set(shown)
+    assert len(view) < 5000  # MLflow's limit
+
+
 def test_the_passing_model_comes_back(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By our loader from the run directory and from MLflow, and by MLflow's own; without running any code in it."""
     import mlflow
@@ -166,7 +202,7 @@ def test_the_passing_model_comes_back(swept: Path, monkeypatch: pytest.MonkeyPat
     experiment = connection.get_experiment_by_name("gatesweep").experiment_id
     model = connection.search_logged_models([experiment])[0]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # which the next line sets, for every sweep after it
-    mlflow.set_tracking_uri(tracking.default_uri(swept))
+    mlflow.set_tracking_uri(default_uri(swept))
     fetched = mlflow.artifacts.download_artifacts(f"models:/{model.model_id}")
     here, data = load(swept / model.name.removeprefix(f"{swept.name}-"), device="cpu")
     there, _ = load(fetched, device="cpu")

@@ -145,7 +145,7 @@ def _mlflow(sweep: Path) -> Iterator[str]:
             unequal = [key for key in {**points, **expected} if points.get(key) != expected.get(key)]
             yield f"MLflow: {name}: {[(key, points.get(key), expected.get(key)) for key in unequal[:2]]}"
         models = client.search_logged_models([experiment], filter_string=f"name = '{sweep.name}-{name}'")
-        if len(models) != (run.data.tags["outcome"] == "passed"):
+        if len(models) != (run.data.tags["outcome"] in ("passed", "finished")):
             yield f"MLflow: {len(models)} models of {name}, which {run.data.tags['outcome']}"
 
 
