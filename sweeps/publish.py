@@ -36,7 +36,7 @@ def follow(sweep: Path, uri: str, experiment: str, every: float = 2.0) -> bool:
             if publisher is None:
                 publisher = Publisher(sweep, uri, experiment)
                 print(f"compare in MLflow{'' if uri.startswith('http') else ' (make ui)'}: {publisher.url}", flush=True)
-            publisher.sync()
+            publisher.sync(final=closing)
             if closing:
                 return True
         except Exception as error:

@@ -180,18 +180,23 @@ def first_pass(trials: list[Trial]) -> tuple[float | None, int | None]:
 
 
 def to_csv(rows: list[dict[str, Any]]) -> str:
-    columns = [*list(dict.fromkeys(name for row in rows for name in row if name != "reason")), "reason"]
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["rank", *columns], lineterminator="\n")
+    writer = csv.DictWriter(text, _columns(rows), lineterminator="\n")
     writer.writeheader()
     writer.writerows({"rank": rank, **row} for rank, row in enumerate(rows, 1))
     return text.getvalue()
 
 
 def to_table(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """The leaderboard as MLflow's UI shows a table: columns, and data by rows."""
-    header, *lines = csv.reader(io.StringIO(to_csv(rows)))
-    return {"columns": header, "data": lines}
+    """The leaderboard as MLflow's UI shows a table: columns, and data by rows, floats to four digits."""
+    columns = _columns(rows)
+    values = [[{"rank": rank, **row}.get(name) for name in columns] for rank, row in enumerate(rows, 1)]
+    short = [[float(f"{value:.4g}") if isinstance(value, float) else value for value in line] for line in values]
+    return {"columns": columns, "data": plain(short)}
+
+
+def _columns(rows: list[dict[str, Any]]) -> list[str]:
+    return ["rank", *dict.fromkeys(name for row in rows for name in row if name != "reason"), "reason"]
 
 
 def to_text(rows: list[dict[str, Any]]) -> str:

@@ -70,17 +70,21 @@ class Publisher:
         place = {**self.place, "compare": self.url, "runs": self.runs}
         write_atomically(self.sweep / comparison.POINTER, json.dumps(place, indent=1) + "\n")
 
-    def sync(self) -> None:
-        """Raises what went wrong first, when all has been tried; at once where the server is away."""
-        with alone(self.sweep):
-            self._sync()
+    def sync(self, final: bool = True) -> None:
+        """Raises what went wrong first, when all has been tried; at once where the server is away.
 
-    def _sync(self) -> None:
+        How the sweep ended is sent by the `final` one: its report may yet be written.
+        """
+        with alone(self.sweep):
+            self._sync(final)
+
+    def _sync(self, final: bool) -> None:
         faults: list[Exception] = []
         for folder in trial_folders(self.sweep):
             if folder.name not in self.ended:
                 faults += self._attempt(folder.name, partial(self._trial, folder))
-        faults += self._attempt(SWEEP, self._sweep)
+        if final:
+            faults += self._attempt(SWEEP, self._sweep)
         if faults:
             raise faults[0]
 
@@ -249,7 +253,9 @@ class Publisher:
         for name in ("config.yaml", "summary.json", "leaderboard.csv", "study.journal", "report.html"):
             if (self.sweep / name).exists():
                 self.client.log_artifact(self.parent, str(self.sweep / name))
-        self.client.log_dict(self.parent, to_table(leaderboard(self.sweep)), "leaderboard.json")  # the UI's table
+        self.client.log_dict(self.parent, to_table(leaderboard(self.sweep)), "leaderboard.json")
+        shown = json.dumps([{"path": "leaderboard.json", "type": "table"}])  # how the UI knows
+        self.client.set_tag(self.parent, "mlflow.loggedArtifacts", shown)
         counts = {key: float(summary[key]) for key in ("trials", *OUTCOMES)}
         self.client.log_batch(self.parent, metrics=[Metric(key, value, at, 0) for key, value in counts.items()])
         self.client.set_tag(self.parent, "best.trial", (summary["best"] or {}).get("trial", ""))

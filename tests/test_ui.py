@@ -94,5 +94,6 @@ def test_the_run_of_the_sweep_shows_its_leaderboard_and_report(chromium: Any, se
         expect(seen.page.get_by_text("of 12 trials passed").first).to_be_visible(timeout=WAIT)
     with opened(chromium, server, f"{run}/artifacts/leaderboard.json") as seen:
         expect(seen.page.get_by_text("trial_0007").first).to_be_visible(timeout=WAIT)
+        assert seen.page.get_by_text('"columns"').count() == 0, "a table, not its JSON"
         for name in ("report.html", "study.journal", "summary.json"):
             expect(seen.page.get_by_text(name).first).to_be_visible(timeout=WAIT)
