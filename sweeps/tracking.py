@@ -111,7 +111,8 @@ class Publisher:
             self.client.get_experiment(self.experiment)  # raises where the server is away
             stage = self._stage(self.parent if name == SWEEP else self.runs.get(name))
             if stage == "gone" and name != SWEEP:  # deleted for good: made anew
-                del self.runs[name], self.sent[name]
+                self.runs.pop(name, None)
+                self.sent.pop(name, None)
             if not isinstance(fault, Deleted) and stage != "deleted":
                 return [fault]
             print(f"tracking: the run of {name} was deleted, and stays so; its record is kept", file=sys.stderr)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.data import check_batch_size, generator, part, require, shuffled
+from core.data import check_batch_size, generator, layout, part, require, shuffled
 
 
 class Pair(NamedTuple):
@@ -23,6 +23,13 @@ def test_an_epoch_shows_each_sample_once(count: int, batch_size: int, epoch: int
     whole, tail = divmod(count, batch_size)
     assert [len(batch) for batch in batches] == [batch_size] * whole + [tail] * (tail > 0)
     assert sorted(torch.cat(batches).tolist()) == list(range(count))
+
+
+def test_the_layout_of_a_batch_names_its_tensors() -> None:
+    x, y = torch.zeros(5, 2), torch.zeros(5, dtype=torch.int64)
+    assert layout(x) == {"": ("float32", [5, 2])}
+    assert layout({"a": (x, {"b": y}), "c": "no tensor"}) == {"a.0": ("float32", [5, 2]), "a.1.b": ("int64", [5])}
+    assert layout(Pair(x, y)) == {"0": ("float32", [5, 2]), "1": ("int64", [5])}
 
 
 def test_the_order_is_one_of_its_seed_and_epoch() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -60,6 +61,11 @@ def test_an_epoch_reports_its_metrics_by_split_and_name() -> None:
     assert epoch.metrics["train/loss"] == pytest.approx(mean)  # by samples, not by batches
     rate = epoch.metrics["system/samples_per_second"] * epoch.metrics["system/train_seconds"]
     assert rate == pytest.approx(50) and epoch.metrics["system/seconds"] >= epoch.metrics["system/train_seconds"]
+
+
+def test_how_busy_the_machine_was_is_reported_if_asked_for() -> None:
+    (epoch,) = fit(line(), Points(size=50, batch_size=16), Settings(max_epochs=1, system_metrics=True))
+    assert 0 < epoch.metrics["system/cpu_percent"] < 110 * (os.cpu_count() or 1)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
