@@ -111,8 +111,7 @@ def progress(sweeps: Sequence[Sweep]) -> plots.Figure:
 
 def best_so_far(sweep: Sweep) -> list[tuple[int, float, bool]]:
     """Epochs of all trials, the best score by then, whether one had passed: where that changed, and the end."""
-    epochs = [(event["elapsed"], trial.name, event) for trial in sweep.trials for event in trial.epochs]
-    ordered = [event for _, _, event in sorted(epochs, key=lambda one: one[:2])]
+    ordered = [event for _, event in sweep.heard()]
     line: list[tuple[int, float, bool]] = []
     for count, event in enumerate(ordered, 1):
         passed = event["outcome"] == "passed" or bool(line and line[-1][2])

@@ -116,6 +116,11 @@ class Sweep:
         epochs = [event for trial in self.trials for event in trial.epochs]
         return max((event.get("elapsed", 0.0) for event in [*self.events, *epochs]), default=0.0)
 
+    def heard(self) -> list[tuple[str, Event]]:
+        """Every trial's epochs with its name, in the order in which the sweep heard of them."""
+        epochs = [(trial.name, event) for trial in self.trials for event in trial.epochs]
+        return sorted(epochs, key=lambda one: (one[1]["elapsed"], one[0]))
+
     @property
     def facts(self) -> dict[str, Any]:
         """Versions and commit, of its newest start."""

@@ -99,7 +99,7 @@ def test_200_random_circuits_agree_with_a_dense_nodal_solve_and_with_their_poles
 
 @pytest.mark.skipif(
     shutil.which("ngspice") is None,
-    reason="ngspice is no Python package; the tests above check as many circuits without it",
+    reason="no ngspice: apt-get install ngspice; the tests above check as many circuits without it",
 )
 def test_ngspice_agrees_on_200_circuits(tmp_path):
     made = generate(list(TYPES), [20] * 10, np.random.default_rng(2))

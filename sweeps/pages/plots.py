@@ -129,9 +129,7 @@ def rungs(sweep: Sweep) -> list[Cutoff]:
     target = scheduler.locate("scheduler", sweep.config["scheduler"])
     if not (isinstance(target, type) and issubclass(target, scheduler.GateASHA)):
         return []
-    epochs = [(event["elapsed"], trial.name, event) for trial in sweep.trials for event in trial.epochs]
-    ordered = sorted(epochs, key=lambda one: one[:2])
-    seen = [(name, event["epoch"], event["score"]) for _, name, event in ordered if event["score"] is not None]
+    seen = [(name, event["epoch"], event["score"]) for name, event in sweep.heard() if event["score"] is not None]
     chosen: Any = scheduler.make(sweep.config, {}, seen)
     found = [
         (milestone, bracket.cutoff(recorded), len(recorded))
