@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -98,38 +97,18 @@ def fit(
     recorded). A run that had already ended trains no further. Divergence and lack of memory are outcomes, not
     exceptions.
     """
-    run = _Run(trainable, settings, wrap)
+    run = Run(trainable, settings, wrap)
     if resume is None:
         trainable.begin(data)
     else:
         run.load_state_dict(resume)
         yield from run.past(run.epoch if recorded is None else recorded)
     while run.outcome is None and run.epoch < settings.max_epochs:
-        began, processor = perf_counter(), process_time()
-        metrics: Metrics = {}
-        losses: list[float] = []
-        size = 0
-        try:
-            batches = data.train(run.epoch)
-            size = samples(batches[0])
-            run.train(batches, metrics, losses)
-            run.validate(data, metrics)
-            run.judge(metrics)
-        except Diverged as why:
-            run.end("diverged", str(why))
-        except torch.OutOfMemoryError:
-            run.end("failed", _out_of_memory(size, settings.accumulate))
-        if run.outcome == "failed":  # after the except clause, whose traceback held on to the step's tensors
-            release_memory()
-        metrics["system/seconds"] = perf_counter() - began
-        metrics["system/peak_memory_mib"] = peak_memory(run.device)
-        if settings.system_metrics:
-            metrics |= usage(run.device, (process_time() - processor) / metrics["system/seconds"])
-        yield run.next_epoch(metrics, losses)
+        yield run.advance(data, lambda metrics, losses: run.train(data.train(run.epoch), metrics, losses))
 
 
-class _Run:
-    """The state of one fit: what a checkpoint holds."""
+class Run:
+    """One fit: what a checkpoint holds, and what makes an epoch of it."""
 
     def __init__(self, trainable: Trainable, settings: Settings, wrap: Callable[[nn.Module], nn.Module]) -> None:
         settings.check(trainable)
@@ -144,12 +123,13 @@ class _Run:
             watch=settings.watch,
         )
         self.device = self.step.device
-        self.epoch, self.streak = 0, 0
+        self.epoch, self.streak, self.size = 0, 0, 0
         self.seed = torch.initial_seed()
         self.outcome: Outcome | None = None
         self.reason: str | None = None
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None  # patience: epoch, value and weights
+        self.generators: dict[str, Any] = {}  # a stack's members have their own
 
     def _model(self, wrap: Callable[[nn.Module], nn.Module]) -> nn.Module:
         """What `train_step` calls: wrapped where a loss is declared, for a step of its own calls its parts."""
@@ -157,9 +137,31 @@ class _Run:
             return self.trainable
         return wrap(torch.compile(self.trainable) if self.settings.compile else self.trainable)  # type: ignore[arg-type]
 
+    def advance(self, data: Data, train: Callable[[Metrics, list[float]], None]) -> Epoch:
+        """The next epoch: `train` fills in its `train/` metrics and the loss of every step, or raises Diverged."""
+        began, processor = perf_counter(), process_time()
+        metrics: Metrics = {}
+        losses: list[float] = []
+        try:
+            train(metrics, losses)
+            self.validate(data, metrics)
+            self.judge(metrics)
+        except Diverged as why:
+            self.end("diverged", str(why))
+        except torch.OutOfMemoryError:
+            self.end("failed", _out_of_memory(self.size, self.settings.accumulate))
+        if self.outcome == "failed":  # after the except clause, whose traceback held on to the step's tensors
+            release_memory()
+        seconds = perf_counter() - began
+        metrics["system/seconds"] = metrics.get("system/seconds", 0.0) + seconds
+        metrics["system/peak_memory_mib"] = peak_memory(self.device)
+        if self.settings.system_metrics:
+            metrics |= usage(self.device, (process_time() - processor) / seconds)
+        return self.next_epoch(metrics, losses)
+
     def train(self, batches: Sequence[Batch], metrics: Metrics, losses: list[float]) -> None:
-        """One pass over the batches; fills in the `train/` metrics and the loss of every step."""
-        began = perf_counter()
+        """One pass over the batches."""
+        began, self.size = perf_counter(), samples(batches[0])
         reset_peak_memory(self.device)
         this, world = rank(), world_size()
         if world > 1:  # ranks draw apart from one another, and the same again after a restart of all
@@ -168,7 +170,7 @@ class _Run:
         mean, on_device, count = Mean(), [], 0
         self.step.begin_epoch()
         try:
-            for batch, done, share, first, last in _grouped(batches, self.settings.accumulate):
+            for batch, done, share, first, last in grouped(batches, self.settings.accumulate):
                 mine, weight = part(batch, this, world)
                 self.step.set_progress((self.epoch + done) / self.settings.max_epochs)
                 with (
@@ -236,7 +238,7 @@ class _Run:
         value = self._value(patience, metrics)
         least = self.best["value"] + patience.min_delta if self.best else -math.inf
         if value > least:  # never so for NaN
-            weights = copy.deepcopy(self.trainable.state_dict())
+            weights = {name: tensor.clone() for name, tensor in self.trainable.state_dict().items()}
             self.best = {"epoch": self.epoch + 1, "value": value, "weights": weights}
         if patience.goal is not None and value >= patience.goal * patience.sign:
             return f"{patience.metric} reached {patience.goal:g}"
@@ -296,7 +298,7 @@ class _Run:
         self.history, self.best = list(state["history"]), state["best"]
 
 
-def _grouped(batches: Sequence[Batch], accumulate: int) -> Iterator[tuple[Batch, float, float, bool, bool]]:
+def grouped(batches: Sequence[Batch], accumulate: int) -> Iterator[tuple[Batch, float, float, bool, bool]]:
     """Batches in groups of one update each: the batch, the fraction of the epoch done after its group, its share of
     the group's samples, and whether it is the group's first and its last."""
     for start in range(0, len(batches), accumulate):

@@ -178,7 +178,7 @@ class Mean:
     def _sum(self, name: str, weight: int) -> None:
         if kept := self.kept[name, weight]:
             scalars = torch.stack(kept)
-            total = weight * (scalars.double() if scalars.device.type != "mps" else scalars.float()).sum()
+            total = weight * (scalars.double() if scalars.device.type != "mps" else scalars.float()).sum(dim=0)
             self.sums[name] = self.sums[name] + total if name in self.sums else total
             kept.clear()
 
