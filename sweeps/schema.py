@@ -64,6 +64,7 @@ class TrainingConfig(Strict):
 class SearchConfig(Strict):
     sampler: dict[str, Any]
     space: dict[str, Any]
+    gate_after: PositiveInt | None
 
 
 class ResourcesConfig(Strict):
@@ -116,6 +117,7 @@ class Config(Strict):
 RENAMED = {"resources.cpus": "cpus_per_worker", "resources.gpus": "gpus_per_worker"}
 OLDER: dict[str, dict[str, Any]] = {
     "resources": {"workers": 1, "reuse_workers": True},
+    "search": {"gate_after": 1},
     "training": {"watch": None, "system_metrics": False},
     "tracking": {"models": ["passed"]},
 }

@@ -14,8 +14,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from core.gate import HOPELESS, Gate
+from core.gate import Gate
 from core.trainable import Metrics
+from sweeps import verdict
 from sweeps.schema import locate
 from sweeps.space import Space, suggest
 
@@ -68,25 +69,14 @@ class Search(Searcher):
         """Nothing: `tell` is called with the trial's outcome, which Tune does not know."""
 
     def tell(self, name: str, outcome: str, epoch: int, metrics: Metrics) -> None:
-        """Tell the study how trial `name` ended.
-
-        A diverged one is as far from the gate as can be, which keeps the sampler away; a failed one says nothing.
-        """
-        trial = self.live.pop(name)
-        trial.set_user_attr("outcome", outcome)
-        if outcome == "failed":
-            return self._tell(trial, TrialState.FAIL)
-        diverged = outcome == "diverged"
-        constraints = dict.fromkeys(self.gate.thresholds, -HOPELESS) if diverged else self.gate.constraints(metrics)
-        for metric, value in constraints.items():
-            trial.set_constraint(metric, value)
-        value = HOPELESS if diverged else self.gate.objective_value(metrics)
-        if value != value:  # no objective, or not a number
-            value = HOPELESS if self.gate.objective else self.gate.score(metrics)
-        if outcome in ("passed", "finished"):
-            return self._tell(trial, TrialState.COMPLETE, value)
-        trial.report(value, epoch)
-        self._tell(trial, TrialState.PRUNED)
+        """Tell the study how trial `name` ended."""
+        told = verdict.judge(self.config, self.gate, outcome, epoch, metrics)
+        try:
+            verdict.tell(self.study, self.live.pop(name), told)
+        except RuntimeError:
+            if not self.exhaustive:
+                raise
+            self.exhausted = True  # the sampler's way to say so: it calls `Study.stop`, which is for `optimize` alone
 
     def _ask(self) -> optuna.Trial:
         self.study.sampler = make_sampler(self.config, len(self.study.get_trials(deepcopy=False)))
@@ -103,14 +93,6 @@ class Search(Searcher):
             value = shape.to_internal_repr(drawn.params[name])
             self.study._storage.set_trial_param(trial._trial_id, name, value, shape)
         return optuna.Trial(self.study, trial._trial_id)
-
-    def _tell(self, trial: optuna.Trial, state: TrialState, value: float | None = None) -> None:
-        try:
-            self.study.tell(trial, value, state=state)
-        except RuntimeError:
-            if not self.exhaustive:
-                raise
-            self.exhausted = True  # the sampler's way to say so: it calls `Study.stop`, which is for `optimize` alone
 
 
 def open_study(sweep: Path) -> optuna.Study:
