@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from bisect import bisect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ray.tune.search import Searcher
 
 from core.gate import Gate
 from core.trainable import Metrics
-from sweeps import verdict
+from sweeps import verdict, warm
 from sweeps.schema import locate
 from sweeps.space import Space, suggest
 
@@ -36,6 +37,8 @@ class Search(Searcher):
         self.config, self.space, self.gate = config, space, gate
         self.exhaustive = is_exhaustive(config)
         self.study = open_study(sweep)
+        warm.add(self.study, config, space)
+        self.warm = warm.numbers(self.study)
         self.live: dict[str, optuna.Trial] = {}
         left = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         self.unfinished = [self._again(one) for one in left]
@@ -43,7 +46,7 @@ class Search(Searcher):
 
     def is_over(self) -> bool:
         """Whether there is no trial left to begin."""
-        asked, most = len(self.study.get_trials(deepcopy=False)), self.config["num_samples"]
+        asked, most = self._asked(), self.config["num_samples"]
         return not self.unfinished and (self.exhausted or (most is not None and asked >= most))
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
@@ -61,9 +64,10 @@ class Search(Searcher):
     def suggestion(self, trial: optuna.Trial) -> dict[str, Any]:
         """The Tune configuration of an Optuna trial; the same each time it is asked for."""
         values = suggest(trial, self.space, self.exhaustive)
-        name = f"trial_{trial.number:04d}"
+        number = self._number(trial)
+        name = f"trial_{number:04d}"
         self.live[name] = trial
-        return {"trial": name, "number": trial.number, "values": values}
+        return {"trial": name, "number": number, "values": values}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         """Nothing: `tell` is called with the trial's outcome, which Tune does not know."""
@@ -79,12 +83,20 @@ class Search(Searcher):
             self.exhausted = True  # the sampler's way to say so: it calls `Study.stop`, which is for `optimize` alone
 
     def _ask(self) -> optuna.Trial:
-        self.study.sampler = make_sampler(self.config, len(self.study.get_trials(deepcopy=False)))
+        self.study.sampler = make_sampler(self.config, self._asked())
         return self.study.ask()
+
+    def _asked(self) -> int:
+        """How many trials this sweep has asked for; those of earlier ones are in the study too."""
+        return len(self.study.get_trials(deepcopy=False)) - len(self.warm)
+
+    def _number(self, trial: optuna.Trial | optuna.trial.FrozenTrial) -> int:
+        """A trial's number among this sweep's own, which makes its name and its seeds."""
+        return trial.number - bisect(self.warm, trial.number)
 
     def _again(self, trial: optuna.trial.FrozenTrial) -> optuna.Trial:
         """A trial that an interruption left; values that it came before are drawn as they would have been."""
-        draft = optuna.create_study(sampler=make_sampler(self.config, trial.number), direction="maximize")
+        draft = optuna.create_study(sampler=make_sampler(self.config, self._number(trial)), direction="maximize")
         draft.add_trials(self.study.get_trials(deepcopy=False)[: trial.number])
         drawn = draft.ask()
         suggest(drawn, self.space, self.exhaustive)
