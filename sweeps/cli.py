@@ -100,6 +100,6 @@ def _choices() -> str:
         f"  {path.relative_to(CONFIGS)}={' | '.join(sorted(one.stem for one in path.glob('*.yaml')))}"
         for path in groups
     ]
-    text = (CONFIGS / "config.yaml").read_text().splitlines()
-    keys = [f"  {line}" for line in text if line[:1].isalpha() and not line.startswith("defaults")]
+    below = (CONFIGS / "config.yaml").read_text().partition("\n\n")[2]  # the list of defaults
+    keys = [f"  {line}" for line in below.splitlines()]
     return "\n".join(["choices:", *lines, "", "keys:", *keys])

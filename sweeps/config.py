@@ -152,6 +152,14 @@ def override(config: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any
     return changed
 
 
+def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
 def _one_line(error: BaseException) -> str:
     """What a person needs of an error of Hydra's or OmegaConf's."""
     message = str(error).partition("Config search path")[0].removeprefix("In 'config': ")

@@ -13,9 +13,9 @@ import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from core.trainable import owns_step, samples
-from sweeps import figures, scheduler, search
+from sweeps import figures, scheduler, search, warm
 from sweeps.config import build, override
-from sweeps.schema import make_gate, make_settings
+from sweeps.schema import make_gate, make_settings, read_config
 from sweeps.space import Float, Space
 from sweeps.trial import several_workers
 
@@ -46,6 +46,11 @@ def check_search(config: dict[str, Any], space: Space) -> None:
                 raise ValueError(f"search.space.{key}.step: missing, expected one: search=grid needs a finite space")
     elif config["num_samples"] is None:
         raise ValueError("num_samples: got None, expected a number of trials (null is for search=grid)")
+    if config["warm_start"]:
+        if search.is_exhaustive(config):
+            raise ValueError("warm_start: got earlier sweeps, expected null: search=grid visits every point anyway")
+        before = config["resume"] and read_config(Path(config["resume"]) / "config.yaml")
+        warm.check(config, space, warm.folders(before) if before else [])
 
 
 def check_machines(folder: Path, new: bool) -> None:

@@ -22,7 +22,7 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from core.record import append_event, write_atomically
-from sweeps import cli, comparison, preflight, report, scheduler
+from sweeps import cli, comparison, preflight, report, scheduler, warm
 from sweeps import config as configuration
 from sweeps.cluster import start_ray
 from sweeps.recording import Enough, Recorder, rungs_seen
@@ -48,6 +48,7 @@ def command(arguments: argparse.Namespace) -> int:
 def sweep(config: dict[str, Any]) -> int:
     """Check everything, then sweep; returns the exit code. Raises ValueError before there is any folder."""
     points = read(config)
+    config = {**config, "warm_start": warm.folders(config) or None}
     folder = Path(config["resume"]) if config["resume"] else cli.new_folder(config)
     cli.check_folder(folder)
     preflight.check_search(config, points)
@@ -86,6 +87,8 @@ def _run(folder: Path, config: dict[str, Any], points: Space, concurrent: int) -
     mirror = Mirror(config["storage"], folder) if config["storage"] else None
     gate = make_gate(config)
     search = Search(config, points, gate, folder)
+    if search.warm:
+        print(f"warm start: {len(search.warm)} trials of earlier sweeps", flush=True)
     recorder = Recorder(folder, config, gate, search)
     interrupted = False
     try:

@@ -64,6 +64,7 @@ class TrainingConfig(Strict):
 class SearchConfig(Strict):
     sampler: dict[str, Any]
     space: dict[str, Any]
+    gate_after: PositiveInt | None
 
 
 class ResourcesConfig(Strict):
@@ -109,6 +110,7 @@ class Config(Strict):
     time_budget: PositiveFloat | None
     results: str
     storage: str | None
+    warm_start: str | list[str] | None
     resume: str | None
 
 
@@ -116,6 +118,7 @@ class Config(Strict):
 RENAMED = {"resources.cpus": "cpus_per_worker", "resources.gpus": "gpus_per_worker"}
 OLDER: dict[str, dict[str, Any]] = {
     "resources": {"workers": 1, "reuse_workers": True},
+    "search": {"gate_after": 1},
     "training": {"watch": None, "system_metrics": False},
     "tracking": {"models": ["passed"]},
 }
@@ -123,7 +126,7 @@ OLDER: dict[str, dict[str, Any]] = {
 
 def read_config(path: Path) -> dict[str, Any]:
     """What a `config.yaml` holds, in today's keys, with what was so before there was one."""
-    config = {"storage": None, **(yaml.safe_load(path.read_text()) or {})}
+    config = {"storage": None, "warm_start": None, **(yaml.safe_load(path.read_text()) or {})}
     for part, then in OLDER.items():
         now = {RENAMED.get(f"{part}.{key}", key): value for key, value in config.get(part, {}).items()}
         config[part] = {**then, **now}

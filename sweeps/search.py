@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from bisect import bisect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from core.gate import HOPELESS, Gate
+from core.gate import Gate
 from core.trainable import Metrics
+from sweeps import verdict, warm
 from sweeps.schema import locate
 from sweeps.space import Space, suggest
 
@@ -35,6 +37,8 @@ class Search(Searcher):
         self.config, self.space, self.gate = config, space, gate
         self.exhaustive = is_exhaustive(config)
         self.study = open_study(sweep)
+        warm.add(self.study, config, space)
+        self.warm = warm.numbers(self.study)
         self.live: dict[str, optuna.Trial] = {}
         left = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         self.unfinished = [self._again(one) for one in left]
@@ -42,7 +46,7 @@ class Search(Searcher):
 
     def is_over(self) -> bool:
         """Whether there is no trial left to begin."""
-        asked, most = len(self.study.get_trials(deepcopy=False)), self.config["num_samples"]
+        asked, most = self._asked(), self.config["num_samples"]
         return not self.unfinished and (self.exhausted or (most is not None and asked >= most))
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
@@ -60,41 +64,39 @@ class Search(Searcher):
     def suggestion(self, trial: optuna.Trial) -> dict[str, Any]:
         """The Tune configuration of an Optuna trial; the same each time it is asked for."""
         values = suggest(trial, self.space, self.exhaustive)
-        name = f"trial_{trial.number:04d}"
+        number = self._number(trial)
+        name = f"trial_{number:04d}"
         self.live[name] = trial
-        return {"trial": name, "number": trial.number, "values": values}
+        return {"trial": name, "number": number, "values": values}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         """Nothing: `tell` is called with the trial's outcome, which Tune does not know."""
 
     def tell(self, name: str, outcome: str, epoch: int, metrics: Metrics) -> None:
-        """Tell the study how trial `name` ended.
-
-        A diverged one is as far from the gate as can be, which keeps the sampler away; a failed one says nothing.
-        """
-        trial = self.live.pop(name)
-        trial.set_user_attr("outcome", outcome)
-        if outcome == "failed":
-            return self._tell(trial, TrialState.FAIL)
-        diverged = outcome == "diverged"
-        constraints = dict.fromkeys(self.gate.thresholds, -HOPELESS) if diverged else self.gate.constraints(metrics)
-        for metric, value in constraints.items():
-            trial.set_constraint(metric, value)
-        value = HOPELESS if diverged else self.gate.objective_value(metrics)
-        if value != value:  # no objective, or not a number
-            value = HOPELESS if self.gate.objective else self.gate.score(metrics)
-        if outcome in ("passed", "finished"):
-            return self._tell(trial, TrialState.COMPLETE, value)
-        trial.report(value, epoch)
-        self._tell(trial, TrialState.PRUNED)
+        """Tell the study how trial `name` ended."""
+        told = verdict.judge(self.config, self.gate, outcome, epoch, metrics)
+        try:
+            verdict.tell(self.study, self.live.pop(name), told)
+        except RuntimeError:
+            if not self.exhaustive:
+                raise
+            self.exhausted = True  # the sampler's way to say so: it calls `Study.stop`, which is for `optimize` alone
 
     def _ask(self) -> optuna.Trial:
-        self.study.sampler = make_sampler(self.config, len(self.study.get_trials(deepcopy=False)))
+        self.study.sampler = make_sampler(self.config, self._asked())
         return self.study.ask()
+
+    def _asked(self) -> int:
+        """How many trials this sweep has asked for; those of earlier ones are in the study too."""
+        return len(self.study.get_trials(deepcopy=False)) - len(self.warm)
+
+    def _number(self, trial: optuna.Trial | optuna.trial.FrozenTrial) -> int:
+        """A trial's number among this sweep's own, which makes its name and its seeds."""
+        return trial.number - bisect(self.warm, trial.number)
 
     def _again(self, trial: optuna.trial.FrozenTrial) -> optuna.Trial:
         """A trial that an interruption left; values that it came before are drawn as they would have been."""
-        draft = optuna.create_study(sampler=make_sampler(self.config, trial.number), direction="maximize")
+        draft = optuna.create_study(sampler=make_sampler(self.config, self._number(trial)), direction="maximize")
         draft.add_trials(self.study.get_trials(deepcopy=False)[: trial.number])
         drawn = draft.ask()
         suggest(drawn, self.space, self.exhaustive)
@@ -103,14 +105,6 @@ class Search(Searcher):
             value = shape.to_internal_repr(drawn.params[name])
             self.study._storage.set_trial_param(trial._trial_id, name, value, shape)
         return optuna.Trial(self.study, trial._trial_id)
-
-    def _tell(self, trial: optuna.Trial, state: TrialState, value: float | None = None) -> None:
-        try:
-            self.study.tell(trial, value, state=state)
-        except RuntimeError:
-            if not self.exhaustive:
-                raise
-            self.exhausted = True  # the sampler's way to say so: it calls `Study.stop`, which is for `optimize` alone
 
 
 def open_study(sweep: Path) -> optuna.Study:

@@ -130,6 +130,16 @@ class Composition(Leaf):
             left -= units[-1]
         return dict(zip(self._keys(key), self._sizes([*units, left]), strict=True))
 
+    def draws(self, key: str, values: Mapping[str, Any]) -> dict[str, float]:
+        """The fractions that `suggest` reads as these values: the middle of what each part's quantile comes from."""
+        left, names, found = self.units, list(self.parts), {}
+        for position, name in enumerate(names[:-1]):
+            units, parts = (values[f"{key}.{name}"] - self.parts[name]) // self.step, len(names) - position
+            ends = [_below(edge, left, parts) for edge in (units, units + 1)]
+            found[f"{key}.{name}"] = sum(ends) / (2 * _below(left + 1, left, parts))
+            left -= units
+        return found
+
     def extremes(self, key: str) -> list[dict[str, Any]]:
         corners = [
             [self.units * (part == corner) for part in range(len(self.parts))] for corner in range(len(self.parts))
@@ -238,14 +248,11 @@ def _fault(error: pydantic.ValidationError, key: str, node: Mapping[str, Any]) -
 
 
 def _quantile(fraction: float, units: int, parts: int) -> int:
-    """The size of the first of `parts` parts at quantile `fraction`, over all splits of `units` counted alike.
+    """The size of the first of `parts` parts at quantile `fraction`, over all splits of `units` counted alike."""
+    total = _below(units + 1, units, parts)
+    return next((size for size in range(units) if fraction * total < _below(size + 1, units, parts)), units)
 
-    P(first = j) = C(units - j + parts - 2, parts - 2) / C(units + parts - 1, parts - 1).
-    """
-    total = math.comb(units + parts - 1, parts - 1)
-    below = 0
-    for size in range(units + 1):
-        below += math.comb(units - size + parts - 2, parts - 2)
-        if fraction * total < below:
-            return size
-    return units
+
+def _below(edge: int, units: int, parts: int) -> int:
+    """The splits of `units` over `parts` whose first part is smaller than `edge`: C(u+p-1, p-1) - C(u-e+p-1, p-1)."""
+    return math.comb(units + parts - 1, parts - 1) - math.comb(units - edge + parts - 1, parts - 1)

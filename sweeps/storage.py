@@ -241,8 +241,10 @@ def restore(uri: str, results: Path) -> Path:
 def _forget_unknown(store: Store, folder: Path) -> None:
     """Remove trials that the study had not heard of when its copy was made: it will ask for others by their names."""
     from sweeps.search import open_study
+    from sweeps.warm import numbers
 
-    known = len(open_study(folder).get_trials(deepcopy=False))
+    study = open_study(folder)
+    known = len(study.get_trials(deepcopy=False)) - len(numbers(study))
     for name in store.listed():
         trial = PurePosixPath(name).parts[0]
         if trial.startswith("trial_") and int(trial.removeprefix("trial_")) >= known:

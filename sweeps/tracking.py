@@ -19,6 +19,7 @@ import yaml
 from core import checkpoint
 from core.record import STEP_LOSS, Event, read_events, write_atomically
 from sweeps import comparison, figures
+from sweeps.config import flatten
 from sweeps.database import create_database
 from sweeps.load import pack
 from sweeps.report import OUTCOMES, leaderboard, read_result, to_table, trial_folders
@@ -321,10 +322,3 @@ def colour(index: int) -> str:
 def number(value: float | None) -> float:
     """MLflow stores infinities as 1.8e308, which no axis survives; they are recorded as null, and so sent as NaN."""
     return math.nan if value is None else float(value)
-
-
-def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.samplers._tpe.sampler import _split_trials
+from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from sweeps import config as configuration
@@ -72,3 +74,29 @@ def test_one_that_never_began_is_handed_out_again_even_as_the_last(tmp_path: Pat
         one.tell(trial["trial"], "passed", 1, {"val/closeness": 0.95, "val/loss": 0.1})
     assert one.suggest("") == Searcher.FINISHED
     assert len(open_study(tmp_path / "a").trials) == 2
+
+
+def test_the_sampler_believes_how_far_a_stopped_trial_was_from_gate_after_on(tmp_path: Path) -> None:
+    of = search(tmp_path / "a", "search.gate_after=3")
+    ends = [("finished", 6, 0.4), ("stopped", 2, 0.89), ("stopped", 3, 0.6), ("diverged", 5, 0.4), ("passed", 4, 0.95)]
+    for outcome, epoch, closeness in ends:
+        of.tell(of.suggest("")["trial"], outcome, epoch, {"val/closeness": closeness, "val/loss": 1 / closeness})
+    told = open_study(tmp_path / "a").trials
+    ranks = [next(n for n in range(1, 6) if one in _split_trials(of.study, told, n)[0]) for one in told]
+    assert ranks == [3, 4, 2, 5, 1]  # the early one behind all whose distance is known, however near it looked
+    assert [one.constraints for one in told[:3]] == [
+        {"val/closeness": pytest.approx(0.5 / 0.9)}, {"early": 1e6}, {"val/closeness": pytest.approx(0.3 / 0.9)}
+    ]  # fmt: skip
+    assert [(one.state, one.user_attrs.get("low_fidelity", False)) for one in told] == [
+        (TrialState.COMPLETE, False), (TrialState.PRUNED, True), (TrialState.PRUNED, True),
+        (TrialState.PRUNED, False), (TrialState.COMPLETE, False)
+    ]  # fmt: skip
+    assert [(one.user_attrs["outcome"], one.user_attrs["epoch"]) for one in told] == [end[:2] for end in ends]
+
+
+@pytest.mark.parametrize("option, first", [("grace_period=4", 4), ("scheduler.grace_period=3", 3)])
+def test_unless_told_the_sampler_believes_it_where_the_scheduler_does(option: str, first: int, tmp_path: Path) -> None:
+    of = search(tmp_path / "a", option)
+    for epoch in (first - 1, first):
+        of.tell(of.suggest("")["trial"], "stopped", epoch, {"val/closeness": 0.5, "val/loss": 1.0})
+    assert [set(one.constraints) for one in open_study(tmp_path / "a").trials] == [{"early"}, {"val/closeness"}]

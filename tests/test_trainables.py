@@ -18,9 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from core import checkpoint
 from core.loop import Epoch, fit
 from sweeps import figures
-from sweeps.config import CONFIGS, build, load, override
+from sweeps.config import CONFIGS, build, flatten, load, override
 from sweeps.schema import arguments, locate, make_gate, make_settings
-from sweeps.tracking import flatten
 from tests.conftest import EXPERIMENTS, GOLDEN, TRAINABLES, tiny
 
 STEPS = 20  # of the golden losses

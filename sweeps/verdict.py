@@ -1,0 +1,69 @@
+"""What the study hears of a trial that has ended: its state, its objective and its constraints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from core.gate import HOPELESS, Gate
+from core.trainable import Metrics
+
+EARLY = "early"  # the constraint of a trial that ended before `gate_after`
+BEHIND = 1e6  # its value: samplers rank by the sum of violations, and this is more than a trial that was measured has
+
+
+@dataclass(frozen=True)
+class Verdict:
+    state: TrialState
+    values: list[float] | None = None
+    constraints: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)  # user attributes
+
+
+def judge(config: Mapping[str, Any], gate: Gate, outcome: str, epoch: int, metrics: Metrics) -> Verdict:
+    """The verdict on a trial that ended so after `epoch`.
+
+    Those that passed or used their epochs up are COMPLETE. A stopped one is PRUNED and of low fidelity: what it says of
+    the gate it says early. From `search.gate_after` on that counts as its distance; before, all that is known is that
+    it was not worth going on, and it ranks behind every trial whose distance is known. (Without a constraint it would
+    count as feasible, and rank before all that missed the gate.) A diverged one is as far as can be; a failed one says
+    nothing.
+    """
+    facts = {"outcome": outcome, "epoch": epoch, **({"low_fidelity": True} if outcome == "stopped" else {})}
+    if outcome == "failed":
+        return Verdict(TrialState.FAIL, facts=facts)
+    if outcome == "diverged":
+        return Verdict(TrialState.PRUNED, [HOPELESS], dict.fromkeys(gate.thresholds, -HOPELESS), facts)
+    constraints = gate.constraints(metrics)
+    if outcome == "stopped" and epoch < gate_after(config):
+        constraints = {EARLY: BEHIND}
+    state = TrialState.COMPLETE if outcome in ("passed", "finished") else TrialState.PRUNED
+    return Verdict(state, [objective(gate, metrics)], constraints, facts)
+
+
+def objective(gate: Gate, metrics: Metrics) -> float:
+    """What the study maximises; the score where the gate has no objective, and always a number."""
+    value = gate.objective_value(metrics) if gate.objective else gate.score(metrics)
+    return HOPELESS if math.isnan(value) else value
+
+
+def gate_after(config: Mapping[str, Any]) -> int:
+    """The first epoch whose distance to the gate the sampler believes: by default where the scheduler begins to."""
+    given = config["search"]["gate_after"]
+    return given or config["scheduler"].get("grace_period") or config["grace_period"]
+
+
+def tell(study: optuna.Study, trial: optuna.Trial, verdict: Verdict) -> None:
+    """Tell the study how a trial of its own ended."""
+    for name, value in verdict.facts.items():
+        trial.set_user_attr(name, value)
+    for name, value in verdict.constraints.items():
+        trial.set_constraint(name, value)
+    if verdict.state == TrialState.PRUNED and verdict.values:
+        trial.report(verdict.values[0], verdict.facts["epoch"])
+    study.tell(trial, verdict.values if verdict.state == TrialState.COMPLETE else None, state=verdict.state)

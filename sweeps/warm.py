@@ -1,0 +1,128 @@
+"""What this sweep's sampler learns from earlier sweeps, `warm_start`: their trials, judged by this sweep's gate."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
+
+from core.gate import Gate
+from core.loop import CUT_SHORT
+from core.record import Event
+from sweeps.config import flatten
+from sweeps.report import Trial, read_trial, trial_folders
+from sweeps.schema import make_gate, read_config
+from sweeps.space import Composition, Space, suggest
+from sweeps.verdict import judge
+
+ORIGIN = "warm_start"  # of a trial in the study: the sweep and trial it was; of the study: the sweeps that are all in
+
+
+def folders(config: Mapping[str, Any]) -> list[str]:
+    """The folders that `warm_start` names, whole: a resumed sweep may be elsewhere, `results/latest` another."""
+    named = config["warm_start"] or []
+    return [str(Path(one).resolve()) for one in ([named] if isinstance(named, str) else named)]
+
+
+def check(config: Mapping[str, Any], space: Space, known: list[str]) -> None:
+    """Raise ValueError unless each folder, but those that are `known`, is that of a sweep with trials to learn from."""
+    for folder in folders(config):
+        if folder == config["resume"]:
+            raise ValueError(f"warm_start: got {folder!r}, expected earlier sweeps: that is the one which goes on")
+        if folder not in known and not trials(config, space, Path(folder)):
+            target = config["trainable"]["_target_"]
+            expected = f"expected trials of {target} with values in search.space that report what the gate reads"
+            raise ValueError(f"warm_start: got {folder!r}, {expected}")
+
+
+def add(study: optuna.Study, config: Mapping[str, Any], space: Space) -> None:
+    """Add the trials of earlier sweeps to the study, each once, however often the sweep is interrupted."""
+    done = study.user_attrs.get(ORIGIN, [])
+    for folder in folders(config):
+        if folder in done:
+            continue
+        there = {one.user_attrs.get(ORIGIN) for one in study.get_trials(deepcopy=False)}
+        study.add_trials([one for one in trials(config, space, Path(folder)) if one.user_attrs[ORIGIN] not in there])
+        done = [*done, folder]
+        study.set_user_attr(ORIGIN, done)
+
+
+def numbers(study: optuna.Study) -> list[int]:
+    """The numbers, in the study, of the trials that are other sweeps'."""
+    return [one.number for one in study.get_trials(deepcopy=False) if ORIGIN in one.user_attrs]
+
+
+def trials(config: Mapping[str, Any], space: Space, sweep: Path) -> list[FrozenTrial]:
+    """The trials of an earlier sweep that are points of this space, as this study would hold them."""
+    if not (sweep / "config.yaml").is_file() or not trial_folders(sweep):
+        raise ValueError(f"warm_start: got {str(sweep)!r}, expected the folder of a sweep that has trials")
+    found = (_trial(config, make_gate(config), space, folder) for folder in trial_folders(sweep))
+    return [one for one in found if one]
+
+
+def _trial(config: Mapping[str, Any], gate: Gate, space: Space, folder: Path) -> FrozenTrial | None:
+    then, trial = read_config(folder / "config.yaml"), read_trial(folder)
+    if then["trainable"]["_target_"] != config["trainable"]["_target_"]:
+        return None
+    here, ours = flatten(config), {name for key, leaf in space.items() for name in leaf.extremes(key)[0]}
+    if any(here.get(key) != value for key, value in trial.values.items() if key not in ours):
+        return None  # something that is not varied here was another
+    point, ended = place(flatten(then), space), replay(config, gate, trial, then["training"]["max_epochs"])
+    if point is None or ended is None:
+        return None
+    outcome, last = ended
+    told = judge(config, gate, outcome, last["epoch"], last["metrics"])
+    return create_trial(
+        state=told.state,
+        values=told.values,
+        params=point.params,
+        distributions=point.distributions,
+        user_attrs={**told.facts, ORIGIN: f"{folder.parent.resolve()}/{folder.name}"},
+        constraints=told.constraints,
+        intermediate_values={last["epoch"]: told.values[0]}
+        if told.state == TrialState.PRUNED and told.values
+        else None,
+    )
+
+
+def place(values: Mapping[str, Any], space: Space) -> FixedTrial | None:
+    """The Optuna trial that `suggest` makes these values of, where the space has them."""
+    drawn: dict[str, Any] = {}
+    for key, leaf in space.items():
+        with contextlib.suppress(KeyError, ValueError):  # it may be of another branch
+            drawn |= leaf.draws(key, values) if isinstance(leaf, Composition) else {key: values[key]}
+    point = FixedTrial(drawn)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # that is how it says that a value is out of its range
+            chosen = suggest(point, space)  # type: ignore[arg-type]
+    except (ValueError, UserWarning):
+        return None
+    return point if all(values[key] == value for key, value in chosen.items()) else None
+
+
+def replay(config: Mapping[str, Any], gate: Gate, trial: Trial, max_epochs: int) -> tuple[str, Event] | None:
+    """How a trial of `max_epochs` would have ended in this sweep, and its last epoch there; None if nothing is known.
+
+    It ends where it clears this gate, or with this sweep's last epoch. One that ended before, because it was stopped
+    or cleared another gate, is a stopped one.
+    """
+    most, streak = config["training"]["max_epochs"], 0
+    epochs = [event for event in trial.epochs if event["epoch"] <= most]
+    if not epochs or trial.outcome == "failed":
+        return None
+    for event in epochs:
+        if event["outcome"] in CUT_SHORT:
+            return "diverged", event
+        if not all(metric in event["metrics"] for metric in gate.reads):
+            return None
+        streak = streak + 1 if gate.cleared(event["metrics"]) else 0
+        if streak == gate.consecutive:
+            return "passed", event
+    over = epochs[-1]["epoch"] == most or (trial.outcome == "finished" and max_epochs >= most)
+    return "finished" if over else "stopped", epochs[-1]
