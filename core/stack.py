@@ -7,6 +7,7 @@ patience and checkpoints are those of a trial that trains alone. Source of the i
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Collection, Generator, Sequence
@@ -162,10 +163,8 @@ def _compared(members: Sequence[Member], data: Data, settings: Settings, measure
 
 def _seconds(one: Run | Stack, batches: Sequence[Batch]) -> float:
     began = perf_counter()
-    try:
+    with contextlib.suppress(Diverged):
         one.train(batches, {}, []) if isinstance(one, Run) else one.train(batches)
-    except Diverged:
-        pass
     return perf_counter() - began
 
 

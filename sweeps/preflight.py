@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 import torch
+from ray.tune.schedulers import FIFOScheduler
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from core.trainable import owns_step, samples
@@ -40,6 +41,12 @@ def check_search(config: dict[str, Any], space: Space) -> None:
     search.make_sampler(config)
     if isinstance(chosen, scheduler.Population) and several_workers(config, space):
         raise ValueError("resources.workers: scheduler=pbt copies trials, which needs workers of 1")
+    if config["resources"]["stack"] != 1:
+        got = f"resources.stack: got {config['resources']['stack']!r}, expected 1"
+        if several_workers(config, space):
+            raise ValueError(f"{got} with several workers: a stack is one process")
+        if not isinstance(chosen, scheduler.GateASHA) and type(chosen) is not FIFOScheduler:
+            raise ValueError(f"{got} with this scheduler: a stack can be thinned by scheduler=asha, or by none")
     if search.is_exhaustive(config):
         for key, leaf in space.items():
             if isinstance(leaf, Float) and leaf.step is None and leaf.low < leaf.high:

@@ -15,9 +15,9 @@ from core.gate import Gate
 from core.loop import CUT_SHORT
 from core.record import Event, Record, read_events, write_atomically
 from sweeps.report import trial_folders
-from sweeps.scheduler import Seen
+from sweeps.scheduler import Seen, in_order
 from sweeps.search import Search
-from sweeps.trial import trial_config
+from sweeps.trial import members, trial_config
 
 NOTHING: Event = {"epoch": 0, "metrics": {}, "score": None}  # what stands in for the last epoch where there is none
 
@@ -45,36 +45,36 @@ class Recorder(tune.Callback):
         return self.offset + time.monotonic() - self.began
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._record(trial.config)
+        if "members" not in trial.config:  # those of a stack begin with their first epoch, or are declined
+            self._record(trial.config)
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        # Popped in place: curves never reach Tune's own state.
-        metrics, losses = result.pop("metrics", None), result.pop("losses", None)
-        if metrics is None or losses is None:
-            return
-        record = self._record(trial.config)
-        if trial.config["values"] != self.values[trial.config["trial"]]:  # population-based training changed them
-            self._configure(trial.config)
-            record.append("values", values=trial.config["values"])
-        facts = {key: result[key] for key in ("score", "outcome", "reason")}
-        if record.epoch(result["epoch"], metrics, losses, **facts, elapsed=self.elapsed):
-            missed = [] if result["outcome"] in CUT_SHORT else self.gate.missed(metrics)
-            self.progress.epoch(trial.config["trial"], result["epoch"], result["score"], missed)
+        elapsed = self.elapsed
+        if "members" not in trial.config:
+            return self._report(trial.config, result, elapsed)
+        for config, report in result.get("reports", []):
+            self._report(config, report, elapsed)
+            if report["done"]:
+                self._end(config["trial"], report["outcome"], report["reason"], report.get("traceback"))
+            elif report.get("stopped"):
+                self._end(config["trial"], "stopped", _by_scheduler(report["epoch"]))
+        for config in result.get("declined", []):
+            self.search.hand_back(config["trial"], alone=True)
+        # A process that takes the place of a dead one goes on with these.
+        trial.config["members"] = [one for one in trial.config["members"] if one["trial"] in self.search.live]
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        if "members" in trial.config:
+            return
         last = trial.last_result or {}
         outcome = last.get("outcome") or "stopped"
         reason = last.get("reason") or (_by_scheduler(last.get("epoch", 0)) if outcome == "stopped" else None)
         self._end(trial.config["trial"], outcome, reason, last.get("traceback"))
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        error, name = str(trial.get_error() or "the process died").strip().splitlines(), trial.config["trial"]
-        if name not in self.records:  # its process, kept from the trial before, was found dead: Tune gives it up
-            self.lost[name] += 1
-            if self.lost[name] <= self.config["resources"]["max_failures"]:
-                return self.search.hand_back(name)
-            self._record(trial.config)
-        self._end(name, "failed", error[-1], "\n".join(error))
+        error = str(trial.get_error() or "the process died").strip().splitlines()
+        for config in members(trial.config):
+            self._lose(config, error)
 
     def on_experiment_end(self, trials: list, **info: Any) -> None:
         for name in list(self.records):
@@ -105,6 +105,30 @@ class Recorder(tune.Callback):
         for record in self.records.values():
             record.append("interrupted", elapsed=self.elapsed)
         self.progress.close()
+
+    def _report(self, config: dict[str, Any], result: dict[str, Any], elapsed: float) -> None:
+        # Popped in place: curves never reach Tune's own state.
+        metrics, losses = result.pop("metrics", None), result.pop("losses", None)
+        if metrics is None or losses is None:
+            self._record(config)
+            return
+        name, record = config["trial"], self._record(config)
+        if config["values"] != self.values[name]:  # population-based training changed them
+            self._configure(config)
+            record.append("values", values=config["values"])
+        facts = {key: result[key] for key in ("score", "outcome", "reason")}
+        if record.epoch(result["epoch"], metrics, losses, **facts, elapsed=elapsed):
+            missed = [] if result["outcome"] in CUT_SHORT else self.gate.missed(metrics)
+            self.progress.epoch(name, result["epoch"], result["score"], missed)
+
+    def _lose(self, config: dict[str, Any], error: list[str]) -> None:
+        name = config["trial"]
+        if name not in self.records:  # its process, kept from the trial before, was found dead: Tune gives it up
+            self.lost[name] += 1
+            if self.lost[name] <= self.config["resources"]["max_failures"]:
+                return self.search.hand_back(name)
+            self._record(config)
+        self._end(name, "failed", error[-1], "\n".join(error))
 
     def _record(self, trial: dict[str, Any]) -> Record:
         name = trial["trial"]
@@ -191,12 +215,12 @@ class Progress:
         self.bar.set_postfix_str(f"{len(self.running)} running, {', '.join(counts)}; {best}")
 
 
-def rungs_seen(sweep: Path) -> list[Seen]:
-    """Every recorded epoch's score, in the order in which the sweep heard of them."""
+def rungs_seen(sweep: Path) -> list[list[Seen]]:
+    """Every recorded epoch's score, in the order in which the sweep heard of them, those of a stack together."""
     seen = [
         (event["elapsed"], (folder.name, event["epoch"], event["score"]))
         for folder in trial_folders(sweep)
         for event in read_events(folder / "events.jsonl")
         if event["event"] == "epoch"
     ]
-    return [entry for _, entry in sorted(seen)]
+    return in_order(seen)

@@ -22,7 +22,7 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from core.record import append_event, write_atomically
-from sweeps import cli, comparison, preflight, report, scheduler, warm
+from sweeps import cli, comparison, preflight, report, scheduler, stacked, warm
 from sweeps import config as configuration
 from sweeps.cluster import start_ray
 from sweeps.recording import Enough, Recorder, rungs_seen
@@ -86,7 +86,7 @@ def _run(folder: Path, config: dict[str, Any], points: Space, concurrent: int) -
     publisher = _start_publisher(folder, config)
     mirror = Mirror(config["storage"], folder) if config["storage"] else None
     gate = make_gate(config)
-    search = Search(config, points, gate, folder)
+    search = Search(config, points, gate, folder, stacked.size(config, concurrent))
     if search.warm:
         print(f"warm start: {len(search.warm)} trials of earlier sweeps", flush=True)
     recorder = Recorder(folder, config, gate, search)
@@ -144,7 +144,8 @@ def _shape(config: dict[str, Any], points: Space, folder: Path) -> tuple[Any, An
     resources = config["resources"]
     if not several_workers(config, points):
         reserved = {"cpu": resources["cpus_per_worker"], "gpu": resources["gpus_per_worker"]}
-        return tune.with_parameters(DirectTrial, base=config, sweep=str(folder)), reserved, []
+        trial = DirectTrial if resources["stack"] == 1 else stacked.StackTrial
+        return tune.with_parameters(trial, base=config, sweep=str(folder)), reserved, []
     from sweeps.group import TrainTrial  # here, for Ray Train takes two seconds to import
     from sweeps.office import Janitor, Office
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,11 @@ from sweeps.schema import locate
 from sweeps.space import Categorical, Float, Int, Space
 
 Seen = tuple[str, int, float]  # trial, absolute epoch, score
+
+
+def in_order(heard: Iterable[tuple[float, Seen]]) -> list[list[Seen]]:
+    """Epochs by when a sweep heard of them, those of a stack, which come at one moment, together."""
+    return [[one for _, one in together] for _, together in groupby(sorted(heard), key=lambda one: one[0])]
 
 
 class GateASHA(AsyncHyperBandScheduler):
@@ -37,7 +43,7 @@ class GateASHA(AsyncHyperBandScheduler):
         reduction_factor: float = 3,
         brackets: int = 1,
         max_t: int,
-        seen: Iterable[Seen] = (),
+        seen: Iterable[Sequence[Seen]] = (),
     ) -> None:
         if grace_period < 1:
             raise ValueError(f"scheduler.grace_period: got {grace_period}, expected at least 1 epoch")
@@ -58,25 +64,59 @@ class GateASHA(AsyncHyperBandScheduler):
         )
         self.grace_period = grace_period
         self.stopped: set[str] = set()  # of the trials in `seen`
-        for name, epoch, score in seen:
-            decision = self._bracket(name).on_result(SimpleNamespace(trial_id=name), epoch, score)
-            if epoch < max_t and (decision == TrialScheduler.STOP or self._is_hopeless(epoch, score)):
-                self.stopped.add(name)
+        for together in seen:
+            self.stopped |= self.thin(together)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         self._trial_info[trial.config["trial"]] = self._bracket(trial.config["trial"])
 
+    def thin(self, together: Sequence[Seen]) -> set[str]:
+        """Record epochs that came together; returns whom to stop.
+
+        One that comes alone is judged by those before it, as Tune does; those of a stack by each other too.
+        """
+        stopped = {name for name, epoch, score in together if self._is_hopeless(epoch, score)}
+        reached = []
+        for name, epoch, score in together:
+            bracket = self._bracket(name)
+            if len(together) == 1:
+                if bracket.on_result(SimpleNamespace(trial_id=name), epoch, score) == TrialScheduler.STOP:
+                    stopped.add(name)
+            elif (rung := _rung(bracket, epoch)) is not None and name not in rung:
+                rung[name] = score
+                reached.append((name, score, bracket, rung))
+        stopped |= {name for name, score, bracket, rung in reached if score < bracket.cutoff(rung)}
+        return stopped & {name for name, epoch, _ in together if epoch < self._max_t}  # then it ends by itself
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if "reports" in result:
+            return self._thin_stack(tune_controller, trial, result)
         if result["epoch"] >= self._max_t:  # the trial ends by itself, with its own outcome
             return TrialScheduler.CONTINUE
         decision = super().on_trial_result(tune_controller, _named(trial), result)
         return TrialScheduler.STOP if self._is_hopeless(result["epoch"], result["score"]) else decision
 
+    def _thin_stack(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        reports = [(config["trial"], told) for config, told in result["reports"]]
+        stopped = self.thin([(name, told["epoch"], told["score"]) for name, told in reports])
+        stopped -= {name for name, told in reports if told["done"]}
+        for name, told in reports:
+            told["stopped"] = name in stopped
+        gone = stopped | {name for name, told in reports if told["done"]}
+        if gone >= {config["trial"] for config in trial.config["members"]}:
+            return TrialScheduler.STOP
+        if stopped:  # before the next epoch: a process does what it is asked in turn
+            tune_controller._schedule_trial_task(trial, "drop", (sorted(stopped),))
+        return TrialScheduler.CONTINUE
+
     def _is_hopeless(self, epoch: int, score: float) -> bool:
         return epoch >= self.grace_period and score <= HOPELESS
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        super().on_trial_complete(tune_controller, _named(trial), result)
+        if "members" not in trial.config:
+            super().on_trial_complete(tune_controller, _named(trial), result)
+        elif reports := result.get("reports"):  # the last ones, of which `on_trial_result` did not hear
+            self.thin([(config["trial"], told["epoch"], told["score"]) for config, told in reports])
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         self._trial_info.pop(trial.config["trial"], None)
@@ -85,6 +125,11 @@ class GateASHA(AsyncHyperBandScheduler):
         """A trial's bracket, drawn by its name: e times as likely with every rung it has more than another."""
         weights = [math.exp(len(bracket._rungs)) for bracket in self._brackets]
         return random.Random(name).choices(self._brackets, weights)[0]
+
+
+def _rung(bracket: Any, epoch: int) -> dict[str, float] | None:
+    """The highest one that an epoch has reached."""
+    return next((recorded for milestone, recorded in bracket._rungs if epoch >= milestone), None)
 
 
 def _named(trial: Any) -> SimpleNamespace:
@@ -137,7 +182,7 @@ def _mutations(leaf: Any) -> Any:
     return None
 
 
-def make(config: Mapping[str, Any], space: Space, seen: Iterable[Seen] = ()) -> TrialScheduler:
+def make(config: Mapping[str, Any], space: Space, seen: Iterable[Sequence[Seen]] = ()) -> TrialScheduler:
     """The scheduler that `scheduler` names; what it takes of metric, time and length is filled in."""
     target = locate("scheduler", config["scheduler"])
     node = dict(config["scheduler"])

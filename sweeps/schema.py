@@ -74,6 +74,7 @@ class ResourcesConfig(Strict):
     threads: PositiveInt
     max_failures: int = Field(ge=0)
     reuse_workers: bool
+    stack: PositiveInt | Literal["auto"]
 
 
 class TrackingConfig(Strict):
@@ -117,7 +118,7 @@ class Config(Strict):
 # Records are older than some keys.
 RENAMED = {"resources.cpus": "cpus_per_worker", "resources.gpus": "gpus_per_worker"}
 OLDER: dict[str, dict[str, Any]] = {
-    "resources": {"workers": 1, "reuse_workers": True},
+    "resources": {"workers": 1, "reuse_workers": True, "stack": 1},
     "search": {"gate_after": 1},
     "training": {"watch": None, "system_metrics": False},
     "tracking": {"models": ["passed"]},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import math
 import warnings
 from bisect import bisect
 from collections.abc import Mapping
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.samplers import PartialFixedSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -24,17 +27,27 @@ from sweeps.space import Space, suggest
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPE's `group`, the journal
 
+LIKE = "like"  # of a trial in the study: the number of the one whose shape it has
+
 
 class Search(Searcher):
     """Asks an Optuna study for Tune, and tells it: the objective, the gate's constraints, PRUNED and FAIL.
 
     The study lives in the sweep's folder and its sampler is seeded by trial, so that a resumed sweep goes on as if it
     had never stopped. Trials that an interruption left running are handed out again, under their number.
+
+    With `stack`, Tune gets up to so many at a time that differ in stackable values alone: the first is asked for as
+    ever, the others with what it drew of the rest.
     """
 
-    def __init__(self, config: Mapping[str, Any], space: Space, gate: Gate, sweep: Path) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], space: Space, gate: Gate, sweep: Path, stack: int | None = None
+    ) -> None:
         super().__init__()
-        self.config, self.space, self.gate = config, space, gate
+        self.config, self.space, self.gate, self.stack = config, space, gate, stack
+        fields = locate("trainable", config["trainable"]).stackable
+        self.stackable = {"seed", *(f"trainable.{field}" for field in fields)} & set(space)
+        self.alone: set[str] = set()  # shapes that do not stack
         self.exhaustive = is_exhaustive(config)
         self.study = open_study(sweep)
         warm.add(self.study, config, space)
@@ -43,6 +56,8 @@ class Search(Searcher):
         left = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         self.unfinished = [self._again(one) for one in left]
         self.exhausted = False
+        if stack is not None and (self.exhaustive or not self.stackable):
+            self.stack = 1  # no two trials of one shape
 
     def is_over(self) -> bool:
         """Whether there is no trial left to begin."""
@@ -55,19 +70,29 @@ class Search(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.is_over():
             return None if self.live else Searcher.FINISHED  # one that runs may be handed back yet
-        return self.suggestion(self.unfinished.pop(0) if self.unfinished else self._ask())
+        first = self.suggestion(self._next())
+        if self.stack is None:
+            return first
+        group, shape = [first], self._shape(first["values"])
+        while len(group) < self.stack and shape not in self.alone:
+            if (one := self._another(first)) is None:
+                break
+            group.append(self.suggestion(one))
+        return {"trial": first["trial"], "members": group}
 
-    def hand_back(self, name: str) -> None:
-        """Take a trial back that never began, to hand it out again."""
-        self.unfinished.append(self.live.pop(name))
+    def hand_back(self, name: str, alone: bool = False) -> None:
+        """Take a trial back that never began, to hand it out again; `alone`: those of its shape do not stack."""
+        trial = self.live.pop(name)
+        self.unfinished.append(trial)
+        if alone:
+            self.alone.add(self._shape(self._values(trial)))
 
     def suggestion(self, trial: optuna.Trial) -> dict[str, Any]:
         """The Tune configuration of an Optuna trial; the same each time it is asked for."""
-        values = suggest(trial, self.space, self.exhaustive)
         number = self._number(trial)
         name = f"trial_{number:04d}"
         self.live[name] = trial
-        return {"trial": name, "number": number, "values": values}
+        return {"trial": name, "number": number, "values": self._values(trial)}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         """Nothing: `tell` is called with the trial's outcome, which Tune does not know."""
@@ -82,9 +107,40 @@ class Search(Searcher):
                 raise
             self.exhausted = True  # the sampler's way to say so: it calls `Study.stop`, which is for `optimize` alone
 
-    def _ask(self) -> optuna.Trial:
-        self.study.sampler = make_sampler(self.config, self._asked())
-        return self.study.ask()
+    def _next(self) -> Any:
+        return self.unfinished.pop(0) if self.unfinished else self._ask()
+
+    def _another(self, first: dict[str, Any]) -> Any:
+        """One more of the shape of `first`: of those that an interruption left, or a new one; None if there is none."""
+        for one in self.unfinished:
+            if self._shape(self._values(one)) == self._shape(first["values"]):
+                self.unfinished.remove(one)
+                return one
+        if self.exhausted or self._asked() >= (self.config["num_samples"] or math.inf):
+            return None
+        return self._ask(self.live[first["trial"]].number)
+
+    def _ask(self, like: int | None = None) -> optuna.Trial:
+        """A new trial; `like`: with what that one, by its number in the study, drew of what does not stack."""
+        self.study.sampler = self._sampler(self._asked(), like)
+        trial = self.study.ask()
+        if like is not None:
+            trial.set_user_attr(LIKE, like)
+        return trial
+
+    def _sampler(self, number: int, like: int | None) -> optuna.samplers.BaseSampler:
+        sampler = make_sampler(self.config, number)
+        if like is None:
+            return sampler
+        drawn = self.study.get_trials(deepcopy=False)[like].params
+        return PartialFixedSampler({key: drawn[key] for key in drawn if key not in self.stackable}, sampler)
+
+    def _values(self, trial: optuna.Trial) -> dict[str, Any]:
+        return suggest(trial, self.space, self.exhaustive)
+
+    def _shape(self, values: dict[str, Any]) -> str:
+        """What trials have in common that may train as one."""
+        return json.dumps({key: value for key, value in values.items() if key not in self.stackable}, sort_keys=True)
 
     def _asked(self) -> int:
         """How many trials this sweep has asked for; those of earlier ones are in the study too."""
@@ -96,7 +152,8 @@ class Search(Searcher):
 
     def _again(self, trial: optuna.trial.FrozenTrial) -> optuna.Trial:
         """A trial that an interruption left; values that it came before are drawn as they would have been."""
-        draft = optuna.create_study(sampler=make_sampler(self.config, self._number(trial)), direction="maximize")
+        sampler = self._sampler(self._number(trial), trial.user_attrs.get(LIKE))
+        draft = optuna.create_study(sampler=sampler, direction="maximize")
         draft.add_trials(self.study.get_trials(deepcopy=False)[: trial.number])
         drawn = draft.ask()
         suggest(drawn, self.space, self.exhaustive)

@@ -22,11 +22,13 @@ from core import checkpoint
 from core.data import layout
 from core.loop import CUT_SHORT, Epoch, fit
 from core.record import Record, write_atomically
-from core.trainable import Batch, Data
+from core.trainable import Batch, Data, Trainable
 from sweeps import cli, figures
 from sweeps import config as configuration
 from sweeps.schema import check, make_gate, make_settings, read_config
 from sweeps.storage import Workplace
+
+CHECKPOINTS = "checkpoints"
 
 
 def epochs(
@@ -48,26 +50,31 @@ def epochs(
     settings = make_settings(config)
     trainable, data = configuration.build(config)
     place = Workplace(config["storage"], folder)
-    checkpoints, known = place.folder / "checkpoints", None if resume else recorded
+    known = None if resume else recorded
     try:
-        if resume is None and (found := checkpoint.newest(checkpoints)):
+        if resume is None and (found := checkpoint.newest(place.folder / CHECKPOINTS)):
             resume = found[1]
         at = resume["epoch"] if resume else 0
         for epoch in fit(trainable, watch(data), settings, resume=resume, recorded=known, wrap=wrap):
             if epoch.index > at and rank == 0:
-                place.settle()
-                if figures.due(config["figures"], epoch):
-                    figures.draw(place.folder, trainable, data, config, epoch)
-                if epoch.outcome not in CUT_SHORT:
-                    batch = layout(next(iter(data.val()), ()))
-                    save(checkpoints / f"epoch_{epoch.index:04d}", epoch, batch=batch)
-                    checkpoint.prune(checkpoints, config["training"]["keep_checkpoints"])
-                place.push()
-                if epoch.outcome:
-                    place.arrived()
+                keep(place, trainable, data, config, epoch)
             yield epoch
     finally:
         place.close()
+
+
+def keep(place: Workplace, trainable: Trainable, data: Data, config: dict[str, Any], epoch: Epoch) -> None:
+    """Draw and save what an epoch left."""
+    checkpoints = place.folder / CHECKPOINTS
+    place.settle()
+    if figures.due(config["figures"], epoch):
+        figures.draw(place.folder, trainable, data, config, epoch)
+    if epoch.outcome not in CUT_SHORT:
+        save(checkpoints / f"epoch_{epoch.index:04d}", epoch, batch=layout(next(iter(data.val()), ())))
+        checkpoint.prune(checkpoints, config["training"]["keep_checkpoints"])
+    place.push()
+    if epoch.outcome:
+        place.arrived()
 
 
 def save(directory: Path, epoch: Epoch, **facts: Any) -> None:

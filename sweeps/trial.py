@@ -24,6 +24,11 @@ def trial_config(base: dict[str, Any], trial: dict[str, Any]) -> dict[str, Any]:
     return override(base, {**trial["values"], "seed": base["seed"] + trial["number"]})
 
 
+def members(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The trials in what Tune takes for one: those of a stack, or itself."""
+    return config.get("members", [config])
+
+
 def several_workers(config: dict[str, Any], space: Space) -> bool:
     """Whether trials have several workers, or may have."""
     return config["resources"]["workers"] > 1 or "resources.workers" in space

@@ -28,6 +28,11 @@ def report(scheduler: GateASHA, name: str, epoch: int, score: float) -> str:
     return scheduler.on_trial_result(None, trial(name), {"epoch": epoch, "score": score})
 
 
+def each(seen: list[Seen]) -> list[list[Seen]]:
+    """None of them in a stack."""
+    return [[one] for one in seen]
+
+
 def decisions(scheduler: GateASHA, seen: list[Seen]) -> list[str]:
     return [report(scheduler, *one) for one in seen]
 
@@ -63,7 +68,7 @@ def test_a_trial_without_numbers_is_stopped_be_it_the_first_or_between_rungs() -
     found = [report(scheduler, "late", epoch, score) for epoch, score in enumerate([HOPELESS, 0.5, 0.5, HOPELESS], 1)]
     assert found == [CONTINUE, CONTINUE, CONTINUE, STOP]
     seen = [("late", epoch, score) for epoch, score in enumerate([HOPELESS, 0.5, 0.5, HOPELESS], 1)]
-    assert GateASHA(max_t=20, grace_period=2, seen=seen).stopped == {"late"}
+    assert GateASHA(max_t=20, grace_period=2, seen=each(seen)).stopped == {"late"}
 
 
 def test_nobody_is_stopped_before_the_grace_period_or_between_rungs() -> None:
@@ -87,7 +92,7 @@ def test_the_last_epoch_is_left_to_the_trial(max_t: int) -> None:
 def test_who_reached_the_last_epoch_does_not_count_as_stopped_after_a_restart(max_t: int) -> None:
     seen = [("good", epoch, -0.1) for epoch in range(1, max_t + 1)]
     seen += [("late", epoch, -0.1 if epoch < max_t else -0.5) for epoch in range(1, max_t + 1)]
-    assert GateASHA(max_t=max_t, reduction_factor=3, seen=seen).stopped == set()
+    assert GateASHA(max_t=max_t, reduction_factor=3, seen=each(seen)).stopped == set()
 
 
 NAMES = [f"trial_{number:04d}" for number in range(8)]
@@ -124,7 +129,7 @@ def test_a_scheduler_rebuilt_from_what_was_seen_decides_as_if_never_interrupted(
     rebuilt: GateASHA | None = None
     for turn, (name, score) in enumerate(turns):
         if turn == cut:
-            rebuilt = GateASHA(**options, seen=list(seen))
+            rebuilt = GateASHA(**options, seen=each(list(seen)))
             early = {name for name in stopped if last(seen, name) < options["max_t"]}
             assert {name for name in rebuilt.stopped if last(seen, name) < options["max_t"]} == early
         epoch = last(seen, name) + 1
@@ -144,7 +149,7 @@ def last(seen: list[Seen], name: str) -> int:
 
 def test_an_epoch_that_is_trained_again_after_a_restart_changes_nothing() -> None:
     seen = [("a", 1, -0.1), ("b", 1, -0.1), ("a", 2, -0.1), ("a", 3, -0.1)]
-    scheduler = GateASHA(max_t=10, seen=seen)
+    scheduler = GateASHA(max_t=10, seen=each(seen))
     assert decisions(scheduler, [("a", 3, -0.1), ("a", 2, -0.1), ("b", 1, -0.1)]) == [CONTINUE] * 3
     assert decisions(scheduler, [("b", 2, -0.1), ("b", 3, -0.2)]) == [CONTINUE, STOP]
 
@@ -155,7 +160,9 @@ def test_a_trial_that_completes_stays_on_its_rungs() -> None:
     scheduler.on_trial_add(None, trial("passed"))
     scheduler.on_trial_complete(None, trial("passed"), {"epoch": 1, "score": 1.5})
     assert report(scheduler, "after", 1, -0.4) == STOP
-    assert GateASHA(max_t=10, seen=[("before", 1, -0.5), ("passed", 1, 1.5), ("after", 1, -0.4)]).stopped == {"after"}
+    assert GateASHA(max_t=10, seen=each([("before", 1, -0.5), ("passed", 1, 1.5), ("after", 1, -0.4)])).stopped == {
+        "after"
+    }
 
 
 def test_a_trial_that_is_removed_or_failed_without_a_score_is_forgotten_quietly() -> None:
@@ -218,5 +225,5 @@ def test_each_bracket_has_a_rung_however_many_are_asked_for(
 
 def test_a_grace_period_longer_than_the_run_stops_nobody() -> None:
     seen = [(name, epoch, score) for name, score in (("good", -0.1), ("bad", -0.9)) for epoch in range(1, 6)]
-    assert GateASHA(max_t=5, grace_period=8, seen=seen).stopped == set()
-    assert GateASHA(max_t=5, grace_period=4, seen=seen).stopped == {"bad"}
+    assert GateASHA(max_t=5, grace_period=8, seen=each(seen)).stopped == set()
+    assert GateASHA(max_t=5, grace_period=4, seen=each(seen)).stopped == {"bad"}

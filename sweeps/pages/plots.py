@@ -129,8 +129,12 @@ def rungs(sweep: Sweep) -> list[Cutoff]:
     target = scheduler.locate("scheduler", sweep.config["scheduler"])
     if not (isinstance(target, type) and issubclass(target, scheduler.GateASHA)):
         return []
-    seen = [(name, event["epoch"], event["score"]) for name, event in sweep.heard() if event["score"] is not None]
-    chosen: Any = scheduler.make(sweep.config, {}, seen)
+    seen = [
+        (event["elapsed"], (name, event["epoch"], event["score"]))
+        for name, event in sweep.heard()
+        if event["score"] is not None
+    ]
+    chosen: Any = scheduler.make(sweep.config, {}, scheduler.in_order(seen))
     found = [
         (milestone, bracket.cutoff(recorded), len(recorded))
         for bracket in chosen._brackets
