@@ -63,7 +63,7 @@ class Trainable(nn.Module, ABC):
     """
 
     stackable: ClassVar[frozenset[str]] = frozenset()
-    """Hyperparameters that may differ between trials trained as one stack."""
+    """Hyperparameters that may differ between trials trained as one stack: rates, and what `vary` keeps."""
 
     progress: Tensor
     """The fraction of the run done, 0 to 1, set by the core before each step; every schedule reads it."""
@@ -112,6 +112,11 @@ class Trainable(nn.Module, ABC):
         for batch in data.val():
             mean.add(self(batch), samples(batch))
         return mean.value()
+
+    def vary(self, **values: float) -> None:
+        """Keep hyperparameters as buffers, scalars that may differ between a stack's members; no part of the state."""
+        for name, value in values.items():
+            self.register_buffer(name, torch.tensor(float(value)), persistent=False)
 
     def due(self, every: int) -> bool:
         """Whether what is evaluated every so many epochs is, now: at the first one, the last, and outside a run."""

@@ -34,6 +34,7 @@ class DiffusionAutoencoder(GenerativeAutoencoder):
 
     stackable = frozenset({"lr", "weight_decay", "latent_noise"})
 
+    latent_noise: Tensor
     latent_mean: Tensor
     latent_square: Tensor
     batches: Tensor
@@ -55,7 +56,8 @@ class DiffusionAutoencoder(GenerativeAutoencoder):
         for field, size in sizes.items():
             require(size >= 1, f"trainable.{field}", size, "at least 1")
         require(latent_noise >= 0, "trainable.latent_noise", latent_noise, "at least 0")
-        self.latent_noise, self.sampling_steps = latent_noise, sampling_steps
+        self.sampling_steps = sampling_steps
+        self.vary(latent_noise=latent_noise)
         self.denoiser = TokenMLP(
             latent_dim + 2 * FREQUENCIES,
             data.n_ids,
@@ -120,8 +122,8 @@ class DiffusionAutoencoder(GenerativeAutoencoder):
         sum_over_ranks(count, total, square)
         self.batches += 1
         fresh = (1 / self.batches).clamp(min=1 - DECAY)  # at first the plain mean of all batches
-        self.latent_mean.lerp_(total / count, fresh)
-        self.latent_square.lerp_(square / count, fresh)
+        self.latent_mean.add_(fresh * (total / count - self.latent_mean))
+        self.latent_square.add_(fresh * (square / count - self.latent_square))
 
 
 def cosine(t: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,8 +29,6 @@ class GANAutoencoder(GenerativeAutoencoder):
     Source: Makhzani et al., arXiv:1511.05644; Lim and Ye, arXiv:1705.02894; Mescheder et al., arXiv:1801.04406.
     """
 
-    stackable = frozenset({"lr", "weight_decay", "critic_lr", "r1", "weight_adversarial"})
-
     def __init__(
         self,
         data: TokenData,

@@ -133,8 +133,8 @@ class VectorQuantizer(nn.Module):
         chosen = (index[:, None] == torch.arange(self.n_codes, device=z.device)) * present[:, None]
         counts, sums = chosen.sum(dim=0), chosen.T @ z
         sum_over_ranks(counts, sums)
-        self.counts.lerp_(counts, 1 - self.decay)
-        self.sums.lerp_(sums, 1 - self.decay)
+        self.counts.mul_(self.decay).add_(counts, alpha=1 - self.decay)  # vmap has no rule for lerp_
+        self.sums.mul_(self.decay).add_(sums, alpha=1 - self.decay)
         if self.revive_below > 0:
             self._revive(z, present)
         total = self.counts.sum()

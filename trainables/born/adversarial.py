@@ -30,6 +30,11 @@ class BornAdversarial(Born):
     """
 
     stackable = frozenset({"lr", "weight_decay", "eps", "ramp", "clean_weight", "beta", "weight_generative"})
+    eps: Tensor
+    ramp: Tensor
+    clean_weight: Tensor
+    beta: Tensor
+    weight_generative: Tensor
 
     def __init__(
         self,
@@ -53,9 +58,8 @@ class BornAdversarial(Born):
         require(0 <= clean_weight <= 1, "trainable.clean_weight", clean_weight, "0 to 1")
         require(beta >= 0, "trainable.beta", beta, "at least 0")
         require(weight_generative >= 0, "trainable.weight_generative", weight_generative, "at least 0")
-        self.method, self.eps, self.ramp, self.training_steps = method, eps, ramp, training_steps
-        self.training_tries = training_tries
-        self.clean_weight, self.beta, self.weight_generative = clean_weight, beta, weight_generative
+        self.method, self.training_steps, self.training_tries = method, training_steps, training_tries
+        self.vary(eps=eps, ramp=ramp, clean_weight=clean_weight, beta=beta, weight_generative=weight_generative)
 
     def forward(self, batch: Batch) -> Losses:
         x, labels = batch

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from core.data import require
 from core.trainable import Losses
 from trainables.born.data import Batch, BornData
@@ -17,11 +19,12 @@ class BornGenerator(Born):
     """
 
     stackable = frozenset({"lr", "weight_decay", "hybrid"})
+    hybrid: Tensor
 
     def __init__(self, data: BornData, *, hybrid: float = 0.1, **fields: Any) -> None:
         super().__init__(data, **fields)
         require(0 <= hybrid <= 1, "trainable.hybrid", hybrid, "0 to 1")
-        self.hybrid = hybrid
+        self.vary(hybrid=hybrid)
 
     def forward(self, batch: Batch) -> Losses:
         x, labels = batch
