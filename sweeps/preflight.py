@@ -40,6 +40,8 @@ def check_search(config: dict[str, Any], space: Space) -> None:
     search.make_sampler(config)
     if isinstance(chosen, scheduler.Population) and several_workers(config, space):
         raise ValueError("resources.workers: scheduler=pbt copies trials, which needs workers of 1")
+    if isinstance(chosen, scheduler.Population) and config["confirm"]["seeds"]:
+        raise ValueError("confirm.seeds: got some, expected 0: with scheduler=pbt no trial keeps its values throughout")
     if search.is_exhaustive(config):
         for key, leaf in space.items():
             if isinstance(leaf, Float) and leaf.step is None and leaf.low < leaf.high:

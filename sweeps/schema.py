@@ -67,6 +67,11 @@ class SearchConfig(Strict):
     gate_after: PositiveInt | None
 
 
+class ConfirmConfig(Strict):
+    seeds: int = Field(ge=0)
+    trials: PositiveInt
+
+
 class ResourcesConfig(Strict):
     workers: PositiveInt
     cpus_per_worker: PositiveFloat
@@ -108,6 +113,7 @@ class Config(Strict):
     stop_after_passes: PositiveInt | None
     grace_period: PositiveInt
     time_budget: PositiveFloat | None
+    confirm: ConfirmConfig
     results: str
     storage: str | None
     warm_start: str | list[str] | None
@@ -119,6 +125,7 @@ RENAMED = {"resources.cpus": "cpus_per_worker", "resources.gpus": "gpus_per_work
 OLDER: dict[str, dict[str, Any]] = {
     "resources": {"workers": 1, "reuse_workers": True},
     "search": {"gate_after": 1},
+    "confirm": {"seeds": 0, "trials": 1},
     "training": {"watch": None, "system_metrics": False},
     "tracking": {"models": ["passed"]},
 }
