@@ -32,7 +32,7 @@ def write(sweep: Path, seconds: float, facts: dict[str, Any]) -> dict[str, Any]:
     trials = ranked(read_trials(sweep))
     outcomes = Counter(trial.outcome for trial in trials)
     first_seconds, first_epochs = first_pass(trials)
-    confirmed = confirmations(sweep)
+    confirmed, front = confirmations(sweep), pareto(sweep)
     summary = {
         "trials": len(trials),
         **{name: outcomes[name] for name in OUTCOMES},
@@ -43,6 +43,7 @@ def write(sweep: Path, seconds: float, facts: dict[str, Any]) -> dict[str, Any]:
         "epochs": sum(len(trial.epochs) for trial in trials),
         "best": best(trials),
         **({"confirmed": confirmed} if confirmed else {}),
+        **({"front": front} if front else {}),
         **facts,
     }
     write_atomically(sweep / "summary.json", json.dumps(summary, indent=1) + "\n")
@@ -52,7 +53,11 @@ def write(sweep: Path, seconds: float, facts: dict[str, Any]) -> dict[str, Any]:
 
 def leaderboard(sweep: Path) -> list[dict[str, Any]]:
     """One row a trial, best score first: outcome, epochs, seconds, score, gated metrics and what was varied."""
-    shown = Gate(**yaml.safe_load((sweep / "config.yaml").read_text())["gate"]).reads
+    from sweeps.front import OF_TRIALS  # here, for it builds on this
+
+    config = yaml.safe_load((sweep / "config.yaml").read_text())
+    cost = config["search"].get("cost") or OF_TRIALS[0]
+    shown = [*Gate(**config["gate"]).reads, *([] if cost in OF_TRIALS else [cost])]
     confirmed = confirmations(sweep)
     return [row(trial, shown, confirmed) for trial in ranked(read_trials(sweep))]
 
@@ -156,6 +161,21 @@ def ranked(trials: list[Trial]) -> list[Trial]:
     return sorted(
         trials, key=lambda one: (one.outcome == "passed", worst if one.score is None else one.score), reverse=True
     )
+
+
+def pareto(sweep: Path) -> list[dict[str, Any]]:
+    """Where `search.cost` names one: the trials that passed and that no other beats in objective and cost."""
+    from sweeps.front import front  # here, for it builds on this
+
+    config = yaml.safe_load((sweep / "config.yaml").read_text())
+    cost = config["search"].get("cost")
+    return front(read_trials(sweep), Gate(**config["gate"]), cost) if cost else []
+
+
+def pareto_lines(front: list[dict[str, Any]]) -> list[str]:
+    """What `pareto` says, a line a trial."""
+    facts = [[f"{name} {_cell(value)}" for name, value in one.items() if name != "trial"] for one in front]
+    return [f"front: {one['trial']}, {', '.join(said)}" for one, said in zip(front, facts, strict=True)]
 
 
 def trial_folders(sweep: Path, kind: str = TRIAL) -> list[Path]:

@@ -117,7 +117,8 @@ def _run(folder: Path, config: dict[str, Any], points: Space, concurrent: int) -
     if interrupted:
         print(f"interrupted; go on with: python sweeps/run.py resume={folder}", flush=True)
         return cli.INTERRUPTED
-    print("\n".join([_verdict(summary), *report.confirmed_lines(summary.get("confirmed", {}))]), flush=True)
+    more = [*report.confirmed_lines(summary.get("confirmed", {})), *report.pareto_lines(summary.get("front", []))]
+    print("\n".join([_verdict(summary), *more]), flush=True)
     return cli.PASSED if summary["passed"] else cli.NONE_PASSED
 
 

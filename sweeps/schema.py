@@ -65,6 +65,7 @@ class SearchConfig(Strict):
     sampler: dict[str, Any]
     space: dict[str, Any]
     gate_after: PositiveInt | None
+    cost: str | None
 
 
 class ConfirmConfig(Strict):
@@ -124,7 +125,7 @@ class Config(Strict):
 RENAMED = {"resources.cpus": "cpus_per_worker", "resources.gpus": "gpus_per_worker"}
 OLDER: dict[str, dict[str, Any]] = {
     "resources": {"workers": 1, "reuse_workers": True},
-    "search": {"gate_after": 1},
+    "search": {"gate_after": 1, "cost": None},
     "confirm": {"seeds": 0, "trials": 1},
     "training": {"watch": None, "system_metrics": False},
     "tracking": {"models": ["passed"]},

@@ -51,6 +51,7 @@ def context(sweep: Sweep) -> dict[str, Any]:
         "compare": links.get("compare"),
         "best": best(sweep),
         "confirmed": confirmed(sweep),
+        "front": objective_and_cost(sweep),
         "facts": facts(sweep),
         "spent": spent(sweep),
         "commands": commands(sweep),
@@ -126,6 +127,15 @@ def confirmed(sweep: Sweep) -> list[dict[str, Any]]:
         outcome = report.read_result(folder)["outcome"]
         lines.setdefault(report.confirmed_name(folder), []).append({"name": folder.name, "outcome": outcome})
     return [{"trial": name, "runs": runs, **rates.get(name, {"seeds": 0})} for name, runs in lines.items()]
+
+
+def objective_and_cost(sweep: Sweep) -> dict[str, Any] | None:
+    """The front of objective and cost: its plot, and its points."""
+    found, name = report.pareto(sweep.folder), sweep.config["search"].get("cost")
+    if not found:
+        return None
+    rows = [{"trial": one["trial"], "values": [figures(one[key]) for key in list(one)[1:]]} for one in found]
+    return {"figure": plots.front(sweep, found, name), "columns": list(found[0])[1:], "rows": rows}
 
 
 def threshold(rule: Threshold, gate: Gate, metrics: Mapping[str, float]) -> dict[str, str]:
