@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 
 from core.gate import Gate
 from core.record import STEP_LOSS
+from sweeps.report import confirmed_lines, pareto_lines
 
 POINTER = "mlflow.json"  # in a sweep's folder: where MLflow shows it
 TAG = "mlflow.sharedViewState."
@@ -55,6 +56,8 @@ def note(summary: Mapping[str, Any], gate: Mapping[str, str]) -> str:
     wanted = ", ".join(f"`{metric}` {rule}" for metric, rule in gate.items()) or "none"
     lines = [f"**{summary['passed']} of {summary['trials']} trials passed** in {summary['seconds']:.0f} s.", ""]
     lines += [f"Gate: {wanted}", ""]
+    said = [*confirmed_lines(summary.get("confirmed", {})), *pareto_lines(summary.get("front", []))]
+    lines += [text for line in said for text in (f"{line}.", "")]
     if best := summary["best"]:
         rows = [*best["params"].items(), *((name, best["metrics"].get(name)) for name in gate)]
         lines += [f"Best: {best['trial']}, {best['outcome']} after {best['epochs']} epochs", "", "| | |", "|---|---|"]

@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from core.trainable import owns_step, samples
 from sweeps import figures, scheduler, search, warm
 from sweeps.config import build, override
+from sweeps.front import OF_TRIALS
 from sweeps.schema import make_gate, make_settings, read_config
 from sweeps.space import Float, Space
 from sweeps.trial import several_workers
@@ -47,16 +48,25 @@ def check_search(config: dict[str, Any], space: Space) -> None:
             raise ValueError(f"{got} with several workers: a stack is one process")
         if not isinstance(chosen, scheduler.GateASHA) and type(chosen) is not FIFOScheduler:
             raise ValueError(f"{got} with this scheduler: a stack can be thinned by scheduler=asha, or by none")
+    if isinstance(chosen, scheduler.Population) and config["confirm"]["seeds"]:
+        raise ValueError("confirm.seeds: got some, expected 0: with scheduler=pbt no trial keeps its values throughout")
     if search.is_exhaustive(config):
         for key, leaf in space.items():
             if isinstance(leaf, Float) and leaf.step is None and leaf.low < leaf.high:
                 raise ValueError(f"search.space.{key}.step: missing, expected one: search=grid needs a finite space")
     elif config["num_samples"] is None:
         raise ValueError("num_samples: got None, expected a number of trials (null is for search=grid)")
+    before = read_config(Path(config["resume"]) / "config.yaml") if config["resume"] else None
+    cost = config["search"]["cost"]
+    if before and before["search"]["cost"] != cost:
+        raise ValueError(f"search.cost: got {cost!r}, expected {before['search']['cost']!r}, as when the sweep began")
+    if cost and config["gate"]["objective"] is None:
+        raise ValueError(
+            f"search.cost: got {cost!r}, but the gate has no objective beside it: gate.objective=<a metric>"
+        )
     if config["warm_start"]:
         if search.is_exhaustive(config):
             raise ValueError("warm_start: got earlier sweeps, expected null: search=grid visits every point anyway")
-        before = config["resume"] and read_config(Path(config["resume"]) / "config.yaml")
         warm.check(config, space, warm.folders(before) if before else [])
 
 
@@ -98,6 +108,9 @@ def check_run(config: dict[str, Any], space: Space) -> None:
         reported |= {metric for metric in gate.reads if metric.startswith("train/")}
     figures.check(config["figures"], trainable, data)
     gate.require(dict.fromkeys(reported | {"train/grad_norm"}, 0.0))
+    cost = config["search"]["cost"]
+    if cost and cost not in (*OF_TRIALS, *reported) and not cost.startswith("system/"):
+        raise ValueError(f"search.cost: got {cost!r}, expected epochs, seconds or one of {', '.join(sorted(reported))}")
     for key, leaf in space.items():
         for values in leaf.extremes(key):
             try:

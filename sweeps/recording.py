@@ -14,7 +14,8 @@ from tqdm import tqdm
 from core.gate import Gate
 from core.loop import CUT_SHORT
 from core.record import Event, Record, read_events, write_atomically
-from sweeps.report import trial_folders
+from sweeps.confirm import Confirmation
+from sweeps.report import TRIAL, trial_folders
 from sweeps.scheduler import Seen, in_order
 from sweeps.search import Search
 from sweeps.trial import members, trial_config
@@ -28,9 +29,11 @@ class Recorder(tune.Callback):
     Everything a resumed sweep needs is in the folder before Tune, which keeps nothing of its own, acts on it.
     """
 
-    def __init__(self, sweep: Path, config: dict[str, Any], gate: Gate, search: Search) -> None:
+    def __init__(
+        self, sweep: Path, config: dict[str, Any], gate: Gate, search: Search | Confirmation, kind: str = TRIAL
+    ) -> None:
         self.sweep, self.config, self.gate, self.search = sweep, config, gate, search
-        past = [result for folder in trial_folders(sweep) for result in read_events(folder / "events.jsonl")]
+        past = [result for folder in trial_folders(sweep, kind) for result in read_events(folder / "events.jsonl")]
         self.offset = max((event.get("elapsed", 0.0) for event in past), default=0.0)
         self.began = time.monotonic()
         self.outcomes = Counter(event["outcome"] for event in past if event["event"] == "end")
@@ -83,7 +86,8 @@ class Recorder(tune.Callback):
 
     def finish_unended(self, stopped: set[str]) -> None:
         """Close the trials that a kill caught between their last epoch, or their stop, and the record of it."""
-        for trial in list(self.search.unfinished):
+        unfinished: list[Any] = self.search.unfinished
+        for trial in list(unfinished):
             config = self.search.suggestion(trial)
             name = config["trial"]
             events = read_events(self.sweep / name / "events.jsonl")
@@ -98,7 +102,7 @@ class Recorder(tune.Callback):
                 self._end(name, last["outcome"] or "stopped", last["reason"] or _by_scheduler(last["epoch"]))
             else:
                 continue
-            self.search.unfinished.remove(trial)
+            unfinished.remove(trial)
 
     def interrupted(self) -> None:
         """Mark the trials that were running; their epochs are recorded, and `resume` goes on with them."""

@@ -20,10 +20,11 @@ from typing import Any
 
 import yaml
 
-from core.gate import Gate
+from core.gate import Gate, proportion
 from core.record import Event, plain, read_events, write_atomically
 
 OUTCOMES = ("passed", "stopped", "finished", "diverged", "failed")
+TRIAL, CONFIRM = "trial", "confirm"  # how the folders of trials begin, and of their runs on fresh seeds
 
 
 def write(sweep: Path, seconds: float, facts: dict[str, Any]) -> dict[str, Any]:
@@ -31,6 +32,7 @@ def write(sweep: Path, seconds: float, facts: dict[str, Any]) -> dict[str, Any]:
     trials = ranked(read_trials(sweep))
     outcomes = Counter(trial.outcome for trial in trials)
     first_seconds, first_epochs = first_pass(trials)
+    confirmed, front = confirmations(sweep), pareto(sweep)
     summary = {
         "trials": len(trials),
         **{name: outcomes[name] for name in OUTCOMES},
@@ -40,6 +42,8 @@ def write(sweep: Path, seconds: float, facts: dict[str, Any]) -> dict[str, Any]:
         "first_pass_epochs": first_epochs,
         "epochs": sum(len(trial.epochs) for trial in trials),
         "best": best(trials),
+        **({"confirmed": confirmed} if confirmed else {}),
+        **({"front": front} if front else {}),
         **facts,
     }
     write_atomically(sweep / "summary.json", json.dumps(summary, indent=1) + "\n")
@@ -49,13 +53,21 @@ def write(sweep: Path, seconds: float, facts: dict[str, Any]) -> dict[str, Any]:
 
 def leaderboard(sweep: Path) -> list[dict[str, Any]]:
     """One row a trial, best score first: outcome, epochs, seconds, score, gated metrics and what was varied."""
-    shown = Gate(**yaml.safe_load((sweep / "config.yaml").read_text())["gate"]).reads
-    return [row(trial, shown) for trial in ranked(read_trials(sweep))]
+    from sweeps.front import OF_TRIALS  # here, for it builds on this
+
+    config = yaml.safe_load((sweep / "config.yaml").read_text())
+    cost = config["search"].get("cost") or OF_TRIALS[0]
+    shown = [*Gate(**config["gate"]).reads, *([] if cost in OF_TRIALS else [cost])]
+    confirmed = confirmations(sweep)
+    return [row(trial, shown, confirmed) for trial in ranked(read_trials(sweep))]
 
 
-def row(trial: Trial, shown: list[str]) -> dict[str, Any]:
+def row(trial: Trial, shown: list[str], confirmed: dict[str, dict[str, Any]]) -> dict[str, Any]:
     facts = {"trial": trial.name, "outcome": trial.outcome, "epochs": len(trial.epochs)}
     facts |= {"seconds": round(trial.seconds, 1), "score": trial.score, "best_score": trial.best_score}
+    if confirmed:
+        again = confirmed.get(trial.name)
+        facts["confirmed"] = f"{again['passed']} of {again['seeds']}" if again else None
     metrics = {name: trial.metrics.get(name) for name in shown}
     return {**facts, **metrics, **trial.values, "reason": trial.reason}
 
@@ -151,8 +163,49 @@ def ranked(trials: list[Trial]) -> list[Trial]:
     )
 
 
-def trial_folders(sweep: Path) -> list[Path]:
-    return sorted(path.parent for path in sweep.glob("trial_*/events.jsonl"))
+def pareto(sweep: Path) -> list[dict[str, Any]]:
+    """Where `search.cost` names one: the trials that passed and that no other beats in objective and cost."""
+    from sweeps.front import front  # here, for it builds on this
+
+    config = yaml.safe_load((sweep / "config.yaml").read_text())
+    cost = config["search"].get("cost")
+    return front(read_trials(sweep), Gate(**config["gate"]), cost) if cost else []
+
+
+def pareto_lines(front: list[dict[str, Any]]) -> list[str]:
+    """What `pareto` says, a line a trial."""
+    facts = [[f"{name} {_cell(value)}" for name, value in one.items() if name != "trial"] for one in front]
+    return [f"front: {one['trial']}, {', '.join(said)}" for one, said in zip(front, facts, strict=True)]
+
+
+def trial_folders(sweep: Path, kind: str = TRIAL) -> list[Path]:
+    return sorted(path.parent for path in sweep.glob(f"{kind}_*/events.jsonl"))
+
+
+def confirmations(sweep: Path) -> dict[str, dict[str, Any]]:
+    """By trial: of its runs on fresh seeds that have ended, how many passed, and the rate with its Wilson interval."""
+    found: dict[str, list[bool]] = {}
+    for folder in trial_folders(sweep, CONFIRM):
+        if (outcome := read_result(folder)["outcome"]) in OUTCOMES:
+            found.setdefault(confirmed_name(folder), []).append(outcome == "passed")
+    return {
+        name: {"passed": sum(runs), "seeds": len(runs), **proportion("rate", sum(runs), len(runs))}
+        for name, runs in found.items()
+    }
+
+
+def confirmed_name(folder: Path) -> str:
+    """The trial that a run on a fresh seed is of."""
+    return f"{TRIAL}_{folder.name.split('_')[1]}"
+
+
+def confirmed_lines(confirmed: dict[str, dict[str, Any]]) -> list[str]:
+    """What `confirmations` says, a line a trial."""
+    return [
+        f"{name} passed on {one['passed']} of {one['seeds']} fresh seeds: {one['rate']:.0%}, "
+        f"95 % interval {one['rate_low']:.0%} to {one['rate_high']:.0%}"
+        for name, one in confirmed.items()
+    ]
 
 
 def read_result(folder: Path) -> dict[str, Any]:

@@ -22,9 +22,10 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from core.record import append_event, write_atomically
-from sweeps import cli, comparison, preflight, report, scheduler, stacked, warm
+from sweeps import cli, comparison, confirm, preflight, report, scheduler, stacked, warm
 from sweeps import config as configuration
 from sweeps.cluster import start_ray
+from sweeps.confirm import Confirmation
 from sweeps.recording import Enough, Recorder, rungs_seen
 from sweeps.schema import make_gate
 from sweeps.search import Search
@@ -90,17 +91,24 @@ def _run(folder: Path, config: dict[str, Any], points: Space, concurrent: int) -
     if search.warm:
         print(f"warm start: {len(search.warm)} trials of earlier sweeps", flush=True)
     recorder = Recorder(folder, config, gate, search)
-    interrupted = False
+    seconds, interrupted = None, False
     try:
         tune_sweep(folder, config, points, recorder, concurrent)
+        seconds = recorder.elapsed
+        if config["confirm"]["seeds"]:
+            winners = Confirmation(folder, **config["confirm"])
+            again = confirm.settings(config, winners)
+            recorder = Recorder(folder, again, gate, winners, kind=report.CONFIRM)
+            tune_sweep(folder, again, points, recorder, concurrent)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rest takes a moment, and must not be cut short
         interrupted = True
         recorder.interrupted()
     finally:
         shutil.rmtree(folder / ".tune", ignore_errors=True)
-    summary = report.write(folder, recorder.elapsed, facts)
-    append_event(folder / "events.jsonl", "interrupted" if interrupted else "end", elapsed=recorder.elapsed)
+    seconds = seconds or recorder.elapsed
+    summary = report.write(folder, seconds, facts)
+    append_event(folder / "events.jsonl", "interrupted" if interrupted else "end", elapsed=seconds)
     print(report.to_text(report.leaderboard(folder)))
     _write_page(folder)
     _stop_publisher(publisher, folder)
@@ -109,7 +117,8 @@ def _run(folder: Path, config: dict[str, Any], points: Space, concurrent: int) -
     if interrupted:
         print(f"interrupted; go on with: python sweeps/run.py resume={folder}", flush=True)
         return cli.INTERRUPTED
-    print(_verdict(summary), flush=True)
+    more = [*report.confirmed_lines(summary.get("confirmed", {})), *report.pareto_lines(summary.get("front", []))]
+    print("\n".join([_verdict(summary), *more]), flush=True)
     return cli.PASSED if summary["passed"] else cli.NONE_PASSED
 
 
@@ -120,7 +129,8 @@ def tune_sweep(folder: Path, config: dict[str, Any], points: Space, recorder: Re
     recorder.finish_unended(getattr(chosen, "stopped", set()))
     enough = Enough(recorder, config)
     if search.is_over() or enough.stop_all():
-        return
+        return recorder.progress.close()
+    shutil.rmtree(folder / ".tune", ignore_errors=True)  # of what ran before this
     tune.run(
         trial,
         name=".tune",

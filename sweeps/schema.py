@@ -65,6 +65,12 @@ class SearchConfig(Strict):
     sampler: dict[str, Any]
     space: dict[str, Any]
     gate_after: PositiveInt | None
+    cost: str | None
+
+
+class ConfirmConfig(Strict):
+    seeds: int = Field(ge=0)
+    trials: PositiveInt
 
 
 class ResourcesConfig(Strict):
@@ -109,6 +115,7 @@ class Config(Strict):
     stop_after_passes: PositiveInt | None
     grace_period: PositiveInt
     time_budget: PositiveFloat | None
+    confirm: ConfirmConfig
     results: str
     storage: str | None
     warm_start: str | list[str] | None
@@ -119,7 +126,8 @@ class Config(Strict):
 RENAMED = {"resources.cpus": "cpus_per_worker", "resources.gpus": "gpus_per_worker"}
 OLDER: dict[str, dict[str, Any]] = {
     "resources": {"workers": 1, "reuse_workers": True, "stack": 1},
-    "search": {"gate_after": 1},
+    "search": {"gate_after": 1, "cost": None},
+    "confirm": {"seeds": 0, "trials": 1},
     "training": {"watch": None, "system_metrics": False},
     "tracking": {"models": ["passed"]},
 }

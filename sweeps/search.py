@@ -7,7 +7,7 @@ import json
 import math
 import warnings
 from bisect import bisect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ import optuna
 from optuna.samplers import PartialFixedSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from core.gate import Gate
 from core.trainable import Metrics
-from sweeps import verdict, warm
+from sweeps import front, verdict, warm
+from sweeps.report import read_trial
 from sweeps.schema import locate
 from sweeps.space import Space, suggest
 
@@ -49,7 +51,7 @@ class Search(Searcher):
         self.stackable = {"seed", *(f"trainable.{field}" for field in fields)} & set(space)
         self.alone: set[str] = set()  # shapes that do not stack
         self.exhaustive = is_exhaustive(config)
-        self.study = open_study(sweep)
+        self.sweep, self.study = sweep, open_study(sweep, verdict.directions(config))
         warm.add(self.study, config, space)
         self.warm = warm.numbers(self.study)
         self.live: dict[str, optuna.Trial] = {}
@@ -99,7 +101,9 @@ class Search(Searcher):
 
     def tell(self, name: str, outcome: str, epoch: int, metrics: Metrics) -> None:
         """Tell the study how trial `name` ended."""
-        told = verdict.judge(self.config, self.gate, outcome, epoch, metrics)
+        key = self.config["search"]["cost"]
+        cost = front.cost(read_trial(self.sweep / name), key) if key else None
+        told = verdict.judge(self.config, self.gate, outcome, epoch, metrics, cost)
         try:
             verdict.tell(self.study, self.live.pop(name), told)
         except RuntimeError:
@@ -153,7 +157,7 @@ class Search(Searcher):
     def _again(self, trial: optuna.trial.FrozenTrial) -> optuna.Trial:
         """A trial that an interruption left; values that it came before are drawn as they would have been."""
         sampler = self._sampler(self._number(trial), trial.user_attrs.get(LIKE))
-        draft = optuna.create_study(sampler=sampler, direction="maximize")
+        draft = optuna.create_study(sampler=sampler, directions=verdict.directions(self.config))
         draft.add_trials(self.study.get_trials(deepcopy=False)[: trial.number])
         drawn = draft.ask()
         suggest(drawn, self.space, self.exhaustive)
@@ -164,13 +168,16 @@ class Search(Searcher):
         return optuna.Trial(self.study, trial._trial_id)
 
 
-def open_study(sweep: Path) -> optuna.Study:
-    """The study of a sweep: `study.journal` in its folder (`optuna-dashboard <sweep>/study.journal` shows it)."""
+def open_study(sweep: Path, directions: Sequence[StudyDirection] = (StudyDirection.MAXIMIZE,)) -> optuna.Study:
+    """The study of a sweep: `study.journal` in its folder (`optuna-dashboard <sweep>/study.journal` shows it).
+
+    One that is there keeps the directions that it was made with.
+    """
     path = sweep / "study.journal"
     path.with_name(path.name + ".lock").unlink(missing_ok=True)  # a killed sweep's; the folder itself is locked
     storage = JournalStorage(JournalFileBackend(str(path)))
     name = next(iter(optuna.get_all_study_names(storage)), sweep.name)  # the folder may have had another name
-    return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    return optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
 
 
 def make_sampler(config: Mapping[str, Any], offset: int = 0) -> optuna.samplers.BaseSampler:

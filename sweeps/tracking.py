@@ -22,7 +22,7 @@ from sweeps import comparison, figures
 from sweeps.config import flatten
 from sweeps.database import create_database
 from sweeps.load import pack
-from sweeps.report import OUTCOMES, leaderboard, read_result, to_table, trial_folders
+from sweeps.report import CONFIRM, OUTCOMES, leaderboard, read_result, to_table, trial_folders
 from sweeps.schema import make_gate, read_config
 from sweeps.storage import fetch
 
@@ -81,7 +81,7 @@ class Publisher:
 
     def _sync(self, final: bool) -> None:
         faults: list[Exception] = []
-        for folder in trial_folders(self.sweep):
+        for folder in [*trial_folders(self.sweep), *trial_folders(self.sweep, CONFIRM)]:
             if folder.name not in self.ended:
                 faults += self._attempt(folder.name, partial(self._trial, folder))
         if final:
@@ -182,9 +182,10 @@ class Publisher:
         if folder.name not in self.runs:
             config, values = yaml.safe_load((folder / "config.yaml").read_text()), event.get("values", {})
             shown = {key: config[key] for key in ("trainable", "data", "training", "seed")}
-            tags = {"sweep.kind": "trial", "trial": folder.name, "mlflow.parentRunId": self.parent}
+            kind = folder.name.partition("_")[0]
+            tags = {"sweep.kind": kind, "trial": folder.name, "mlflow.parentRunId": self.parent}
             tags["mlflow.runColor"] = colour(int(folder.name.rpartition("_")[2]))
-            run = self._run("trial", folder.name, tags, millis(event))
+            run = self._run(kind, folder.name, tags, millis(event))
             self._params(run, {**flatten(shown), **values})
             self._show(list(values))
             self.runs[folder.name] = run
@@ -274,7 +275,7 @@ class Publisher:
         mine = {"sweep": self.sweep.name, **tags}
         query = " and ".join(f"tags.`{key}` = '{mine[key]}'" for key in ("sweep", "sweep.kind", "trial") if key in mine)
         if found := self.client.search_runs([self.experiment], query, ViewType.ALL, max_results=1):
-            if kind == "trial" and found[0].info.lifecycle_stage != "active":
+            if kind != "sweep" and found[0].info.lifecycle_stage != "active":
                 raise Deleted(name)
             return found[0].info.run_id
         title = name if kind == "sweep" else f"{name} {self.sweep.name}"  # what differs first: tables cut names short

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from core.gate import HOPELESS, Gate
@@ -25,7 +26,9 @@ class Verdict:
     facts: dict[str, Any] = field(default_factory=dict)  # user attributes
 
 
-def judge(config: Mapping[str, Any], gate: Gate, outcome: str, epoch: int, metrics: Metrics) -> Verdict:
+def judge(
+    config: Mapping[str, Any], gate: Gate, outcome: str, epoch: int, metrics: Metrics, cost: float | None = None
+) -> Verdict:
     """The verdict on a trial that ended so after `epoch`.
 
     Those that passed or used their epochs up are COMPLETE. A stopped one is PRUNED and of low fidelity: what it says of
@@ -42,8 +45,14 @@ def judge(config: Mapping[str, Any], gate: Gate, outcome: str, epoch: int, metri
     constraints = gate.constraints(metrics)
     if outcome == "stopped" and epoch < gate_after(config):
         constraints = {EARLY: BEHIND}
+    values = [objective(gate, metrics)] if cost is None else [objective(gate, metrics), min(cost, -HOPELESS)]
     state = TrialState.COMPLETE if outcome in ("passed", "finished") else TrialState.PRUNED
-    return Verdict(state, [objective(gate, metrics)], constraints, facts)
+    return Verdict(state, values, constraints, facts)
+
+
+def directions(config: Mapping[str, Any]) -> list[StudyDirection]:
+    """Of the study: the objective, and the cost where there is one."""
+    return [StudyDirection.MAXIMIZE, *([StudyDirection.MINIMIZE] if config["search"]["cost"] else [])]
 
 
 def objective(gate: Gate, metrics: Metrics) -> float:
@@ -59,11 +68,15 @@ def gate_after(config: Mapping[str, Any]) -> int:
 
 
 def tell(study: optuna.Study, trial: optuna.Trial, verdict: Verdict) -> None:
-    """Tell the study how a trial of its own ended."""
+    """Tell the study how a trial of its own ended.
+
+    With two objectives Optuna takes no report, and so a PRUNED trial has no values; samplers need none, for they rank
+    what misses the gate by its constraints alone, and a cost that was cut short would look cheap.
+    """
     for name, value in verdict.facts.items():
         trial.set_user_attr(name, value)
     for name, value in verdict.constraints.items():
         trial.set_constraint(name, value)
-    if verdict.state == TrialState.PRUNED and verdict.values:
+    if verdict.state == TrialState.PRUNED and len(study.directions) == 1 and verdict.values:
         trial.report(verdict.values[0], verdict.facts["epoch"])
     study.tell(trial, verdict.values if verdict.state == TrialState.COMPLETE else None, state=verdict.state)

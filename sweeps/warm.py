@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from core.gate import Gate
 from core.loop import CUT_SHORT
 from core.record import Event
 from sweeps.config import flatten
+from sweeps.front import cost
 from sweeps.report import Trial, read_trial, trial_folders
 from sweeps.schema import make_gate, read_config
 from sweeps.space import Composition, Space, suggest
@@ -76,10 +78,13 @@ def _trial(config: Mapping[str, Any], gate: Gate, space: Space, folder: Path) ->
     if point is None or ended is None:
         return None
     outcome, last = ended
-    told = judge(config, gate, outcome, last["epoch"], last["metrics"])
+    key = config["search"]["cost"]
+    until = replace(trial, epochs=[event for event in trial.epochs if event["epoch"] <= last["epoch"]])
+    told = judge(config, gate, outcome, last["epoch"], last["metrics"], cost(until, key) if key else None)
+    pruned = told.state == TrialState.PRUNED
     return create_trial(
         state=told.state,
-        values=told.values,
+        values=None if pruned and key else told.values,
         params=point.params,
         distributions=point.distributions,
         user_attrs={**told.facts, ORIGIN: f"{folder.parent.resolve()}/{folder.name}"},

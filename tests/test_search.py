@@ -10,6 +10,7 @@ from optuna.samplers._tpe.sampler import _split_trials
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from core.record import Record
 from sweeps import config as configuration
 from sweeps.schema import make_gate
 from sweeps.search import Search, open_study
@@ -100,3 +101,53 @@ def test_unless_told_the_sampler_believes_it_where_the_scheduler_does(option: st
     for epoch in (first - 1, first):
         of.tell(of.suggest("")["trial"], "stopped", epoch, {"val/closeness": 0.5, "val/loss": 1.0})
     assert [set(one.constraints) for one in open_study(tmp_path / "a").trials] == [{"early"}, {"val/closeness"}]
+
+
+def test_with_a_cost_the_study_has_two_objectives_and_goes_on_after_a_kill_as_if_there_had_been_none(
+    tmp_path: Path,
+) -> None:
+    def run(folder: Path, count: int) -> list[dict[str, Any]]:
+        """A trial after the other: passed, stopped and diverged ones, as their records say."""
+        of, found = search(folder, "search.cost=epochs", "search.sampler.n_startup_trials=3", "num_samples=20"), []
+        for _ in range(count):
+            one = of.suggest("")
+            assert isinstance(one, dict)
+            outcome, epochs = ("passed", "stopped", "diverged")[one["number"] % 3], 1 + one["number"] % 5
+            record = Record(folder / one["trial"], values=one["values"])
+            metrics = {"val/closeness": 0.95 if outcome == "passed" else 0.5, "val/loss": one["values"]["trainable.lr"]}
+            for epoch in range(1, epochs + 1):
+                record.epoch(epoch, metrics, [], score=0.0)
+            record.end(outcome, None, of.gate)
+            of.tell(one["trial"], outcome, epochs, metrics)
+            found.append(one)
+        of.suggest("")  # and it is killed
+        return found
+
+    whole = run(tmp_path / "whole", 9)
+    cut = [*run(tmp_path / "cut", 5), *run(tmp_path / "cut", 4)]
+    assert cut == whole and len({one["values"]["trainable.lr"] for one in whole}) == 9
+    told = open_study(tmp_path / "whole").trials[:9]
+    assert [one.values for one in told] == [
+        [-one["values"]["trainable.lr"], 1 + number % 5] if number % 3 == 0 else None
+        for number, one in enumerate(whole)
+    ]
+    assert [one.state for one in told[:3]] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
+    assert [one.constraints["val/closeness"] > 0 for one in told[:3]] == [False, True, True]
+    best = open_study(tmp_path / "whole").best_trials
+    assert best and all(one.user_attrs["outcome"] == "passed" for one in best)  # and none that was cheap for being cut
+
+
+@pytest.mark.parametrize("sampler", ["TPESampler", "NSGAIISampler", "GPSampler", "RandomSampler"])
+def test_samplers_take_a_cost_beside_the_objective(sampler: str, tmp_path: Path) -> None:
+    options = ["search=random", f"search.sampler._target_=optuna.samplers.{sampler}", "search.cost=epochs"]
+    of = search(tmp_path / "a", *options, "num_samples=14")
+    for number in range(14):
+        one = of.suggest("")
+        assert isinstance(one, dict)
+        metrics = {"val/closeness": one["values"]["trainable.lr"], "val/loss": number / 10}
+        record = Record(tmp_path / "a" / one["trial"], values=one["values"])
+        record.epoch(1 + number % 3, metrics, [], score=0.0)
+        outcome = "stopped" if number % 4 == 3 else "passed" if of.gate.cleared(metrics) else "finished"
+        record.end(outcome, None, of.gate)
+        of.tell(one["trial"], outcome, 1 + number % 3, metrics)
+    assert len(open_study(tmp_path / "a").trials) == 14 and of.is_over()

@@ -104,6 +104,15 @@ def test_earlier_trials_are_judged_by_the_gate_of_this_sweep(tmp_path: Path) -> 
     assert [value for ((_, value),) in constraints] == pytest.approx([-1 / 11, 5 / 11, 1 / 11, 1e6, 1e9])
 
 
+def test_a_warm_start_knows_what_earlier_trials_cost(tmp_path: Path) -> None:
+    lr = {"trainable.lr": 0.1}
+    before = [Pretended(lr, curve(0.5, 0.95, 0.97), "passed"), Pretended(lr, curve(0.3, 0.4), "stopped")]
+    earlier(tmp_path / "earlier", before)
+    of = search(tmp_path / "a", "search.cost=seconds", f"warm_start={tmp_path / 'earlier'}")
+    assert [one.values for one in of.study.trials] == [[-0.1, 1.0], None]  # two epochs of half a second
+    assert isinstance(of.suggest(""), dict)
+
+
 def test_it_is_in_the_study_once_and_a_resumed_sweep_asks_as_one_that_was_not_interrupted(tmp_path: Path) -> None:
     earlier(tmp_path / "b", [Pretended({"trainable.lr": 10**-power}, curve(1 - power / 4)) for power in (1, 2, 3)])
     earlier(tmp_path / "c", [Pretended({"trainable.lr": 0.2}, curve(0.95), "passed")])

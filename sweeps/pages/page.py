@@ -50,6 +50,8 @@ def context(sweep: Sweep) -> dict[str, Any]:
         "when": when(sweep),
         "compare": links.get("compare"),
         "best": best(sweep),
+        "confirmed": confirmed(sweep),
+        "front": objective_and_cost(sweep),
         "facts": facts(sweep),
         "spent": spent(sweep),
         "commands": commands(sweep),
@@ -117,6 +119,25 @@ def best(sweep: Sweep) -> dict[str, Any] | None:
     }
 
 
+def confirmed(sweep: Sweep) -> list[dict[str, Any]]:
+    """The trials that ran again on fresh seeds: what came of it, and each run."""
+    rates = report.confirmations(sweep.folder)
+    lines: dict[str, list[dict[str, str]]] = {}
+    for folder in report.trial_folders(sweep.folder, report.CONFIRM):
+        outcome = report.read_result(folder)["outcome"]
+        lines.setdefault(report.confirmed_name(folder), []).append({"name": folder.name, "outcome": outcome})
+    return [{"trial": name, "runs": runs, **rates.get(name, {"seeds": 0})} for name, runs in lines.items()]
+
+
+def objective_and_cost(sweep: Sweep) -> dict[str, Any] | None:
+    """The front of objective and cost: its plot, and its points."""
+    found, name = report.pareto(sweep.folder), sweep.config["search"].get("cost")
+    if not found:
+        return None
+    rows = [{"trial": one["trial"], "values": [figures(one[key]) for key in list(one)[1:]]} for one in found]
+    return {"figure": plots.front(sweep, found, name), "columns": list(found[0])[1:], "rows": rows}
+
+
 def threshold(rule: Threshold, gate: Gate, metrics: Mapping[str, float]) -> dict[str, str]:
     """How a metric stands to its threshold."""
     value = plots.compared(metrics, rule, gate.bound)
@@ -167,6 +188,9 @@ def commands(sweep: Sweep) -> list[dict[str, str]]:
     else:
         more = f"num_samples={2 * len(sweep.trials)}"
         found.append({"name": "Search on", "text": f"python sweeps/run.py resume={shlex.quote(folder)} {more}"})
+    if sweep.trials and sweep.trials[0].outcome == "passed" and not report.confirmations(sweep.folder):
+        again = f"python sweeps/run.py resume={shlex.quote(folder)} confirm.seeds=5"
+        found.append({"name": "How often does the best pass?", "text": again})
     if sweep.trials and sweep.trials[0].score is not None:
         trial = f"{folder}/{sweep.trials[0].name}"
         again = f"python sweeps/train.py --config {shlex.quote(trial + '/config.yaml')}"

@@ -11,6 +11,8 @@ from typing import Any
 
 from core.gate import HOPELESS, Threshold
 from core.record import Event
+from sweeps.front import cost as cost_of
+from sweeps.front import counted
 from sweeps.pages.render import score
 from sweeps.report import Sweep, Trial
 
@@ -120,6 +122,26 @@ def progress(sweep: Sweep, axis: Axis, cutoffs: Sequence[Cutoff]) -> Figure:
             }
         )
     return {"data": traces, "layout": layout}
+
+
+def front(sweep: Sweep, found: Sequence[Mapping[str, Any]], cost: str) -> Figure:
+    """The objective of the trials that count over their cost; a line joins those that none beats in both."""
+    objective, shown = str(sweep.gate.objective), counted(sweep.trials, sweep.gate)
+    points = {
+        "x": [_number(cost_of(one, cost)) for one in shown],
+        "y": [_number(one.metrics.get(objective)) for one in shown],
+        "customdata": [one.name for one in shown],
+        "mode": "markers",
+        "marker": {"size": 9, "color": "var(--passed)", "symbol": STYLES["passed"]["symbol"]},
+        "hovertemplate": f"<b>%{{customdata}}</b><br>{cost} %{{x:.4g}}<br>{objective} %{{y:.4g}}<extra></extra>",
+    }
+    line: Figure = {"x": [one[cost] for one in found], "y": [one[objective] for one in found], "mode": "lines"}
+    line |= {"line": {"color": "var(--muted)", "width": 1.5}, "hoverinfo": "skip"}
+    axes = {
+        "xaxis": {**AXIS, "title": {**TITLE, "text": cost}},
+        "yaxis": {**AXIS, "title": {**TITLE, "text": objective}},
+    }
+    return {"data": [line, points], "layout": {**axes, "height": 380, "showlegend": False}}
 
 
 def rungs(sweep: Sweep) -> list[Cutoff]:
