@@ -30,7 +30,7 @@ class Search(Searcher):
     had never stopped. Trials that an interruption left running are handed out again, under their number.
     """
 
-    def __init__(self, config: Mapping[str, Any], space: Space, gate: Gate, sweep: Path) -> None:
+    def __init__(self, config: Mapping[str, Any], space: Space, gate: Gate, sweep: Path | None) -> None:
         super().__init__()
         self.config, self.space, self.gate = config, space, gate
         self.exhaustive = is_exhaustive(config)
@@ -113,8 +113,13 @@ class Search(Searcher):
             self.exhausted = True  # the sampler's way to say so: it calls `Study.stop`, which is for `optimize` alone
 
 
-def open_study(sweep: Path) -> optuna.Study:
-    """The study of a sweep: `study.journal` in its folder (`optuna-dashboard <sweep>/study.journal` shows it)."""
+def open_study(sweep: Path | None) -> optuna.Study:
+    """The study of a sweep: `study.journal` in its folder (`optuna-dashboard <sweep>/study.journal` shows it).
+
+    One without a folder is in memory.
+    """
+    if sweep is None:
+        return optuna.create_study(direction="maximize")
     path = sweep / "study.journal"
     path.with_name(path.name + ".lock").unlink(missing_ok=True)  # a killed sweep's; the folder itself is locked
     storage = JournalStorage(JournalFileBackend(str(path)))
