@@ -76,31 +76,39 @@ def read(folder: Path) -> Pool:
         study_name=None, storage=JournalStorage(JournalFileBackend(str(folder / "study.journal")))
     )
     params = {f"trial_{trial.number:04d}": trial.params for trial in study.get_trials(deepcopy=False)}
-    reads = make_gate(config).reads
+    gate = make_gate(config)
+    ends = ("", "_low", "_high") if gate.bound == "wilson" else ("",)
+    reads = {name + end for name in gate.reads for end in ends}
     curves = [_curve(trial, params[trial.name], reads) for trial in trials]
     starts = [start for trial in trials if (start := _start(folder / trial.name)) is not None]
     return Pool(config["name"], config, curves, max(0.0, median(starts or [0.0])), _concurrent(trials))
 
 
 def save(pool: Pool, folder: Path) -> None:
-    """Write what a replay needs of a pool, which is little beside a sweep's folder."""
+    """Write what a replay needs of a pool, numbers to seven digits, which is little beside a sweep's folder."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {**pool.config, "results": "results", "storage": None, "resume": None}
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     kept = {key: value for key, value in asdict(pool).items() if key != "config"}
+    for curve in kept["curves"]:
+        curve["scores"] = [_short(score) for score in curve["scores"]]
+        curve["metrics"] = [{name: _short(value) for name, value in one.items()} for one in curve["metrics"]]
     text = json.dumps(plain(kept), separators=(",", ":"))
     (folder / CURVES).write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
-def _curve(trial: report.Trial, params: dict[str, Any], reads: list[str]) -> Curve:
-    wanted = {name + end for name in reads for end in ("", "_low", "_high")}
+def _short(value: float) -> float:
+    return float(f"{value:.7g}")
+
+
+def _curve(trial: report.Trial, params: dict[str, Any], reads: set[str]) -> Curve:
     return Curve(
         trial.name,
         trial.outcome,
         params,
         [event["score"] for event in trial.epochs],
-        [event["metrics"].get("system/seconds", 0.0) for event in trial.epochs],
-        [{name: value for name, value in event["metrics"].items() if name in wanted} for event in trial.epochs],
+        [round(event["metrics"].get("system/seconds", 0.0), 4) for event in trial.epochs],
+        [{name: value for name, value in event["metrics"].items() if name in reads} for event in trial.epochs],
     )
 
 
