@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import create_trial
 
 from core.gate import HOPELESS
+from core.loop import fit
 from core.record import read_events
 from sweeps import cli, pool
 from sweeps import config as configuration
@@ -19,20 +21,13 @@ from sweeps.pool import Curve, Pool
 from sweeps.replay import settings, summarise
 from sweeps.report import trial_folders
 from sweeps.run import sweep
+from sweeps.schema import make_settings
 from sweeps.search import open_study
 from sweeps.simulation import Proposed, Replica, distance, replay
 from tests.conftest import LR, trivial
 from tests.pretended import Pretended, pretend
 
 RATES = [0.003, 0.001, 0.3, 0.0001, 0.03, 0.2, 0.01, 0.1, 0.0003, 0.05, 0.02, 0.15]
-
-
-def recorded(results: Path, *overrides: str) -> Path:
-    """A sweep over all of `RATES`, for real, one trial after the other."""
-    space = {"lr": {"type": "categorical", "choices": RATES}}
-    config = configuration.load(trivial(results, space, "search=grid", "num_samples=null", *overrides))
-    assert sweep(config) in (0, 3)
-    return (results / "latest").resolve()
 
 
 def ends(folder: Path) -> dict[str, tuple[str, int]]:
@@ -43,29 +38,63 @@ def ends(folder: Path) -> dict[str, tuple[str, int]]:
     return found
 
 
+def trained_on(folder: Path) -> Pool:
+    """A sweep's trials again, each to its end."""
+    curves = []
+    for trial, asked in zip(trial_folders(folder), open_study(folder).trials, strict=True):
+        config = configuration.load_file(trial / "config.yaml", [])
+        epochs = list(fit(*configuration.build(config), make_settings(config)))
+        scores, metrics = [epoch.score for epoch in epochs], [epoch.metrics for epoch in epochs]
+        curves.append(Curve(trial.name, str(epochs[-1].outcome), asked.params, scores, [1.0] * len(scores), metrics))
+    return Pool("whole", configuration.load_file(folder / "config.yaml", []), curves, 0.1, 1)
+
+
 def told(study: Any) -> list[Any]:
     return [(one.number, one.params, one.state, one.values, one.constraints) for one in study.trials]
 
 
 @pytest.mark.usefixtures("ray_here")
 def test_a_replay_stops_the_very_trials_that_a_sweep_stops_and_tells_the_study_the_same(tmp_path: Path) -> None:
+    space = {"lr": {"type": "categorical", "choices": RATES}}
     scheduler = ["scheduler=hyperband", "grace_period=1", "scheduler.reduction_factor=2"]
-    live = recorded(tmp_path / "live", *scheduler)
-    curves = pool.read(recorded(tmp_path / "pool", "scheduler=none"))
+    config = configuration.load(trivial(tmp_path, space, "search=grid", "num_samples=null", *scheduler))
+    assert sweep(config) == 0
+    live = (tmp_path / "latest").resolve()
     expected = ends(live)
-    stopped = {outcome: epochs for outcome, epochs in expected.values()}
-    assert {"passed", "stopped"} <= set(stopped) and len({epochs for _, epochs in expected.values()}) > 2
+    assert {"passed", "stopped"} <= {outcome for outcome, _ in expected.values()}
+    assert len({epochs for outcome, epochs in expected.values() if outcome == "stopped"}) > 1  # at more than one rung
 
-    (listed,) = settings(curves, scheduler, in_order=True)
-    (again,) = listed.replicas(curves, 1)
+    whole = trained_on(live)
+    (listed,) = settings(whole, scheduler, in_order=True)
+    (again,) = listed.replicas(whole, 1)
     assert {name: (end.outcome, end.epochs) for name, end in again.ends.items()} == expected
+    assert any(end.epochs < len(end.curve.scores) for end in again.ends.values())
 
-    (sampled,) = settings(curves, [*scheduler, "search=grid"])
-    source = sampled.source(curves, 0)
+    (sampled,) = settings(whole, [*scheduler, "search=grid"])
+    source = sampled.source(whole, 0)
     assert isinstance(source, Proposed)  # the sampler proposes what it proposed to the sweep
-    again = replay(sampled.config, curves, sampled.space, source)
+    again = replay(sampled.config, whole, sampled.space, source)
     assert {name: (end.outcome, end.epochs) for name, end in again.ends.items()} == expected
     assert told(source.search.study) == told(open_study(live))
+
+
+def test_the_folder_of_a_sweep_is_read_as_it_was_recorded(tmp_path: Path) -> None:
+    trials = [Pretended({}, [(-0.5, {}), (1.5, {})], "passed"), Pretended({}, [(-0.2, {}), (-0.1, {})])]
+    folder = pretend(tmp_path / "sweep", [*trials, Pretended({}, [], "failed", "boom")])
+    for rate in (0.1, 0.2, 0.3):
+        open_study(folder).add_trial(
+            create_trial(params={"lr": rate}, distributions={"lr": FloatDistribution(0, 1)}, value=0.0)
+        )
+    found = pool.read(folder)
+    assert [(one.name, one.outcome, one.params) for one in found.curves] == [
+        ("trial_0000", "passed", {"lr": 0.1}),
+        ("trial_0001", "finished", {"lr": 0.2}),
+        ("trial_0002", "failed", {"lr": 0.3}),
+    ]
+    assert [one.scores for one in found.curves] == [[-0.5, 1.5], [-0.2, -0.1], []]
+    assert found.curves[0].seconds == [0.5, 0.5] and set(found.curves[0].metrics[0]) == {"val/closeness", "val/loss"}
+    assert found.concurrent == 2
+    assert found.start == 1.0  # their first epochs, of half a second, ended one and two seconds after their starts
 
 
 def curve(number: int, *scores: float, seconds: float = 1.0, lr: float = 0.1) -> Curve:
