@@ -22,6 +22,7 @@ from sweeps.replay import Setting, Summary, settings, summarise
 
 POOLS = Path(__file__).parent / "pools"
 SHARES = (0.1, 0.25, 0.4, 0.5, 0.65, 0.8)  # of the epochs, as grace periods
+ENOUGH = 24  # trials of a pool that can be split
 HALVINGS = [(factor, brackets) for factor in (2, 3, 4) for brackets in (1, 3)]
 SAMPLERS = {
     "random": ["search=random"],
@@ -31,7 +32,9 @@ SAMPLERS = {
 
 
 def part(of: Pool, held_back: bool) -> Pool:
-    """Every third trial is held back."""
+    """Every third trial is held back, where there are enough."""
+    if len(of.curves) < ENOUGH:
+        return replace(of, curves=[] if held_back else of.curves, concurrent=2)
     return replace(of, curves=[one for at, one in enumerate(of.curves) if (at % 3 == 2) == held_back], concurrent=2)
 
 
@@ -97,15 +100,16 @@ def graces(pools: Sequence[Pool], count: int) -> None:
             now = ", now" if epochs == of.config["grace_period"] else ""
             shown[f"asha {epochs}{now}"] = asha(epochs)
         for name, overrides in shown.items():
-            one, rest = found(part(of, False), overrides, count), found(part(of, True), overrides, count)
-            line(of.name, name, *described(one), f"{rest.false_kills:.0%}", f"{rest.passed:.1f}")
+            rest = part(of, True)
+            again = described(found(rest, overrides, count)) if rest.curves else ("-", "-", "-")
+            line(of.name, name, *described(found(part(of, False), overrides, count)), again[0], again[2])
 
 
 def halvings(pools: Sequence[Pool], count: int) -> None:
     """Reduction factor and brackets at every grace period: passes in time over those of no scheduler."""
     head("grace period, of the epochs", *(f"{factor}, {brackets} brackets" for factor, brackets in HALVINGS))
     for held_back in (False, True):
-        parts = [part(of, held_back) for of in pools]
+        parts = [part(of, held_back) for of in pools if len(of.curves) >= ENOUGH]
         plain = [found(of, ["scheduler=none"], count).passed for of in parts]
         for share in SHARES:
             cells = []
