@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -101,6 +102,53 @@ def _changed(path: Path, overrides: Sequence[Override]) -> dict[str, Any]:
         return check(OmegaConf.to_container(config))
     except OmegaConfBaseException as error:
         raise ValueError(_one_line(error)) from error
+
+
+def variants(recorded: Mapping[str, Any], overrides: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """A recorded configuration with other keys and another `scheduler=` or `search=`, and the name of each variant.
+
+    A choice of several, `grace_period=2,4`, makes a variant of each. Raises ValueError in one line.
+    """
+    choices = [_alternatives(_parse(item)) for item in overrides]
+    named = [one for one, of in zip(overrides, choices, strict=True) if len(of) == 1]
+    found = []
+    for chosen in itertools.product(*choices):
+        name = " ".join(item for item in chosen if item not in named) or " ".join(chosen)
+        found.append((name, _variant(recorded, [_parse(item) for item in chosen])))
+    return found
+
+
+def _alternatives(one: Override) -> list[str]:
+    if not one.is_sweep_override():
+        return [str(one.input_line)]
+    try:
+        return [f"{one.key_or_group}={value}" for value in one.sweep_string_iterator()]
+    except (HydraException, TypeError) as error:
+        raise ValueError(f"{one.key_or_group}: got {one.input_line!r}, expected values with commas between") from error
+
+
+def _variant(recorded: Mapping[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
+    config = OmegaConf.create(dict(recorded))
+    try:
+        for one in overrides:
+            if _chooses(one):
+                path = CONFIGS / one.key_or_group / f"{one.value()}.yaml"
+                if not path.is_file():
+                    files = ", ".join(sorted(other.stem for other in path.parent.glob("*.yaml")))
+                    raise ValueError(f"{one.key_or_group}: got {one.value()!r}, expected one of {files}")
+                _replace(config, one.key_or_group, OmegaConf.load(path))
+        _apply(config, [one for one in overrides if not _chooses(one)])
+        return check(OmegaConf.to_container(config, resolve=True))
+    except OmegaConfBaseException as error:
+        raise ValueError(_one_line(error)) from error
+
+
+def _replace(config: DictConfig, group: str, chosen: Any) -> None:
+    """Put a file of a config group where another was; what the group holds beside it (`search.space`) stays."""
+    if "_target_" in chosen:
+        return OmegaConf.update(config, group, chosen, merge=False)
+    for key, value in chosen.items():
+        OmegaConf.update(config, f"{group}.{key}", value, merge=False)
 
 
 def _here(sweep: str, overrides: Sequence[Override]) -> Path:

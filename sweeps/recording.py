@@ -62,6 +62,7 @@ class Recorder(tune.Callback):
             elif report.get("stopped"):
                 self._end(config["trial"], "stopped", _by_scheduler(report["epoch"]))
         for config in result.get("declined", []):
+            assert isinstance(self.search, Search), "winners run alone"
             self.search.hand_back(config["trial"], alone=True)
         # A process that takes the place of a dead one goes on with these.
         trial.config["members"] = [one for one in trial.config["members"] if one["trial"] in self.search.live]

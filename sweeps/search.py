@@ -43,7 +43,7 @@ class Search(Searcher):
     """
 
     def __init__(
-        self, config: Mapping[str, Any], space: Space, gate: Gate, sweep: Path, stack: int | None = None
+        self, config: Mapping[str, Any], space: Space, gate: Gate, sweep: Path | None, stack: int | None = None
     ) -> None:
         super().__init__()
         self.config, self.space, self.gate, self.stack = config, space, gate, stack
@@ -102,7 +102,7 @@ class Search(Searcher):
     def tell(self, name: str, outcome: str, epoch: int, metrics: Metrics) -> None:
         """Tell the study how trial `name` ended."""
         key = self.config["search"]["cost"]
-        cost = front.cost(read_trial(self.sweep / name), key) if key else None
+        cost = front.cost(read_trial(self.sweep / name), key) if key and self.sweep else None
         told = verdict.judge(self.config, self.gate, outcome, epoch, metrics, cost)
         try:
             verdict.tell(self.study, self.live.pop(name), told)
@@ -168,11 +168,13 @@ class Search(Searcher):
         return optuna.Trial(self.study, trial._trial_id)
 
 
-def open_study(sweep: Path, directions: Sequence[StudyDirection] = (StudyDirection.MAXIMIZE,)) -> optuna.Study:
+def open_study(sweep: Path | None, directions: Sequence[StudyDirection] = (StudyDirection.MAXIMIZE,)) -> optuna.Study:
     """The study of a sweep: `study.journal` in its folder (`optuna-dashboard <sweep>/study.journal` shows it).
 
-    One that is there keeps the directions that it was made with.
+    One that is there keeps the directions that it was made with; one without a folder is in memory.
     """
+    if sweep is None:
+        return optuna.create_study(directions=directions)
     path = sweep / "study.journal"
     path.with_name(path.name + ".lock").unlink(missing_ok=True)  # a killed sweep's; the folder itself is locked
     storage = JournalStorage(JournalFileBackend(str(path)))

@@ -1,0 +1,175 @@
+"""Which scheduler, grace period and sampler? Recorded pools, replayed: `python -m tests.benchmarks.replay [PART ...]`.
+
+The pools are in `pools/`: random trials, none stopped (`sweeps/run.py experiment=NAME search=random scheduler=none
+seed=100 num_samples=48`, then `sweeps/replay.py FOLDER --save tests/benchmarks/pools/NAME`). Two thirds of the trials
+of each are there to choose on, a third is held back. A replay has two trials at once and a third of the time that its
+trials take when nobody stops them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import geometric_mean, mean, quantiles, stdev
+from typing import Any
+
+from sweeps.pool import Pool, read
+from sweeps.replay import Setting, Summary, settings, summarise
+
+POOLS = Path(__file__).parent / "pools"
+SHARES = (0.1, 0.25, 0.4, 0.5, 0.65, 0.8)  # of the epochs, as grace periods
+ENOUGH = 24  # trials of a pool that can be split
+HALVINGS = [(factor, brackets) for factor in (2, 3, 4) for brackets in (1, 3)]
+SAMPLERS = {
+    "random": ["search=random"],
+    **{f"tpe, {n} random first": ["search=tpe", f"search.sampler.n_startup_trials={n}"] for n in (4, 8, 16)},
+    "gp, 8 random first": ["search=gp"],
+}
+
+
+def part(of: Pool, held_back: bool) -> Pool:
+    """Every third trial is held back, where there are enough."""
+    if len(of.curves) < ENOUGH:
+        return replace(of, curves=[] if held_back else of.curves, concurrent=2)
+    return replace(of, curves=[one for at, one in enumerate(of.curves) if (at % 3 == 2) == held_back], concurrent=2)
+
+
+def budget(of: Pool) -> float:
+    """A third of the seconds that all trials take, two at a time."""
+    return sum(sum(curve.seconds) + of.start for curve in of.curves) / 2 / 3
+
+
+def grace(of: Pool, share: float) -> int:
+    return max(1, round(share * of.config["training"]["max_epochs"]))
+
+
+def asha(epochs: int, factor: int = 3, brackets: int = 1) -> list[str]:
+    return [f"grace_period={epochs}", f"scheduler.reduction_factor={factor}", f"scheduler.brackets={brackets}"]
+
+
+def found(of: Pool, overrides: Sequence[str], count: int) -> Summary:
+    (setting,) = settings(of, [f"time_budget={budget(of)}", *overrides])
+    return summarise(list(setting.replicas(of, count)))
+
+
+def line(*cells: Any) -> None:
+    print(
+        "| " + " | ".join(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in cells) + " |", flush=True
+    )
+
+
+def head(*cells: str) -> None:
+    print()
+    line(*cells)
+    print("|" + "---|" * len(cells), flush=True)
+
+
+def described(one: Summary) -> tuple[str, ...]:
+    low, middle, high = (f"{value:.3g}" for value in one.first_pass)
+    return f"{one.false_kills:.0%}", f"{one.epochs:.0%}", f"{one.passed:.1f}", f"{middle} ({low} to {high})"
+
+
+def pools(pools: Sequence[Pool]) -> None:
+    head("experiment", "trials", "pass", "epochs", "grace_period now", "seconds a trial", "budget s")
+    for of in pools:
+        passing = sum(curve.passes for curve in of.curves)
+        seconds = sum(sum(curve.seconds) for curve in of.curves) / len(of.curves)
+        epochs = of.config["training"]["max_epochs"]
+        line(of.name, len(of.curves), passing, epochs, of.config["grace_period"], seconds, budget(part(of, False)))
+
+
+def graces(pools: Sequence[Pool], count: int) -> None:
+    """Each experiment's grace period, on the trials to choose on and on those held back."""
+    head(
+        "experiment",
+        "setting",
+        "false kills",
+        "epochs",
+        "passed in time",
+        "first pass s",
+        "held back: false kills",
+        "passed in time",
+    )
+    for of in pools:
+        shown = {"none": ["scheduler=none"], "median": ["scheduler=median"]}
+        for epochs in dict.fromkeys([grace(of, share) for share in SHARES] + [of.config["grace_period"]]):
+            now = ", now" if epochs == of.config["grace_period"] else ""
+            shown[f"asha {epochs}{now}"] = asha(epochs)
+        for name, overrides in shown.items():
+            rest = part(of, True)
+            again = described(found(rest, overrides, count)) if rest.curves else ("-", "-", "-")
+            line(of.name, name, *described(found(part(of, False), overrides, count)), again[0], again[2])
+
+
+def halvings(pools: Sequence[Pool], count: int) -> None:
+    """Reduction factor and brackets at every grace period: passes in time over those of no scheduler."""
+    head("grace period, of the epochs", *(f"{factor}, {brackets} brackets" for factor, brackets in HALVINGS))
+    for held_back in (False, True):
+        parts = [part(of, held_back) for of in pools if len(of.curves) >= ENOUGH]
+        plain = [found(of, ["scheduler=none"], count).passed for of in parts]
+        for share in SHARES:
+            cells = []
+            for factor, brackets in HALVINGS:
+                passed = [found(of, asha(grace(of, share), factor, brackets), count).passed for of in parts]
+                cells.append(geometric_mean(max(a, 0.05) / b for a, b in zip(passed, plain, strict=True)))
+            line(f"{share}{', held back' if held_back else ''}", *cells)
+
+
+def sure(pools: Sequence[Pool], count: int) -> None:
+    """How sure is it? Passes in time over those without a scheduler, on pools drawn from each pool's trials again."""
+    head("experiment", *(f"grace {share}" for share in SHARES), "now")
+    for of in pools:
+        graces = [grace(of, share) for share in SHARES] + [of.config["grace_period"]]
+        (plain,) = settings(of, ["scheduler=none"])
+        halving = [settings(of, asha(epochs))[0] for epochs in graces]
+        ratios: list[list[float]] = [[] for _ in graces]
+        for draw in range(count):
+            drawn = replace(of, curves=random.Random(draw).choices(of.curves, k=len(of.curves)), concurrent=2)
+            without = passed(drawn, plain)
+            for found, setting in zip(ratios, halving, strict=True):
+                found.append(passed(drawn, setting) / max(without, 0.1))
+        line(of.name, *(interval(values) for values in ratios))
+
+
+def passed(of: Pool, setting: Setting) -> float:
+    limited = replace(setting, config={**setting.config, "time_budget": budget(of)})
+    return summarise(list(limited.replicas(of, 10))).passed
+
+
+def interval(values: list[float]) -> str:
+    cuts = quantiles(values, n=20)
+    return f"{mean(values):.2f} ({cuts[0]:.2f} to {cuts[-1]:.2f})"
+
+
+def samplers(pools: Sequence[Pool], count: int) -> None:
+    """Half of each pool's trials, as a sampler picks them, with today's grace period; `+-` is the standard error."""
+    head("experiment", "sampler", "replicas", "passed", "first pass s")
+    for of in pools:
+        fixed = [f"num_samples={len(of.curves) // 2}", f"grace_period={of.config['grace_period']}", "max_concurrent=2"]
+        for name, overrides in SAMPLERS.items():
+            (setting,) = settings(of, [*overrides, *fixed])
+            replicas = list(setting.replicas(of, count if "gp" not in name else max(2, count // 4)))
+            passed = [one.passed for one in replicas]
+            error = stdev(passed) / len(passed) ** 0.5
+            line(of.name, name, len(passed), f"{mean(passed):.1f} +- {error:.1f}", described(summarise(replicas))[-1])
+
+
+def main() -> None:
+    parts = {"pools": pools, "graces": graces, "halvings": halvings, "sure": sure, "samplers": samplers}
+    replicas = {"graces": 200, "halvings": 50, "sure": 40, "samplers": 20}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
+    parser.add_argument("--pools", nargs="*", help="names of pools; all of them")
+    arguments = parser.parse_args()
+    chosen = [read(POOLS / name) for name in arguments.pools or sorted(path.name for path in POOLS.iterdir())]
+    for name in arguments.parts or parts:
+        call = partial(parts[name], count=replicas[name]) if name in replicas else parts[name]
+        call(chosen)
+
+
+if __name__ == "__main__":
+    main()
