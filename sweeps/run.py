@@ -21,6 +21,7 @@ import yaml
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from core import shared
 from core.record import append_event, write_atomically
 from sweeps import cli, comparison, preflight, report, scheduler
 from sweeps import config as configuration
@@ -47,6 +48,11 @@ def command(arguments: argparse.Namespace) -> int:
 
 def sweep(config: dict[str, Any]) -> int:
     """Check everything, then sweep; returns the exit code. Raises ValueError before there is any folder."""
+    with shared.place():  # the data that the checks make are those of the trials
+        return _sweep(config)
+
+
+def _sweep(config: dict[str, Any]) -> int:
     points = read(config)
     folder = Path(config["resume"]) if config["resume"] else cli.new_folder(config)
     cli.check_folder(folder)
@@ -139,6 +145,7 @@ def tune_sweep(folder: Path, config: dict[str, Any], points: Space, recorder: Re
 def _shape(config: dict[str, Any], points: Space, folder: Path) -> tuple[Any, Any, list[tune.Callback]]:
     """What Tune runs a trial as, what it reserves for one, and who clears up after it."""
     resources = config["resources"]
+    config = {**config, "shared": shared.name()}  # what the trials' processes are told, and no record holds
     if not several_workers(config, points):
         reserved = {"cpu": resources["cpus_per_worker"], "gpu": resources["gpus_per_worker"]}
         return tune.with_parameters(DirectTrial, base=config, sweep=str(folder)), reserved, []
