@@ -179,6 +179,13 @@ def test_its_pages_are_shared_until_they_are_written_to(tmp_path: Path) -> None:
     assert mine[0] == -1 and mine[-1] == 99_999  # and the file is gone
 
 
+def test_on_another_device_it_is_a_copy(tmp_path: Path) -> None:
+    with shared.place():
+        assert numbers(Recipe(str(tmp_path / "log")), torch.device("meta"))["x"].device.type == "meta"
+        assert numbers(Recipe(str(tmp_path / "log")), CPU)["x"][-1] == 99_999
+    assert len(makers(tmp_path / "log")) == 1
+
+
 def test_who_is_killed_while_making_it_holds_nobody_up(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with shared.place():
