@@ -3,6 +3,7 @@
 Each sweep runs as `python sweeps/run.py experiment=...` does, with timers around what its driver and its trials'
 processes do. The time from the command's start to its end is cut, for each of these processes (two on two cores), into
 parts that add up to it. `--runs FILE` adds to earlier runs; what is shown are the medians of all in it.
+`--record FOLDER` tells what the record of any sweep says by itself, from the sweep's start to its last trial's end.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,9 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from core.record import read_events
+from sweeps.report import trial_folders
 
 BEGAN = time.time()
 SPANS = "GATESWEEP_SPANS"  # the file that all processes append to
@@ -93,7 +98,7 @@ def command(overrides: list[str]) -> int:
 
 def measured(overrides: list[str]) -> tuple[float, list[Span]]:
     """The wall time of a sweep in a process of its own, and its spans."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         spans = Path(folder) / "spans.jsonl"
         began = time.time()
         line = [sys.executable, "-m", "tests.benchmarks.where", "--child", "--", f"results={folder}", *overrides]
@@ -159,6 +164,29 @@ def _of_worker(spans: list[Span], tune: Span, last: float) -> dict[str, float]:
     return found
 
 
+def recorded(folder: Path, processes: int = 2) -> dict[str, float]:
+    """The same from a sweep's record: what lies between two epochs of a trial is checkpoint, report and decision."""
+    began = read_events(folder / "events.jsonl")[0]["time"]
+    trials = [read_events(trial / "events.jsonl") for trial in trial_folders(folder)]
+    found: dict[str, float] = defaultdict(float)
+    for events in trials:
+        before = next(event["time"] for event in events if event["event"] == "start")
+        for event in (one for one in events if one["event"] == "epoch"):
+            seconds, steps = (event["metrics"][f"system/{key}"] for key in ("seconds", "train_seconds"))
+            rest = event["time"] - before - seconds
+            place = "last epoch: figures" if event["outcome"] else "from epoch to epoch"
+            found["first epoch: data, model, imports" if event["epoch"] == 1 else place] += rest
+            found[STEPS], found[EVALUATION] = found[STEPS] + steps, found[EVALUATION] + seconds - steps
+            before = event["time"]
+    ends = sorted(events[-1]["time"] for events in trials)[-processes:]
+    starts = sorted(events[0]["time"] for events in trials)[:processes]
+    found["start of the trials' processes"] = sum(starts) - processes * began
+    found["idle at the end: another trial trains"] = sum(ends[-1] - end for end in ends)
+    whole = processes * (ends[-1] - began)
+    found["from trial to trial, and what was told of none of these"] = whole - sum(found.values())
+    return {name: 100 * seconds / whole for name, seconds in found.items()} | {"seconds": whole / processes}
+
+
 def show(experiment: str, runs: list[dict[str, float]]) -> None:
     processes, walls = int(runs[0]["processes"]), [one["wall"] for one in runs]
     shown = ", ".join(f"{one:.0f}" for one in walls)
@@ -179,12 +207,18 @@ def show(experiment: str, runs: list[dict[str, float]]) -> None:
 def main() -> None:
     if "--child" in sys.argv:
         sys.exit(command(sys.argv[sys.argv.index("--") + 1 :]))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # `subprocess` then ends the sweep, too
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiments", nargs="*", default=DEFAULT)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--record", type=Path, metavar="FOLDER", help="of a sweep of two trials at a time")
     parser.add_argument("--runs", type=Path, default=Path(tempfile.mkdtemp()) / "runs.jsonl", help="add to these runs")
     parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
+    if arguments.record:
+        for name, percent in sorted(recorded(arguments.record.resolve()).items(), key=lambda one: -one[1]):
+            print(f"| {name} | {percent:.1f} |")
+        return
     for experiment in arguments.experiments:
         for seed in arguments.seeds:
             wall, spans = measured([f"experiment={experiment}", *arguments.override, f"seed={seed}"])
