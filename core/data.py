@@ -32,12 +32,12 @@ def check_batch_size(batch_size: int, count: int) -> None:
     require(1 <= batch_size <= count, "data.batch_size", batch_size, f"1 to {count}, the training samples of an epoch")
 
 
-def shuffled(count: int, batch_size: int, *, seed: int, epoch: int) -> list[Tensor]:
+def shuffled(count: int, batch_size: int, *, seed: int, epoch: int, device: torch.device | str = "cpu") -> list[Tensor]:
     """Indices into `count` samples, one tensor (batch_size,) a batch, in an order of the epoch's own.
 
-    Every sample comes once: the last batch may be smaller.
+    Every sample comes once: the last batch may be smaller. They reach the device in one copy.
     """
-    return list(torch.randperm(count, generator=generator(seed, epoch)).split(batch_size))
+    return list(torch.randperm(count, generator=generator(seed, epoch)).to(device).split(batch_size))
 
 
 def part(batch: Batch, rank: int, world: int) -> tuple[Batch, float]:

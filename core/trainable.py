@@ -29,7 +29,7 @@ class Data(Protocol):
     """What a family trains on; lives outside the module, so that the trials of a process can share it.
 
     A family's own class is built as `Data(*, device, seed, **fields of its YAML)` and may keep what is
-    expensive (a corpus, a solved problem) in a cache of the process.
+    expensive (a corpus, a solved problem) by `core.shared.made_once`, for all processes of a machine.
     """
 
     def train(self, epoch: int) -> Sequence[Batch]:

@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from core import device, rng
+from core import device, rng, shared
 from core.trainable import Data, Trainable
 from sweeps.schema import check, locate, read_config
 from sweeps.storage import restore
@@ -176,6 +176,8 @@ def _resumed(folder: Path, overrides: Sequence[Override]) -> dict[str, Any]:
 def build(config: Mapping[str, Any]) -> tuple[Trainable, Data]:
     """The trainable, on its device and initialised from `seed`, and its data, shared by the runs of a process."""
     place = device.choose(config["device"])
+    if "shared" in config:  # a trial of a sweep
+        shared.use(config["shared"])
     data = _data(json.dumps(config["data"], sort_keys=True), str(place))
     rng.seed_everything(config["seed"])
     fields = {name: value for name, value in config["trainable"].items() if name != "_target_"}

@@ -75,7 +75,6 @@ def main() -> int:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)  # MLflow reads them when it is imported, below
     if arguments.follow:
-        os.nice(10)  # the trials come first
         return 0 if follow(sweep, uri, tracking["experiment"]) else 1
     try:
         publisher = Publisher(sweep, uri, tracking["experiment"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ import yaml
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from core import shared
 from core.record import append_event, write_atomically
 from sweeps import cli, comparison, confirm, preflight, report, scheduler, stacked, warm
 from sweeps import config as configuration
@@ -48,6 +50,11 @@ def command(arguments: argparse.Namespace) -> int:
 
 def sweep(config: dict[str, Any]) -> int:
     """Check everything, then sweep; returns the exit code. Raises ValueError before there is any folder."""
+    with shared.place():  # the data that the checks make are those of the trials
+        return _sweep(config)
+
+
+def _sweep(config: dict[str, Any]) -> int:
     points = read(config)
     config = {**config, "warm_start": warm.folders(config) or None}
     folder = Path(config["resume"]) if config["resume"] else cli.new_folder(config)
@@ -152,6 +159,7 @@ def tune_sweep(folder: Path, config: dict[str, Any], points: Space, recorder: Re
 def _shape(config: dict[str, Any], points: Space, folder: Path) -> tuple[Any, Any, list[tune.Callback]]:
     """What Tune runs a trial as, what it reserves for one, and who clears up after it."""
     resources = config["resources"]
+    config = {**config, "shared": shared.name()}  # what the trials' processes are told, and no record holds
     if not several_workers(config, points):
         reserved = {"cpu": resources["cpus_per_worker"], "gpu": resources["gpus_per_worker"]}
         trial = DirectTrial if resources["stack"] == 1 else stacked.StackTrial
@@ -181,7 +189,11 @@ def _start_publisher(folder: Path, config: dict[str, Any]) -> subprocess.Popen |
     if not config["tracking"]["enabled"]:
         return None
     command = [sys.executable, "-m", "sweeps.publish", str(folder), "--follow"]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, cwd=configuration.CONFIGS.parent, start_new_session=True)
+    root = configuration.CONFIGS.parent
+    publisher = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=root, start_new_session=True)
+    # The trials come first, from its imports on: two seconds of processor time while their processes start.
+    os.setpriority(os.PRIO_PROCESS, publisher.pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10))
+    return publisher
 
 
 def _stop_publisher(publisher: subprocess.Popen | None, folder: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from core.data import check_batch_size, require, shuffled
+from core.shared import made_once
 from trainables.autoencoders import files
 from trainables.autoencoders.events import Events, simulate
 
@@ -58,8 +58,8 @@ class TokenData(ABC):
 
     def train(self, epoch: int) -> Sequence[Batch]:
         features, ids = self._splits.train
-        order = shuffled(len(ids), self.batch_size, seed=self.seed, epoch=epoch)
-        return [(features[rows], ids[rows]) for rows in (indices.to(self.device) for indices in order)]
+        order = shuffled(len(ids), self.batch_size, seed=self.seed, epoch=epoch, device=self.device)
+        return [(features[rows], ids[rows]) for rows in order]
 
     def val(self) -> Sequence[Batch]:
         return _in_batches(self._splits.val)
@@ -117,9 +117,9 @@ class Recipe:
             require(value is None or value >= 1, f"data.{field}", value, "at least 1")
 
 
-@lru_cache(maxsize=4)
+@made_once
 def event_splits(recipe: Recipe, device: torch.device) -> Splits:
-    """The events of a recipe, made or read once per process and kept on the device for every trial that asks."""
+    """The events of a recipe, made or read once and kept on the device for every trial that asks."""
     events = _events(recipe)
     most = (len(events) - 1) // 2
     expected = f"1 to {most}: of {len(events)} events, as many for validation, as many for test, the others to train"
@@ -205,16 +205,25 @@ class EventData(TokenData):
 # --- digits
 
 
-@lru_cache(maxsize=1)
-def digit_splits(held_out: int, data_seed: int, device: torch.device) -> Splits:
+@dataclass(frozen=True)
+class DigitRecipe:
+    """All that the split of the digits depends on."""
+
+    held_out: int
+    data_seed: int
+
+
+@made_once
+def digit_splits(recipe: DigitRecipe, device: torch.device) -> Splits:
     from sklearn.datasets import load_digits
 
     images = torch.from_numpy(load_digits().images)  # (1797, 8, 8), 0 to 16
     most = (len(images) - 1) // 2
-    require(1 <= held_out <= most, "data.held_out", held_out, f"1 to {most}, as many for validation as for test")
+    expected = f"1 to {most}, as many for validation as for test"
+    require(1 <= recipe.held_out <= most, "data.held_out", recipe.held_out, expected)
     ids = torch.arange(1, 9).expand(len(images), 8).contiguous()
     # Some pixels of the margin are nearly always empty: their own spread would make them count most.
-    return _split(images, ids, held_out, data_seed, device, alike=True)
+    return _split(images, ids, recipe.held_out, recipe.data_seed, device, alike=True)
 
 
 class DigitData(TokenData):
@@ -232,7 +241,7 @@ class DigitData(TokenData):
         held_out: int = 180,
         data_seed: int = 42,
     ) -> None:
-        splits = digit_splits(held_out, data_seed, torch.device(device))
+        splits = digit_splits(DigitRecipe(held_out, data_seed), torch.device(device))
         super().__init__(splits, device=device, seed=seed, batch_size=batch_size)
 
     def physical(self, features: Tensor) -> Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from core.data import check_batch_size, generator, require, shuffled
+from core.shared import made_once
 
 Task = Literal["regression", "classification"]
 Batch = tuple[Tensor, Tensor]  # features (B, F), targets (B,)
@@ -37,9 +37,9 @@ class Linear:
     exact: Tensor
 
 
-@lru_cache(maxsize=4)
+@made_once
 def linear(recipe: Recipe, device: torch.device) -> Linear:
-    """The samples of a recipe, drawn once per process and kept on the device."""
+    """The samples of a recipe, drawn once and kept on the device."""
     draws = generator(recipe.data_seed)
     weights = torch.randn(recipe.n_features, generator=draws)
     features = torch.randn(recipe.n_samples, recipe.n_features, generator=draws)
@@ -95,8 +95,8 @@ class LinearData:
 
     def train(self, epoch: int) -> Sequence[Batch]:
         features, targets = self.samples.train
-        order = shuffled(len(targets), self.batch_size, seed=self.seed, epoch=epoch)
-        return [(features[rows], targets[rows]) for rows in (indices.to(self.device) for indices in order)]
+        order = shuffled(len(targets), self.batch_size, seed=self.seed, epoch=epoch, device=self.device)
+        return [(features[rows], targets[rows]) for rows in order]
 
     def val(self) -> Sequence[Batch]:
         return [self.samples.val]

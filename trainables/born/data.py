@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.data import check_batch_size, require, shuffled
+from core.shared import made_once
 from trainables.born.files import read_series
 from trainables.born.mixture import Mixture
 
@@ -49,9 +49,9 @@ class Points:
     exact: Mixture | None
 
 
-@lru_cache(maxsize=8)
+@made_once
 def points(recipe: Recipe, device: torch.device) -> Points:
-    """The points of a recipe, made once per process and kept on the device for every trial that asks."""
+    """The points of a recipe, made once and kept on the device for every trial that asks."""
     rng = np.random.default_rng(recipe.data_seed)
     split, names, shape = _raw(recipe, rng)
     x = split[0][0]
@@ -197,8 +197,8 @@ class BornData:
 
     def train(self, epoch: int) -> Sequence[Batch]:
         x, labels = self.part("train")
-        order = shuffled(len(labels), self.batch_size, seed=self.seed, epoch=epoch)
-        return [(x[rows], labels[rows]) for rows in (indices.to(self.device) for indices in order)]
+        order = shuffled(len(labels), self.batch_size, seed=self.seed, epoch=epoch, device=self.device)
+        return [(x[rows], labels[rows]) for rows in order]
 
     def val(self) -> Sequence[Batch]:
         return [self.part("val")]

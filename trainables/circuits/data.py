@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.data import check_batch_size, require, shuffled
+from core.shared import made_once
 from trainables.circuits.circuit import TYPES, Circuits, generate, load
 from trainables.circuits.physics import Roots, grid, response, roots
 
@@ -73,9 +73,9 @@ class Filters:
     most: dict[str, int] = field(default_factory=dict)  # poles, zeros, zeros at the origin of any circuit
 
 
-@lru_cache(maxsize=4)
+@made_once
 def filters(recipe: Recipe, device: torch.device) -> Filters:
-    """The circuits of a recipe, made once per process and kept on the device for every trial that asks."""
+    """The circuits of a recipe, made once and kept on the device for every trial that asks."""
     rng = np.random.default_rng(recipe.data_seed)
     if recipe.path is None:
         counts = [share_out(count, len(recipe.types)) for count in recipe.counts]
@@ -215,8 +215,8 @@ class CircuitData:
 
     def train(self, epoch: int) -> Sequence[Batch]:
         tensors = self.part("train").tensors
-        orders = shuffled(len(tensors["mask"]), self.batch_size, seed=self.seed, epoch=epoch)
-        return [_rows(tensors, order.to(self.device)) for order in orders]
+        orders = shuffled(len(tensors["mask"]), self.batch_size, seed=self.seed, epoch=epoch, device=self.device)
+        return [_rows(tensors, order) for order in orders]
 
     def val(self) -> Sequence[Batch]:
         return [self.part("val").tensors]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from core.data import check_batch_size, generator, require, shuffled
+from core.shared import made_once
 from trainables.operators.faults import CLASSES, RATE, Windows, simulate
 from trainables.operators.motor import Casing, Drive
 
@@ -52,8 +52,8 @@ class BearingData:
 
     def train(self, epoch: int) -> Sequence[Batch]:
         tensors = self.part("train")
-        orders = shuffled(len(tensors["label"]), self.batch_size, seed=self.seed, epoch=epoch)
-        return [{name: one[order.to(self.device)] for name, one in tensors.items()} for order in orders]
+        orders = shuffled(len(tensors["label"]), self.batch_size, seed=self.seed, epoch=epoch, device=self.device)
+        return [{name: one[order] for name, one in tensors.items()} for order in orders]
 
     def val(self) -> Sequence[Batch]:
         return [self.part("val")]
@@ -75,9 +75,9 @@ class Recipe:
         require(0 < self.labelled <= 1, "data.labelled", self.labelled, "a fraction above 0, at most 1")
 
 
-@lru_cache(maxsize=4)
+@made_once
 def simulated(recipe: Recipe, device: torch.device) -> dict[str, Batch]:
-    """The windows of a recipe, made once per process and kept on the device for every trial that asks."""
+    """The windows of a recipe, made once and kept on the device for every trial that asks."""
     parts = {}
     for number, (name, count) in enumerate(zip(PARTS, recipe.bearings, strict=True)):
         found = _tensors(simulate(count, recipe.windows, recipe.data_seed, number))

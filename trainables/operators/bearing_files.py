@@ -18,7 +18,6 @@ import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from core.data import require
+from core.shared import made_once
 from trainables.operators.bearing_data import PARTS, Batch, BearingData
 from trainables.operators.bearing_model import DECIMATION
 
@@ -94,9 +94,9 @@ def cut(signal: NDArray[np.float64], samples: int, overlap: float) -> NDArray[np
     return np.lib.stride_tricks.sliding_window_view(signal, samples)[::step]
 
 
-@lru_cache(maxsize=4)
+@made_once
 def recorded(recipe: FileRecipe, device: torch.device) -> tuple[dict[str, Batch], tuple[str, ...]]:
-    """The windows of each part, on the device, and the classes by name; read once per process."""
+    """The windows of each part, on the device, and the classes by name; read once."""
     rows = read_index(recipe.path)
     classes = tuple(sorted({row["label"] for row in rows}, key=lambda name: (name != "normal", name)))
     bearings = sorted({row["bearing"] for row in rows})

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from core.data import check_batch_size, generator, require, shuffled
+from core.shared import made_once
 from trainables.operators.darcy import Darcy, Medium
 from trainables.operators.grid import Grid
 from trainables.operators.magneto_thermal import MagnetoThermal
@@ -41,9 +41,9 @@ class Solved:
     refined: dict[str, Samples]  # the held-out samples on a grid of half the step
 
 
-@lru_cache(maxsize=4)
+@made_once
 def solved(recipe: Recipe, device: torch.device) -> Solved:
-    """The samples of a recipe, drawn and solved once per process and kept on the device.
+    """The samples of a recipe, drawn and solved once and kept on the device.
 
     Each kind of sample has random numbers of its own: more labelled ones leave the held-out ones as they are, and begin
     with the fewer.
@@ -171,7 +171,7 @@ class OperatorData:
         return [(inputs, fields, inputs[:0])]
 
     def _orders(self, count: int, batch_size: int, epoch: int, salt: int = 0) -> list[Tensor]:
-        return [rows.to(self.device) for rows in shuffled(count, batch_size, seed=self.seed + salt, epoch=epoch)]
+        return shuffled(count, batch_size, seed=self.seed + salt, epoch=epoch, device=self.device)
 
     def _cycle(self, count: int, batches: int, epoch: int) -> list[Tensor]:
         """Indices into the solved samples for so many batches, in a new order each time they are through.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from core.data import check_batch_size, generator, require
+from core.shared import made_once
 from trainables.walks import graph as graphs
 from trainables.walks import rules as jumpers
 from trainables.walks.compliance import Judge
@@ -69,9 +69,9 @@ class Corpus:
     held_out: Batch
 
 
-@lru_cache(maxsize=4)
+@made_once
 def corpus(recipe: Recipe, device: torch.device) -> Corpus:
-    """The corpus of a recipe, made once per process and kept on the device for every trial that asks."""
+    """The corpus of a recipe, made once and kept on the device for every trial that asks."""
     if recipe.graph_dir is None:
         shape = recipe.n_vertices, recipe.n_blocks, recipe.p_in, recipe.p_out, recipe.zipf
         graph = graphs.generate(*shape, seed=recipe.corpus_seed)
