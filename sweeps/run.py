@@ -22,7 +22,7 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from core.record import append_event, write_atomically
-from sweeps import cli, comparison, preflight, report, scheduler, stacked, warm
+from sweeps import cli, comparison, preflight, report, scheduler, stacked, tuning, warm
 from sweeps import config as configuration
 from sweeps.cluster import start_ray
 from sweeps.recording import Enough, Recorder, rungs_seen
@@ -121,21 +121,16 @@ def tune_sweep(folder: Path, config: dict[str, Any], points: Space, recorder: Re
     enough = Enough(recorder, config)
     if search.is_over() or enough.stop_all():
         return
-    tune.run(
+    tuning.run(
         trial,
-        name=".tune",
-        storage_path=str(folder),
-        search_alg=search,
-        scheduler=chosen,
+        folder,
+        search,
+        chosen,
         stop=enough,
         callbacks=[recorder, *callbacks],
-        num_samples=-1,  # the search knows
-        max_concurrent_trials=concurrent,
-        resources_per_trial=resources,
+        concurrent=concurrent,
+        resources=resources,
         max_failures=config["resources"]["max_failures"],
-        reuse_actors=True,
-        raise_on_failed_trial=False,
-        verbose=0,
     )
 
 
