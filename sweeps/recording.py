@@ -7,13 +7,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ray import tune
 from tqdm import tqdm
 
 from core.gate import Gate
 from core.loop import CUT_SHORT
 from core.record import Event, Record, read_events, write_atomically
+from sweeps.config import to_yaml
 from sweeps.confirm import Confirmation
 from sweeps.report import TRIAL, trial_folders
 from sweeps.scheduler import Seen, in_order
@@ -146,7 +146,7 @@ class Recorder(tune.Callback):
     def _configure(self, trial: dict[str, Any]) -> None:
         folder, self.values[trial["trial"]] = self.sweep / trial["trial"], trial["values"]
         folder.mkdir(exist_ok=True)
-        write_atomically(folder / "config.yaml", yaml.safe_dump(trial_config(self.config, trial), sort_keys=False))
+        write_atomically(folder / "config.yaml", to_yaml(trial_config(self.config, trial)))
 
     def _end(self, name: str, outcome: str, reason: str | None, detail: str | None = None) -> None:
         record = self.records.pop(name)

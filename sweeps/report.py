@@ -23,6 +23,7 @@ import yaml
 from core.gate import Gate, proportion
 from core.record import Event, plain, read_events, write_atomically
 
+HEAD = 50  # rows of a long leaderboard that a terminal shows
 OUTCOMES = ("passed", "stopped", "finished", "diverged", "failed")
 TRIAL, CONFIRM = "trial", "confirm"  # how the folders of trials begin, and of their runs on fresh seeds
 
@@ -258,7 +259,9 @@ def _columns(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def to_text(rows: list[dict[str, Any]]) -> str:
-    """The leaderboard as a table for a terminal."""
+    """The leaderboard as a table for a terminal; of a long one, its head."""
+    if len(rows) > 2 * HEAD:
+        return f"{to_text(rows[:HEAD])}\n... and {len(rows) - HEAD} more, in leaderboard.csv"
     columns = [
         name for name in dict.fromkeys(name for row in rows for name in row) if name not in ("reason", "best_score")
     ]

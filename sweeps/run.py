@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from core import shared
 from core.record import append_event, write_atomically
-from sweeps import cli, comparison, confirm, preflight, report, scheduler, stacked, warm
+from sweeps import cli, comparison, confirm, preflight, report, scheduler, stacked, tuning, warm
 from sweeps import config as configuration
 from sweeps.cluster import start_ray
 from sweeps.confirm import Confirmation
@@ -138,21 +138,16 @@ def tune_sweep(folder: Path, config: dict[str, Any], points: Space, recorder: Re
     if search.is_over() or enough.stop_all():
         return recorder.progress.close()
     shutil.rmtree(folder / ".tune", ignore_errors=True)  # of what ran before this
-    tune.run(
+    tuning.run(
         trial,
-        name=".tune",
-        storage_path=str(folder),
-        search_alg=search,
-        scheduler=chosen,
+        folder,
+        search,
+        chosen,
         stop=enough,
         callbacks=[recorder, *callbacks],
-        num_samples=-1,  # the search knows
-        max_concurrent_trials=concurrent,
-        resources_per_trial=resources,
+        concurrent=concurrent,
+        resources=resources,
         max_failures=config["resources"]["max_failures"],
-        reuse_actors=True,
-        raise_on_failed_trial=False,
-        verbose=0,
     )
 
 

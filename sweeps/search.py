@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.samplers import PartialFixedSampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.samplers import PartialFixedSampler, TPESampler
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
@@ -22,9 +21,12 @@ from ray.tune.search import Searcher
 from core.gate import Gate
 from core.trainable import Metrics
 from sweeps import front, verdict, warm
+from sweeps.journal import Journal, Storage
 from sweeps.report import read_trial
 from sweeps.schema import locate
 from sweeps.space import Space, suggest
+from sweeps.storage import JOURNAL
+from sweeps.window import Window, Windowed
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPE's `group`, the journal
@@ -51,9 +53,12 @@ class Search(Searcher):
         self.stackable = {"seed", *(f"trainable.{field}" for field in fields)} & set(space)
         self.alone: set[str] = set()  # shapes that do not stack
         self.exhaustive = is_exhaustive(config)
-        self.sweep, self.study = sweep, open_study(sweep, verdict.directions(config))
+        self.sweep, self.window = sweep, Window()
+        self.journal = Journal(sweep / JOURNAL) if sweep else None
+        self.study = open_study(sweep, verdict.directions(config), self.journal)
         warm.add(self.study, config, space)
         self.warm = warm.numbers(self.study)
+        self.asked = len(self.study.get_trials(deepcopy=False)) - len(self.warm)  # earlier sweeps' are in it too
         self.live: dict[str, optuna.Trial] = {}
         left = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         self.unfinished = [self._again(one) for one in left]
@@ -63,8 +68,8 @@ class Search(Searcher):
 
     def is_over(self) -> bool:
         """Whether there is no trial left to begin."""
-        asked, most = self._asked(), self.config["num_samples"]
-        return not self.unfinished and (self.exhausted or (most is not None and asked >= most))
+        most = self.config["num_samples"]
+        return not self.unfinished and (self.exhausted or (most is not None and self.asked >= most))
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
         return True
@@ -74,12 +79,14 @@ class Search(Searcher):
             return None if self.live else Searcher.FINISHED  # one that runs may be handed back yet
         first = self.suggestion(self._next())
         if self.stack is None:
+            self._sync()
             return first
         group, shape = [first], self._shape(first["values"])
         while len(group) < self.stack and shape not in self.alone:
             if (one := self._another(first)) is None:
                 break
             group.append(self.suggestion(one))
+        self._sync()
         return {"trial": first["trial"], "members": group}
 
     def hand_back(self, name: str, alone: bool = False) -> None:
@@ -110,6 +117,11 @@ class Search(Searcher):
             if not self.exhaustive:
                 raise
             self.exhausted = True  # the sampler's way to say so: it calls `Study.stop`, which is for `optimize` alone
+        self._sync()
+
+    def _sync(self) -> None:
+        if self.journal:
+            self.journal.sync()
 
     def _next(self) -> Any:
         return self.unfinished.pop(0) if self.unfinished else self._ask()
@@ -120,20 +132,23 @@ class Search(Searcher):
             if self._shape(self._values(one)) == self._shape(first["values"]):
                 self.unfinished.remove(one)
                 return one
-        if self.exhausted or self._asked() >= (self.config["num_samples"] or math.inf):
+        if self.exhausted or self.asked >= (self.config["num_samples"] or math.inf):
             return None
         return self._ask(self.live[first["trial"]].number)
 
     def _ask(self, like: int | None = None) -> optuna.Trial:
         """A new trial; `like`: with what that one, by its number in the study, drew of what does not stack."""
-        self.study.sampler = self._sampler(self._asked(), like)
+        self.study.sampler = self._sampler(self.asked, like)
         trial = self.study.ask()
+        self.asked += 1
         if like is not None:
             trial.set_user_attr(LIKE, like)
         return trial
 
     def _sampler(self, number: int, like: int | None) -> optuna.samplers.BaseSampler:
         sampler = make_sampler(self.config, number)
+        if isinstance(sampler, TPESampler):
+            sampler = Windowed(sampler, self.window)
         if like is None:
             return sampler
         drawn = self.study.get_trials(deepcopy=False)[like].params
@@ -145,10 +160,6 @@ class Search(Searcher):
     def _shape(self, values: dict[str, Any]) -> str:
         """What trials have in common that may train as one."""
         return json.dumps({key: value for key, value in values.items() if key not in self.stackable}, sort_keys=True)
-
-    def _asked(self) -> int:
-        """How many trials this sweep has asked for; those of earlier ones are in the study too."""
-        return len(self.study.get_trials(deepcopy=False)) - len(self.warm)
 
     def _number(self, trial: optuna.Trial | optuna.trial.FrozenTrial) -> int:
         """A trial's number among this sweep's own, which makes its name and its seeds."""
@@ -168,18 +179,22 @@ class Search(Searcher):
         return optuna.Trial(self.study, trial._trial_id)
 
 
-def open_study(sweep: Path | None, directions: Sequence[StudyDirection] = (StudyDirection.MAXIMIZE,)) -> optuna.Study:
-    """The study of a sweep: `study.journal` in its folder (`optuna-dashboard <sweep>/study.journal` shows it).
+def open_study(
+    sweep: Path | None,
+    directions: Sequence[StudyDirection] = (StudyDirection.MAXIMIZE,),
+    backend: BaseJournalBackend | None = None,
+) -> optuna.Study:
+    """The study of a sweep, `study.journal` in its folder (`optuna-dashboard <sweep>/study.journal` shows it, too).
 
-    One that is there keeps the directions that it was made with; one without a folder is in memory.
+    One that is there keeps the directions that it was made with; one without a folder is in memory. `backend` is for
+    the sweep itself, its one writer.
     """
     if sweep is None:
         return optuna.create_study(directions=directions)
-    path = sweep / "study.journal"
-    path.with_name(path.name + ".lock").unlink(missing_ok=True)  # a killed sweep's; the folder itself is locked
-    storage = JournalStorage(JournalFileBackend(str(path)))
-    name = next(iter(optuna.get_all_study_names(storage)), sweep.name)  # the folder may have had another name
-    return optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+    storage = Storage(backend or JournalFileBackend(str(sweep / JOURNAL)))
+    for name in optuna.get_all_study_names(storage):  # the folder may have had another name
+        return optuna.load_study(storage=storage, study_name=name)
+    return optuna.create_study(storage=storage, study_name=sweep.name, directions=directions)
 
 
 def make_sampler(config: Mapping[str, Any], offset: int = 0) -> optuna.samplers.BaseSampler:

@@ -23,6 +23,7 @@ from sweeps.pages.render import choice, duration, figures, moment, render, score
 from sweeps.report import Sweep, Trial
 
 FOLD = 50  # rows of the leaderboard that are not folded away
+MOST_ROWS = 1000  # a page of 10,000 takes a browser many seconds
 FEW = 30  # trials up to which importances are a hint
 
 
@@ -60,7 +61,8 @@ def context(sweep: Sweep) -> dict[str, Any]:
         "metrics": plots.metrics(sweep) if epochs else [],
         "parameters": parameter_plots(sweep, axis),
         "columns": columns,
-        "rows": rows,
+        "rows": rows[:MOST_ROWS],
+        "unlisted": max(0, len(rows) - MOST_ROWS),
         "fold": FOLD,
         "footer": footer(sweep),
     }
@@ -227,13 +229,16 @@ def parameter_plots(sweep: Sweep, axis: plots.Axis) -> list[dict[str, Any]]:
     if scored and names:
         told = "Those that passed are solid and green, the others dotted, the fainter the further from the gate."
         told = told if sweep.gate.rules else "The fainter, the lower its score."
-        coordinates |= {"note": f"A line a trial. {told}", "least": 104 * (1 + len(names))}
+        most = parameters.MOST_LINES
+        whose = f"A line for each of the best {most} trials." if len(scored) > most else "A line a trial."
+        coordinates |= {"note": f"{whose} {told}", "least": 104 * (1 + len(names))}
         coordinates |= {"figure": parameters.draw_coordinates(study, axis)}
         importance["note"] = "All trials have the same score, which says nothing about parameters."
     if found := parameters.importances(study):
+        rested = min(len(scored), parameters.MOST_LEAVES)
         hint = " So few are a hint, no more." if len(scored) < FEW else ""
         importance["note"] = (
-            f"They rest on {len(scored)} trials: how much of what sets their scores apart goes with each parameter "
+            f"They rest on {rested} trials: how much of what sets their scores apart goes with each parameter "
             f"(fANOVA).{left_out(study, found)}{hint}"
         )
         importance["figure"] = parameters.draw_importances(found)

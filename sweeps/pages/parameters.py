@@ -15,11 +15,14 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.importance import FanovaImportanceEvaluator
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeps.pages.plots import AXIS, STYLES, TITLE, Axis, Figure
 from sweeps.pages.render import choice, score
 from sweeps.report import Sweep, Trial
+
+MOST_LINES = 500  # of parallel coordinates
+MOST_LEAVES = 200  # trials that importances rest on: their time grows with the square, 200 take 2 s and 1,000 take 23
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -29,11 +32,11 @@ def make_study(sweep: Sweep, axis: Axis) -> optuna.Study:
     shapes = distributions(sweep)
     names = short_names(list(shapes))
     study = optuna.create_study(direction="maximize")
-    for trial in in_order(sweep.trials):
-        while len(study.get_trials(deepcopy=False)) < number(trial):
-            study.add_trial(create_trial(state=TrialState.FAIL))  # never began: numbers stay those of the folders
-        height = axis(trial.score)
-        if height is None:
+    begun = {number(trial): trial for trial in sweep.trials}
+    for index in range(max(begun, default=-1) + 1):
+        trial = begun.get(index)  # none for one that never began: numbers stay those of the folders
+        height = axis(trial.score) if trial else None
+        if trial is None or height is None:
             study.add_trial(create_trial(state=TrialState.FAIL))
             continue
         chosen = {key: plain_choice(trial.values[key]) for key in shapes if key in trial.values}
@@ -74,10 +77,17 @@ def importances(study: optuna.Study) -> dict[str, float]:
     varied = {name for trial in scored for name in trial.params}
     if len({trial.value for trial in scored}) < 2 or not varied:
         return {}
+    some = optuna.create_study(direction="maximize")
+    some.add_trials(evenly(scored, MOST_LEAVES))
     # Of Optuna's evaluators not its default, which asks what sets the best tenth apart: of 16 trials, two.
-    found = optuna.importance.get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+    found = optuna.importance.get_param_importances(some, evaluator=FanovaImportanceEvaluator(seed=0))
     known = {name: float(value) for name, value in found.items() if math.isfinite(value)}
     return dict(sorted(known.items(), key=lambda one: (-one[1], one[0]))) if sum(known.values()) > 0 else {}
+
+
+def evenly(trials: list[FrozenTrial], most: int) -> list[FrozenTrial]:
+    """At most so many of them, from the first to the last."""
+    return [trials[index * len(trials) // most] for index in range(most)] if len(trials) > most else trials
 
 
 def draw_importances(found: dict[str, float]) -> Figure:
@@ -117,7 +127,8 @@ def draw_history(study: optuna.Study, sweep: Sweep, axis: Axis) -> Figure:
 
 
 def draw_coordinates(study: optuna.Study, axis: Axis) -> Figure:
-    """A line a trial through its parameters; those that passed stand out."""
+    """A line a trial through its parameters, of the best where there are many; those that passed stand out."""
+    study = _best(study, MOST_LINES)
     figure = _plain(optuna.visualization.plot_parallel_coordinate(study, target_name="score"))
     lines = [trace for trace in figure["data"] if trace["mode"] == "lines" and "customdata" in trace]
     scored = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -151,6 +162,14 @@ def draw_coordinates(study: optuna.Study, axis: Axis) -> Figure:
     margin = {"l": 16, "r": 16, "t": 16, "b": 48}
     figure["layout"] = {**kind, "annotations": kept, "showlegend": False, "height": 420, "margin": margin}
     return figure
+
+
+def _best(study: optuna.Study, most: int) -> optuna.Study:
+    scored = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    best = sorted(scored, key=lambda trial: trial.value or 0.0, reverse=True)[:most]
+    found = optuna.create_study(direction="maximize")
+    found.add_trials(sorted(best, key=lambda trial: trial.number))
+    return found
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
