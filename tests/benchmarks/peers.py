@@ -76,7 +76,7 @@ def first_pass(found: list[Row], began: float, cap: float) -> Row:
     """When the first trial passed, and how many epochs all had trained by then; the cap and all epochs if none did."""
     passed = next((one["time"] for one in found if one["outcome"] == "passed"), None)
     until = passed or began + cap
-    first = found[0]["time"] - seconds(found[0])
+    first = min(one["time"] - seconds(one) for one in found)
     return {
         "passed": passed is not None,
         "wall": until - began,
