@@ -45,19 +45,24 @@ class Checkpoint:
             raise DamagedCheckpoint(f"checkpoint {self.path}: cannot read {STATE} ({error.strerror})") from error
 
 
-def save(directory: Path, state: dict[str, Any], meta: dict[str, Any]) -> Checkpoint:
-    """Write `state` and `meta` (with at least an `epoch`) as `directory`, whole or not at all."""
+def save(directory: Path, state: dict[str, Any], meta: dict[str, Any], sync: bool = True) -> Checkpoint:
+    """Write `state` and `meta` (with at least an `epoch`) as `directory`, whole or not at all.
+
+    Without `sync` a machine that loses its power, and only that, may leave a damaged one.
+    """
     aside = directory.with_name(f".{directory.name}.{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     torch.save(state, aside / STATE)
-    meta = {**meta, "sha256": _checksum(aside / STATE)}
+    meta = {**meta, "sha256": _checksum(aside / STATE), "synced": sync}
     (aside / META).write_text(json.dumps(plain(meta), indent=1) + "\n")
-    for file in (aside / STATE, aside / META, aside):
-        _sync(file)
+    if sync:
+        for file in (aside / STATE, aside / META, aside):
+            _sync(file)
     shutil.rmtree(directory, ignore_errors=True)  # an epoch that a resumed run trains again
     aside.rename(directory)
-    _sync(directory.parent)
+    if sync:
+        _sync(directory.parent)
     return Checkpoint(directory, meta)
 
 
@@ -90,7 +95,7 @@ def best(folder: Path) -> Checkpoint | None:
 
 
 def prune(folder: Path, keep_last: int) -> None:
-    """Keep the last `keep_last`, the one of the best score, and the one that passed; delete the others.
+    """Keep the last `keep_last`, the last synced, the one of the best score and the one that passed; delete the rest.
 
     What a killed process left half-written goes too: a folder has one writer.
     """
@@ -98,8 +103,9 @@ def prune(folder: Path, keep_last: int) -> None:
         shutil.rmtree(aside)
     checkpoints = sorted(_readable(folder), key=lambda one: one.epoch)
     top = max(checkpoints, key=lambda one: one.meta.get("score", 0.0), default=None)
+    synced = next((one for one in reversed(checkpoints) if one.meta.get("synced", True)), None)
     for checkpoint in checkpoints[: max(0, len(checkpoints) - keep_last)]:
-        if checkpoint is not top and checkpoint.meta.get("outcome") != "passed":
+        if checkpoint not in (top, synced) and checkpoint.meta.get("outcome") != "passed":
             shutil.rmtree(checkpoint.path)
 
 

@@ -18,6 +18,7 @@ from core.checkpoint import META
 
 JOURNAL = "study.journal"
 Version = tuple[int, int]
+SYNC_SECONDS = 1.0  # of training that a machine's loss of power may cost
 OF_TRIALS = ("checkpoints", "figures")  # what trials write; all else in a sweep's folder is the driver's
 
 
@@ -94,7 +95,7 @@ class Workplace:
 
     def __init__(self, storage: str | None, trial: Path) -> None:
         self.store = Store(storage, trial.parent.name, trial.name) if storage else None
-        self.folder = trial
+        self.folder, self.synced = trial, time.monotonic()
         if self.store is None:
             return
         self.folder = Path(tempfile.mkdtemp(prefix=f"gatesweep-{trial.name}-"))
@@ -105,6 +106,13 @@ class Workplace:
                 self.sent[name] = version(self.folder / name)
         self.uploads = ThreadPoolExecutor(1)
         self.last: Future[None] | None = None
+
+    def sync_is_due(self) -> bool:
+        """Whether it is time for a checkpoint to reach the disk itself, which can take as long as a short epoch."""
+        due = time.monotonic() - self.synced >= SYNC_SECONDS
+        if due:
+            self.synced = time.monotonic()
+        return due
 
     def push(self) -> None:
         """Begin to send what has changed."""

@@ -70,16 +70,17 @@ def keep(place: Workplace, trainable: Trainable, data: Data, config: dict[str, A
     if figures.due(config["figures"], epoch):
         figures.draw(place.folder, trainable, data, config, epoch)
     if epoch.outcome not in CUT_SHORT:
-        save(checkpoints / f"epoch_{epoch.index:04d}", epoch, batch=layout(next(iter(data.val()), ())))
+        sync = place.sync_is_due() or epoch.outcome is not None
+        save(checkpoints / f"epoch_{epoch.index:04d}", epoch, sync, batch=layout(next(iter(data.val()), ())))
         checkpoint.prune(checkpoints, config["training"]["keep_checkpoints"])
     place.push()
     if epoch.outcome:
         place.arrived()
 
 
-def save(directory: Path, epoch: Epoch, **facts: Any) -> None:
+def save(directory: Path, epoch: Epoch, sync: bool = True, **facts: Any) -> None:
     meta = {"epoch": epoch.index, "outcome": epoch.outcome, "score": epoch.score, "metrics": epoch.metrics}
-    checkpoint.save(directory, epoch.state(), meta | facts)
+    checkpoint.save(directory, epoch.state(), meta | facts, sync)
 
 
 def main() -> None:

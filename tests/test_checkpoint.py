@@ -207,6 +207,16 @@ def test_pruning_keeps_the_last_the_best_and_the_one_that_passed(
     assert kept(tmp_path) == left
 
 
+def test_a_checkpoint_that_is_synced_outlives_later_ones_that_are_not(tmp_path: Path) -> None:
+    for epoch in range(1, 7):
+        checkpoint.save(tmp_path / f"epoch_{epoch}", {}, {"epoch": epoch, "score": epoch - 9.0}, sync=epoch == 2)
+        checkpoint.prune(tmp_path, keep_last=2)
+    assert [one.name for one in sorted(tmp_path.iterdir())] == ["epoch_2", "epoch_5", "epoch_6"]
+    write(tmp_path, 7, score=-1.0)
+    checkpoint.prune(tmp_path, keep_last=1)
+    assert [one.name for one in tmp_path.iterdir()] == ["epoch_0007"]
+
+
 def test_pruning_every_epoch_still_keeps_the_best(tmp_path: Path) -> None:
     scores = [-3.0, -0.5, -2.0, -1.0, -4.0, -0.6]
     for epoch, score in enumerate(scores, 1):

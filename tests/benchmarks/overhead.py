@@ -1,15 +1,12 @@
-"""What a trial costs beside its training: `python -m tests.benchmarks.overhead [--nested N]`.
+"""What a trial costs beside its training, and how long it waits for a decision: `python -m tests.benchmarks.overhead`.
 
-The same trivial trial (three epochs; with --work, so many seconds of sleep in all) under gatesweep, under plain
-Optuna in one process, and under Ray's documented pattern, a Tune function that fits a one-worker TorchTrainer. One
-trial at a time.
+The same trivial trial (three epochs; with --work, so many seconds of sleep in all) under gatesweep and under its peers,
+each in a process of its own, one trial at a time, in turns. `optuna_alone` is in one process, without storage.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import tempfile
 import time
 from importlib.metadata import version
@@ -18,120 +15,81 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import sweeps  # sets Ray's environment before anything imports it  # noqa: F401  isort: skip
-
-import optuna
-import ray
-import ray.train
-from ray import tune
-from ray.train.torch import TorchConfig, TorchTrainer
-from ray.tune.integration.ray_train import TuneReportCallback
-
-from core.loop import fit
-from core.record import read_events
-from sweeps.cluster import start_ray
-from sweeps.config import build, load, override
-from sweeps.report import trial_folders
-from sweeps.run import sweep
-from sweeps.schema import make_settings
+from tests.benchmarks.peers import end, read_lines
+from tests.benchmarks.systems import DECISIONS, SYSTEMS, prepare, start
+from tests.benchmarks.trained import LOG
 from tests.conftest import trivial
 
 EPOCHS = 3
+Row = dict[str, Any]
 
 
-def gatesweep(config: dict[str, Any]) -> list[float]:
-    """The moments at which trials ended, the first of them the start."""
-    began = time.time()
-    with contextlib.redirect_stdout(io.StringIO()):
-        sweep(config)
-    folder = (Path(config["results"]) / "latest").resolve()
-    return [began, *sorted(read_events(trial / "events.jsonl")[-1]["time"] for trial in trial_folders(folder))]
+def run(system: str, trials: int, work: float) -> Row:
+    """One sweep, timed by its trials: when each ended, and how long it stood between two epochs, in seconds."""
+    with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
+        place, log = Path(folder) / "sweep", Path(folder) / "timed.jsonl"
+        fields = {"_target_": "tests.benchmarks.timed.Timed", "log": str(log), "epoch_seconds": work / EPOCHS}
+        options = [f"num_samples={trials}", f"training.max_epochs={EPOCHS}", "scheduler=none", "max_concurrent=1"]
+        # out of reach, so that every trial trains its three epochs
+        given = [*trivial(Path(folder), None, **fields), *options, "gate.thresholds={val/closeness:'> 2'}"]
+        prepare(place, given)
+        began = time.time()
+        processes = start(system, place, given)
+        try:
+            for one in processes:
+                one.wait(600)
+        finally:
+            end(processes)
+        ends = [line["time"] for line in read_lines(log) if line["epoch"] == EPOCHS][:trials]
+        assert len(ends) == trials, (place / "output.txt").read_text()[-3000:]
+        between = [later - earlier - work for earlier, later in pairwise(ends)]
+        waits = [
+            later["began"] - earlier["time"]
+            for earlier, later in pairwise(read_lines(log))
+            if later["run"] == earlier["run"]
+        ]
+        return {"first": ends[0] - began - work, "between": between, "waits": waits, "decided": decided(place)}
 
 
-def plain_optuna(config: dict[str, Any], trials: int) -> list[float]:
-    ends = [time.time()]
-
-    def objective(trial: optuna.Trial) -> float:
-        chosen = override(config, {"trainable.lr": trial.suggest_float("lr", 1e-4, 1.0, log=True)})
-        trainable, data = build(chosen)
-        last = list(fit(trainable, data, make_settings(chosen)))[-1]
-        ends.append(time.time())
-        return last.metrics["val/loss"]
-
-    optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0)).optimize(objective, n_trials=trials)
-    return ends
+def decided(place: Path) -> list[float]:
+    """How long after an epoch its decision came, of systems whose trials do not wait for it."""
+    told = {(line["trial"], line["epoch"]): line["time"] for line in read_lines(place / LOG)}
+    return [line["time"] - told[line["trial"], line["epoch"]] for line in read_lines(place / DECISIONS)]
 
 
-def train_worker(config: dict[str, Any]) -> None:
-    trainable, data = build(config)
-    for epoch in fit(trainable, data, make_settings(config), wrap=ray.train.torch.prepare_model):
-        ray.train.report({"score": epoch.score, "epoch": epoch.index})
-
-
-def nested(config: dict[str, Any], trials: int, folder: str) -> list[float]:
-    """https://docs.ray.io/en/latest/train/user-guides/hyperparameter-optimization.html"""
-    ends = [time.time()]
-
-    class Ends(tune.Callback):
-        def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-            ends.append(time.time())
-
-    def driver(values: dict[str, Any]) -> None:
-        TorchTrainer(
-            train_worker,
-            train_loop_config=override(config, {"trainable.lr": values["lr"]}),
-            torch_config=TorchConfig(backend="gloo"),
-            scaling_config=ray.train.ScalingConfig(num_workers=1),
-            run_config=ray.train.RunConfig(
-                name=tune.get_context().get_trial_id(), storage_path=folder, callbacks=[TuneReportCallback()]
-            ),
-        ).fit()
-
-    tune.run(
-        tune.with_resources(driver, {"CPU": 0.01}),
-        config={"lr": tune.loguniform(1e-4, 1.0)},
-        num_samples=trials,
-        max_concurrent_trials=1,
-        storage_path=folder,
-        verbose=0,
-        callbacks=[Ends()],
-    )
-    return ends
-
-
-def row(name: str, ends: list[float], work: float) -> tuple[str, float, float, float]:
-    """Name, whole wall time, start until the first trial's end, and the median from end to end less its work."""
-    steady = median(later - earlier for earlier, later in pairwise(ends[1:]))
-    return name, ends[-1] - ends[0], ends[1] - ends[0], steady - work
+def cell(values: list[float]) -> str:
+    """Median and 95th percentile, in milliseconds."""
+    ordered = sorted(values)
+    if not ordered:
+        return "-"
+    return f"{1000 * median(ordered):.1f} / {1000 * ordered[int(0.95 * (len(ordered) - 1))]:.1f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--systems", nargs="+", default=["gatesweep", *SYSTEMS], choices=["gatesweep", *SYSTEMS])
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--nested", type=int, default=20, help="trials of Ray's pattern, at some 25 s each; 0: none")
+    parser.add_argument("--slow", type=int, default=8, help="trials of train_in_tune, at some 25 s each")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", type=float, default=0.0, help="seconds of sleep in each trial")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        options = [f"num_samples={arguments.trials}", f"training.max_epochs={EPOCHS}", "scheduler=none"]
-        # out of reach, so that every trial trains its three epochs
-        options += ["gate.thresholds={val/closeness:'> 2'}", f"+trainable.epoch_seconds={arguments.work / EPOCHS}"]
-        config = load([*trivial(Path(folder)), *options])
-        rows = [row("plain Optuna, in process", plain_optuna(config, arguments.trials), arguments.work)]
-        began = time.time()
-        start_ray(config)
-        started = time.time() - began
-        ends = gatesweep(config)
-        rows.append(row("gatesweep, direct", ends, arguments.work))
-        if arguments.nested:
-            found = nested(config, arguments.nested, folder)
-            rows.append(row(f"Tune + TorchTrainer ({arguments.nested} trials)", found, arguments.work))
-        ray.shutdown()
+    rows: dict[str, list[Row]] = {system: [] for system in arguments.systems}
+    for _ in range(arguments.rounds):
+        for system in arguments.systems:
+            trials = arguments.slow if system == "train_in_tune" else arguments.trials
+            rows[system].append(run(system, trials, arguments.work))
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "ray", "optuna"))
-    print(f"{arguments.trials} trials of {EPOCHS} epochs, {arguments.work:g} s of work each; {packages}")
-    print(f"ray.init {started:.1f} s, in none of the rows")
-    print(f"{'':38}{'wall s':>9}{'first trial s':>15}{'overhead a trial s':>20}")
-    for name, wall, first, overhead in rows:
-        print(f"{name:38}{wall:9.2f}{first:15.2f}{overhead:20.4f}")
+    print(
+        f"{arguments.rounds} x {arguments.trials} trials of {EPOCHS} epochs, {arguments.work:g} s of work; {packages}"
+    )
+    print("| | first trial's end s | a trial ms: median of rounds (of each) | waits ms: median / 95 % | decided ms |")
+    print("|---|---|---|---|---|")
+    for system, found in rows.items():
+        each = [1000 * median(row["between"]) for row in found]
+        first = f"{median(row['first'] for row in found):.1f}"
+        cost = f"{median(each):.1f} ({', '.join(f'{one:.1f}' for one in each)})"
+        waits, late = (cell([value for row in found for value in row[name]]) for name in ("waits", "decided"))
+        print(f"| {system} | {first} | {cost} | {waits} | {late} |")
 
 
 if __name__ == "__main__":
