@@ -151,12 +151,15 @@ def tune_sweep(folder: Path, config: dict[str, Any], points: Space, recorder: Re
     )
 
 
-def _shape(config: dict[str, Any], points: Space, folder: Path) -> tuple[Any, Any, list[tune.Callback]]:
+def _shape(
+    config: dict[str, Any], points: Space, folder: Path
+) -> tuple[Any, tune.PlacementGroupFactory, list[tune.Callback]]:
     """What Tune runs a trial as, what it reserves for one, and who clears up after it."""
     resources = config["resources"]
     config = {**config, "shared": shared.name()}  # what the trials' processes are told, and no record holds
     if not several_workers(config, points):
-        reserved = {"cpu": resources["cpus_per_worker"], "gpu": resources["gpus_per_worker"]}
+        bundle = {"CPU": resources["cpus_per_worker"], "GPU": resources["gpus_per_worker"]}
+        reserved = tune.PlacementGroupFactory([bundle])
         trial = DirectTrial if resources["stack"] == 1 else stacked.StackTrial
         return tune.with_parameters(trial, base=config, sweep=str(folder)), reserved, []
     from sweeps.group import TrainTrial  # here, for Ray Train takes two seconds to import

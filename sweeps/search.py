@@ -8,6 +8,7 @@ import math
 import warnings
 from bisect import bisect
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -202,11 +203,16 @@ def make_sampler(config: Mapping[str, Any], offset: int = 0) -> optuna.samplers.
     node = dict(config["search"]["sampler"])
     target = locate("search.sampler", node)
     del node["_target_"]
-    accepted = inspect.signature(target).parameters
+    accepted = _parameters(target)
     for name in node:
         if name not in accepted:
             raise ValueError(f"search.sampler.{name}: unknown key, expected one of {', '.join(accepted)}")
     return target(**node, seed=config["seed"] * 100_003 + offset)
+
+
+@cache
+def _parameters(target: Any) -> Mapping[str, Any]:
+    return inspect.signature(target).parameters
 
 
 def is_exhaustive(config: Mapping[str, Any]) -> bool:

@@ -13,6 +13,30 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher, SearchGenerator
 
 
+class Asked(SearchGenerator):
+    """Makes Tune's trials of what the search suggests, without copying and parsing the experiment for each."""
+
+    resources: tune.PlacementGroupFactory  # one for all, so that no two are compared by their contents
+
+    def create_trial_if_possible(self, experiment_spec: dict[str, Any]) -> Trial | None:
+        trial_id = Trial.generate_id()
+        suggested = self.searcher.suggest(trial_id)
+        if suggested == Searcher.FINISHED:
+            self.set_finished()
+        if not isinstance(suggested, dict):
+            return None
+        self._counter += 1
+        return Trial(
+            experiment_spec["run"],
+            trial_id=trial_id,
+            storage=experiment_spec["storage"],
+            config=suggested,
+            experiment_tag=suggested["trial"],
+            placement_group_factory=self.resources,
+            max_failures=experiment_spec["max_failures"],
+        )
+
+
 class Loop(TuneController):
     """Tune's, without snapshots of its state and without a list of what it did: neither would be read."""
 
@@ -39,7 +63,7 @@ def run(
     stop: tune.Stopper,
     callbacks: list[tune.Callback],
     concurrent: int,
-    resources: Any,
+    resources: tune.PlacementGroupFactory,
     max_failures: int,
 ) -> None:
     """`tune.run` on a sweep, less what serves only who reads Tune's own files afterwards.
@@ -53,10 +77,10 @@ def run(
         stop=stop,
         num_samples=sys.maxsize,  # the search knows
         storage_path=str(folder),
-        resources_per_trial=resources,
         max_failures=max_failures,
     )
-    asked = SearchGenerator(ConcurrencyLimiter(search, max_concurrent=concurrent))
+    asked = Asked(ConcurrencyLimiter(search, max_concurrent=concurrent))
+    asked.resources = resources
     asked.add_configurations([experiment])
     loop = Loop(
         search_alg=asked,
