@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sweeps import config as configuration
 from sweeps.run import sweep
@@ -173,3 +174,11 @@ def test_a_sweep_of_ones_own_graph_runs_from_any_working_directory(tmp_path: Pat
     assert done.stdout.splitlines()[-1].startswith("0 of 2 trials passed")
     summary = json.loads((tmp_path / "results" / "latest" / "summary.json").read_text())
     assert summary["finished"] == 2 and summary["best"]["metrics"]["val/edge_compliance"] >= 0
+
+
+def test_a_configuration_is_written_as_yaml_writes_it() -> None:
+    for name in ("mlp", "circuit_vae", "born_gan"):
+        config = configuration.load([f"experiment={name}", "name=null"])
+        changed = configuration.override(config, {"trainable.lr": 0.5, "seed": 7})
+        for one in (config, changed, config):
+            assert configuration.to_yaml(one) == yaml.safe_dump(one, sort_keys=False)

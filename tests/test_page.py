@@ -248,6 +248,33 @@ def test_importances_find_the_parameter_that_matters_and_say_on_what_they_rest(l
     assert "They rest on 100 trials" in text_of(large)
 
 
+def test_of_very_many_trials_the_best_are_on_the_page_and_it_says_so(
+    large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "MOST_ROWS", 60)
+    monkeypatch.setattr(parameters, "MOST_LINES", 10)
+    monkeypatch.setattr(parameters, "MOST_LEAVES", 40)
+    said, html = text_of(large), (large / "report.html").read_text()
+    assert "The other 40 are in leaderboard.csv" in said and "A line for each of the best 10 trials." in said
+    assert "They rest on 40 trials" in said
+    table = html[html.index('aria-label="leaderboard"') :]
+    board = [row["trial"] for row in report.leaderboard(large)]
+    assert re.findall(r'<a href="(trial_\d+)/">', table) == board[:60]
+    seen = report.read(large)
+    axis = plots.axis_of(seen)
+    study = parameters.make_study(seen, axis)
+    assert len(parameters.draw_coordinates(study, axis)["data"]) == 10
+    best = sorted((trial.value for trial in study.trials if trial.value is not None), reverse=True)[:10]
+    assert sorted((one.value for one in parameters.best(study, 10).trials), reverse=True) == best
+
+
+def test_a_terminal_shows_the_head_of_a_long_leaderboard() -> None:
+    rows = [{"trial": f"trial_{index:04d}", "score": 1.0 - index} for index in range(101)]
+    assert len(report.to_text(rows[:100]).splitlines()) == 101
+    *lines, last = report.to_text(rows).splitlines()
+    assert len(lines) == 51 and "trial_0049" in lines[-1] and last == "... and 51 more, in leaderboard.csv"
+
+
 def test_rungs_and_cut_offs_are_those_of_the_scheduler(tmp_path: Path) -> None:
     scores = [-0.9, -0.8, -0.7, -0.6, -0.5, -0.4, -0.3, -0.2, -0.1]
     trials = [Pretended({}, [(score, {}), (score, {}), (score / 2, {})], "stopped") for score in scores]

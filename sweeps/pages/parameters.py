@@ -128,7 +128,7 @@ def draw_history(study: optuna.Study, sweep: Sweep, axis: Axis) -> Figure:
 
 def draw_coordinates(study: optuna.Study, axis: Axis) -> Figure:
     """A line a trial through its parameters, of the best where there are many; those that passed stand out."""
-    study = _best(study, MOST_LINES)
+    study = best(study, MOST_LINES)
     figure = _plain(optuna.visualization.plot_parallel_coordinate(study, target_name="score"))
     lines = [trace for trace in figure["data"] if trace["mode"] == "lines" and "customdata" in trace]
     scored = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -164,7 +164,8 @@ def draw_coordinates(study: optuna.Study, axis: Axis) -> Figure:
     return figure
 
 
-def _best(study: optuna.Study, most: int) -> optuna.Study:
+def best(study: optuna.Study, most: int) -> optuna.Study:
+    """The study of so many trials, the highest."""
     scored = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     best = sorted(scored, key=lambda trial: trial.value or 0.0, reverse=True)[:most]
     found = optuna.create_study(direction="maximize")
