@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core import checkpoint, rng, stack
-from core.loop import Epoch, fit
+from core.loop import Epoch, Run, fit
 from core.stack import Member, Unstackable, fit_stack
+from core.stack_step import Stack
 from core.trainable import Batch, Losses, Trainable
 from sweeps.config import build, override
 from sweeps.schema import locate, make_settings
@@ -259,7 +260,7 @@ def test_a_stack_that_is_slower_is_none(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_stack_that_no_longer_pays_goes_on_one_by_one_the_nearest_to_the_gate_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(stack, "_seconds", lambda one, batches: 1e-9 if isinstance(one, stack.Stack) else 2e-9)
+    monkeypatch.setattr(stack, "_seconds", lambda one, batches: 1e-9 if isinstance(one, Stack) else 2e-9)
     configs = variants(tiny("mlp", "training.max_epochs=3"))
     order: list[int] = []
     built = [(*build(config), rng.state()) for config in configs]
@@ -281,9 +282,9 @@ def test_constants_that_no_checkpoint_holds_are_not_stacked() -> None:
             self.register_buffer("kept", torch.zeros(3))
 
     configs = variants(tiny("circuit_vae"))
-    runs = [stack.Run(build(config)[0], make_settings(config), lambda module: module) for config in configs]
+    runs = [Run(build(config)[0], make_settings(config), lambda module: module) for config in configs]
     for run in runs:
         run.trainable.add_module("scaled", Scaled())
-    made = stack.Stack(runs)
+    made = Stack(runs)
     assert "scaled.scale" not in made.buffers and made.buffers["scaled.kept"].shape == (3, 3)
     assert made.buffers["weight_kl"].shape == (3,)  # a hyperparameter in which they differ

@@ -15,7 +15,7 @@ import torch
 
 from core import rng
 from core.loop import Run
-from core.stack import Stack
+from core.stack_step import Stack
 from core.trainable import owns_step
 from sweeps.config import build, load, override
 from sweeps.schema import make_settings
