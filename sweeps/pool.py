@@ -10,15 +10,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import optuna
 import yaml
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 
 from core.record import Event, plain, read_events
 from core.trainable import Metrics
-from sweeps import report
+from sweeps import report, warm
 from sweeps.schema import make_gate, read_config
+from sweeps.search import open_study
 
 WHOLE = ("passed", "finished", "diverged", "failed")  # the outcomes of trials that ran to their end
 CURVES = "curves.json.gz"  # what `save` writes beside config.yaml
@@ -72,10 +70,8 @@ def read(folder: Path) -> Pool:
             )
     if not trials:
         raise ValueError(f"{folder}: got no trials, expected some that ran to their end")
-    study = optuna.load_study(
-        study_name=None, storage=JournalStorage(JournalFileBackend(str(folder / "study.journal")))
-    )
-    params = {f"trial_{trial.number:04d}": trial.params for trial in study.get_trials(deepcopy=False)}
+    asked = [trial for trial in open_study(folder).get_trials(deepcopy=False) if warm.ORIGIN not in trial.user_attrs]
+    params = {f"trial_{number:04d}": trial.params for number, trial in enumerate(asked)}
     gate = make_gate(config)
     ends = ("", "_low", "_high") if gate.bound == "wilson" else ("",)
     reads = {name + end for name in gate.reads for end in ends}
