@@ -4,6 +4,9 @@ Sweeps of the trivial trainable, two trials at a time, each sweep in a process o
 scheduler, up to three under ASHA. Trials have processes of their own, so the driver's processor time is that of Tune's
 loop, the study, the recorder, the scheduler and Ray's core, all threads together; `main` is its main thread alone.
 `end` is the summary, the leaderboard and the page; `resume` is what a sweep that is complete needs to find that out.
+
+`--after 1000 10000` shows growth in minutes: a folder of so many trials is written as a sweep writes it, without
+training, and the sweep is resumed for 350 real ones, of which the last 300 count.
 `--profile` prints where the main thread's time goes, and no table.
 """
 
@@ -13,7 +16,9 @@ import argparse
 import contextlib
 import cProfile
 import io
+import math
 import multiprocessing
+import os
 import pstats
 import resource
 import tempfile
@@ -27,10 +32,16 @@ from typing import Any
 import sweeps  # sets Ray's environment before anything imports it  # noqa: F401  isort: skip
 
 import ray
+import yaml
 
+from core.record import Record
 from sweeps import run
 from sweeps.cluster import start_ray
 from sweeps.config import load
+from sweeps.recording import Recorder
+from sweeps.schema import make_gate
+from sweeps.search import Search
+from sweeps.space import read
 from tests.conftest import trivial
 
 COLUMNS = "search | scheduler | trials | epochs | wall | CPU | main | start s | end s | resume s | peak MB"
@@ -80,9 +91,65 @@ def measure(trials: int, search: str, scheduler: str, options: list[str], profil
     return f"| {' | '.join([search, scheduler, f'{trials:,}', f'{epochs:,}', *each, *seconds, peak])} |"
 
 
+def after(trials: int, search: str, scheduler: str, options: list[str], profile: bool) -> str:
+    """The same of 300 trials of a sweep that has had so many."""
+    profiler = cProfile.Profile(time.thread_time) if profile else None
+    ends: list[Moment] = []
+    asks: list[Moment] = []
+    end, suggest = Recorder._end, Search.suggest
+
+    def ended(*arguments: Any) -> None:
+        end(*arguments)
+        ends.append(now())
+
+    def asked(*arguments: Any) -> Any:
+        asks.append(now())
+        return suggest(*arguments)
+
+    with tempfile.TemporaryDirectory() as results:
+        chosen = [f"num_samples={trials + 350}", f"search={search}", f"scheduler={scheduler}", "max_concurrent=2"]
+        chosen += ["grace_period=1", f"training.max_epochs={3 if scheduler == 'asha' else 1}", *options]
+        folder = Path(results) / "sweep"
+        config = load(trivial(Path(results), None, *chosen))
+        grow(config, load(trivial(Path(results), None, *chosen, "search=random")), folder, trials)
+        Recorder._end, Search.suggest = ended, asked  # type: ignore[method-assign]
+        start_ray(config)
+        began, *_, last = timed(load([f"resume={folder}"]), profiler)
+        ray.shutdown()
+    if profiler:
+        text = io.StringIO()
+        pstats.Stats(profiler, stream=text).sort_stats("tottime").print_stats(40)
+        return text.getvalue()
+    each = [f"{1000 * (then - before) / 300:.1f}" for before, then in zip(ends[49], ends[349], strict=True)]
+    peak = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}"
+    ready, over = f"{asks[0][0] - began[0]:.1f}", f"{last[0] - ends[349][0]:.1f}"
+    return f"| {' | '.join([search, scheduler, f'after {trials:,}', '', *each, '', over, ready, peak])} |"
+
+
+def grow(config: dict[str, Any], drawn: dict[str, Any], folder: Path, trials: int) -> None:
+    """Write a sweep of so many trials that were drawn at random and missed the gate in their only epoch."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    gate, synced = make_gate(config), os.fsync
+    os.fsync = lambda file: None  # type: ignore[assignment]  # nothing here must survive a crash
+    asked = Search(drawn, read(config), gate, folder)
+    for index in range(trials):
+        trial = asked.suggest("")
+        assert isinstance(trial, dict)
+        record = Record(folder / trial["trial"], values=trial["values"], elapsed=float(index))
+        close = 0.8 * math.exp(-abs(math.log10(trial["values"]["trainable.lr"]) + 1))
+        metrics = {"train/loss": 1 - close, "val/loss": 1 / close - 1, "val/closeness": close, "system/seconds": 0.01}
+        facts = {"score": gate.score(metrics), "outcome": "finished", "reason": None, "elapsed": index + 0.5}
+        record.epoch(1, metrics, [0.1] * 4, **facts)
+        record.end("finished", None, gate)
+        asked.tell(trial["trial"], "finished", 1, metrics)
+    os.fsync = synced
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="+", default=[100, 300, 1000, 3000, 10000])
+    parser.add_argument("--after", type=int, nargs="+", default=[])
     parser.add_argument("--search", nargs="+", default=["random", "tpe"])
     parser.add_argument("--scheduler", nargs="+", default=["none", "asha"])
     parser.add_argument("--profile", action="store_true")
@@ -92,8 +159,9 @@ def main() -> None:
     print(f"milliseconds a trial; {packages}\n| {COLUMNS} |\n|{'---|' * len(COLUMNS.split('|'))}", flush=True)
     alone = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=alone, max_tasks_per_child=1) as one_by_one:
-        for search, scheduler, trials in product(given.search, given.scheduler, given.trials):
-            found = one_by_one.submit(measure, trials, search, scheduler, given.options, given.profile)
+        act, sizes = (after, given.after) if given.after else (measure, given.trials)
+        for search, scheduler, trials in product(given.search, given.scheduler, sizes):
+            found = one_by_one.submit(act, trials, search, scheduler, given.options, given.profile)
             print(found.result(), flush=True)
 
 
