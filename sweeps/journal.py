@@ -17,7 +17,7 @@ class Journal(JournalFileBackend):
     """Optuna's file, without a lock for every line (the sweep's folder is locked), and without reading it back.
 
     A line leaves this process at once, so a kill loses none; `sync` makes those so far outlive the machine as well. A
-    trial takes eight to a dozen lines, and nobody acts on a part of them.
+    trial takes five to a dozen lines, and nobody acts on a part of them.
     """
 
     def __init__(self, path: Path) -> None:
