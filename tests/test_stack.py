@@ -40,20 +40,27 @@ LOOSE = {"mlp, bf16": 2e-2}  # rounding alone makes 1e-2 of it
 
 @contextmanager
 def equal_draws() -> Iterator[None]:
-    """The same random numbers for tensors of the same shape, whoever draws them: torch's own differ under vmap."""
+    """The same noise for tensors of the same shape, whoever draws it: torch's own differs under vmap.
 
-    def drawn(draw: Callable[..., np.ndarray]) -> Callable[..., Tensor]:
+    What comes from a generator stays as it is: data, which are kept for all tests of a process.
+    """
+
+    def noise(draw: Callable[..., np.ndarray], own: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def draws(*shape: Any, generator: torch.Generator | None = None, **options: Any) -> Tensor:
+            if generator is not None:
+                return own(*shape, generator=generator, **options)
             size = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
-            return torch.from_numpy(draw(np.random.default_rng(7), tuple(size))).to(**options)
+            return torch.from_numpy(draw(np.random.default_rng(7), tuple(size))).to(
+                **{"dtype": torch.float32} | options
+            )
 
         return draws
 
-    rand, randn = drawn(np.random.Generator.random), drawn(np.random.Generator.standard_normal)
+    rand, randn = noise(np.random.Generator.random, torch.rand), noise(np.random.Generator.standard_normal, torch.randn)
     with ExitStack() as patches:
         for name, other in (
-            ("rand", lambda *shape, **options: rand(*shape, **{"dtype": torch.float32} | options)),
-            ("randn", lambda *shape, **options: randn(*shape, **{"dtype": torch.float32} | options)),
+            ("rand", rand),
+            ("randn", randn),
             ("rand_like", lambda x: rand(x.shape, dtype=x.dtype)),
             ("randn_like", lambda x: randn(x.shape, dtype=x.dtype)),
             ("multinomial", lambda x, count, **options: torch.arange(count) % x.shape[-1]),
