@@ -22,6 +22,7 @@ from core.step import TrainStep
 from core.trainable import Batch, Data, Diverged, Mean, Metrics, Trainable, owns_step, samples, to_host
 
 Outcome = Literal["passed", "finished", "diverged", "failed"]  # a sweep adds "stopped": by its scheduler
+NOT_FINITE = "a training loss or its gradient was not finite"
 CUT_SHORT = ("diverged", "failed")  # outcomes whose last epoch may lack metrics, and is no checkpoint
 
 
@@ -194,7 +195,7 @@ class Run:
         metrics |= {f"train/{name}": value for name, value in self.step.norms.means(norms).items()}
         metrics |= {"system/train_seconds": seconds, "system/samples_per_second": count / seconds}
         if not everywhere(all(map(math.isfinite, finite))):
-            raise Diverged("a training loss or its gradient was not finite")
+            raise Diverged(NOT_FINITE)
 
     def validate(self, data: Data, metrics: Metrics) -> None:
         self.trainable.eval()

@@ -20,6 +20,10 @@ from core.trainable import Batch, Losses, Mean, Metrics, samples
 Share = tuple[Metrics, list[float], bool]  # of a member in an epoch: metrics, the loss of every step, all finite
 
 
+class Unstackable(Exception):
+    """Says why trainables cannot train as one stack, or had better not."""
+
+
 class Stack:
     """The tensors of all members, and their steps."""
 
@@ -32,6 +36,8 @@ class Stack:
         self.optimizers = [_adamw(run) for run in runs]
         groups = [optimizer.param_groups[0] for optimizer in self.optimizers]
         self.betas, self.eps = groups[0]["betas"], groups[0]["eps"]
+        if any((group["betas"], group["eps"]) != (self.betas, self.eps) for group in groups):
+            raise Unstackable("the optimizers differ in more than learning rate and weight decay")
         self.initial, self.decays = (
             torch.tensor([[group[name]] for group in groups], device=self.device)
             for name in ("initial_lr", "weight_decay")
@@ -56,7 +62,7 @@ class Stack:
                 state["exp_avg"], state["exp_avg_sq"] = first.view_as(param), second.view_as(param)
                 param.data = weights.view_as(param)
         if len(counts) > 1:
-            raise ValueError(f"the optimizers took different numbers of steps: {sorted(counts)}")
+            raise Unstackable(f"the optimizers took different numbers of steps: {sorted(counts)}")
         self.count = int(counts.pop())
         self.flat.requires_grad_()
 
@@ -74,7 +80,10 @@ class Stack:
         return stacked
 
     def train(self, batches: Sequence[Batch]) -> list[Share]:
-        """One pass over the batches: each member's metrics, the loss of every step, and whether all were finite."""
+        """One pass over the batches: each member's metrics, the loss of every step, and whether all were finite.
+
+        Seconds are a member's share of the stack's.
+        """
         began, epoch, length = perf_counter(), self.runs[0].epoch, self.settings.max_epochs
         rng.seed_everything(mixed(*[run.seed for run in self.runs], epoch))
         for run in self.runs:
@@ -156,7 +165,7 @@ def _adamw(run: Run) -> AdamW:
     (group, *groups) = optimizer.param_groups
     whole = len(group["params"]) == sum(param.requires_grad for param in run.trainable.parameters())
     if others or groups or type(optimizer) is not AdamW or group["amsgrad"] or group["maximize"] or not whole:
-        raise ValueError(f"optimizers: got {name} and {len(others)} more, expected one plain AdamW of all parameters")
+        raise Unstackable(f"optimizers: got {name} and {len(others)} more, expected one plain AdamW of all parameters")
     return optimizer
 
 

@@ -81,7 +81,7 @@ class Store:
 def _from_uri(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         return fs.FileSystem.from_uri(uri)
-    except (ArrowInvalid, NotImplementedError):  # no scheme of pyarrow's own
+    except (ArrowInvalid, NotImplementedError):  # a scheme that pyarrow has not, or was built without
         opened, root = fsspec.core.url_to_fs(uri)
         return fs.PyFileSystem(fs.FSSpecHandler(opened)), root
 

@@ -78,7 +78,7 @@ def read_vibration(file: Path, key: str) -> NDArray[np.float64]:
     require(file.is_file(), "data.path", str(file), "a file that exists, named relative to the index")
     try:
         found = loadmat(str(file))
-    except (MatReadError, ValueError, NotImplementedError, TypeError) as error:
+    except (MatReadError, ValueError, NotImplementedError, TypeError) as error:  # the third: scipy's, of version 7.3
         raise ValueError(f"data.path: got {str(file)!r}, expected a MATLAB file up to version 7: {error}") from error
     names = [name for name in found if name.endswith(key)]
     here = ", ".join(name for name in found if not name.startswith("__"))
