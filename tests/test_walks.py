@@ -387,6 +387,7 @@ def test_defaults_are_those_of_the_small_preset():
         ({"d_model": 30}, r"trainable\.d_model: got 30, expected a multiple of trainable\.n_heads = 4"),
         ({"d_model": 12}, r"trainable\.d_model: got 12, expected an even multiple of trainable\.n_heads = 4"),
         ({"n_layers": 0}, r"trainable\.n_layers: got 0, expected at least 1"),
+        ({"sampled_every": 0}, r"trainable\.sampled_every: got 0, expected at least 1"),
         ({"dropout": 1.0}, r"trainable\.dropout: got 1\.0, expected a probability below 1"),
         ({"sequences": 201}, r"trainable\.sequences: got 201, expected 1 to 200, the held-out walks"),
     ],
@@ -422,6 +423,16 @@ def test_evaluation_repeats_itself_and_draws_no_global_numbers():
     before = torch.get_rng_state()
     assert trainable.evaluate(data) == trainable.evaluate(data)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_walks_are_sampled_where_that_is_due():
+    data = tiny()
+    trainable = WalkTransformer(data, d_model=16, n_layers=1, n_heads=2, sequences=200, sampled_every=3).eval()
+    trainable.max_epochs = 5
+    for trainable.epoch in range(1, 6):
+        found = trainable.evaluate(data)
+        assert ("sampled_rule_compliance" in found) == (trainable.epoch in (1, 4, 5))
+        assert {"edge_compliance", "rule_compliance", "excess", "loss"} < found.keys()
 
 
 def test_training_learns_the_edges_and_lowers_the_excess():

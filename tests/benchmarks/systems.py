@@ -27,6 +27,7 @@ from tests.benchmarks.trained import CONFIG, Job, append, loss
 
 ROOT = Path(__file__).parents[2]
 DECISIONS = "decisions.jsonl"  # of those systems whose trials do not wait for them
+OURS = {"gatesweep": [], "stacked": ["resources.stack=auto"]}  # and what each asks for
 PROCESSES = ("optuna", "random")  # started once for each trial at a time; the others start those themselves
 
 
@@ -39,8 +40,8 @@ def prepare(folder: Path, overrides: list[str]) -> Job:
 
 def start(name: str, folder: Path, overrides: list[str]) -> list[subprocess.Popen]:
     """Begin a sweep in a folder that was prepared, by the command that a person would type."""
-    if name == "gatesweep":
-        commands = [[str(ROOT / "sweeps" / "run.py"), *overrides, f"results={folder}"]]
+    if name in OURS:
+        commands = [[str(ROOT / "sweeps" / "run.py"), *overrides, *OURS[name], f"results={folder}"]]
     else:
         processes = Job.read(folder).at_once if name in PROCESSES else 1
         module = ["-m", "tests.benchmarks.systems", name, str(folder)]
