@@ -28,8 +28,9 @@ def in_order(heard: Iterable[tuple[float, Seen]]) -> list[list[Seen]]:
 class GateASHA(AsyncHyperBandScheduler):
     """Asynchronous successive halving on the gate's score, at rungs in absolute epochs.
 
-    Of equal scores none is stopped, for nothing says which is the better. A trial whose gated metrics are no numbers is
-    stopped at the first epoch from `grace_period` on.
+    Of equal scores none is stopped, for nothing says which is the better. Nor is one that is as near to the gate, at a
+    rung, as any that cleared it later was there: where many pass, the best third is no measure. A trial whose gated
+    metrics are no numbers is stopped at the first epoch from `grace_period` on.
 
     With several `brackets` (asynchronous Hyperband; no more than there are rungs) later ones spare a trial its first
     rungs. Rungs are keyed by the sweep's own trial names and rebuilt from the record, so that a resumed sweep decides
@@ -63,38 +64,40 @@ class GateASHA(AsyncHyperBandScheduler):
             max_t=max_t,
         )
         self.grace_period = grace_period
+        self.cleared: set[str] = set()  # the trials that cleared the gate once
         self.stopped: set[str] = set()  # of the trials in `seen`
         for together in seen:
             self.stopped |= self.thin(together)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self._trial_info[trial.config["trial"]] = self._bracket(trial.config["trial"])
+        """Nothing: a trial's bracket is drawn by its name."""
 
     def thin(self, together: Sequence[Seen]) -> set[str]:
         """Record epochs that came together; returns whom to stop.
 
         One that comes alone is judged by those before it, as Tune does; those of a stack by each other too.
         """
+        self.cleared |= {name for name, _, score in together if score >= 1}
         stopped = {name for name, epoch, score in together if self._is_hopeless(epoch, score)}
         reached = []
         for name, epoch, score in together:
             bracket = self._bracket(name)
-            if len(together) == 1:
-                if bracket.on_result(SimpleNamespace(trial_id=name), epoch, score) == TrialScheduler.STOP:
-                    stopped.add(name)
-            elif (rung := _rung(bracket, epoch)) is not None and name not in rung:
+            if (rung := _rung(bracket, epoch)) is not None and name not in rung:
+                before = bracket.cutoff(rung)
                 rung[name] = score
-                reached.append((name, score, bracket, rung))
-        stopped |= {name for name, score, bracket, rung in reached if score < bracket.cutoff(rung)}
+                reached.append((name, score, bracket, rung, before))
+        for name, score, bracket, rung, before in reached:
+            cutoff = before if len(together) == 1 else bracket.cutoff(rung)
+            as_near = (rung[one] for one in self.cleared & rung.keys())
+            if cutoff is not None and score < min([cutoff, *as_near]):  # None: nobody was there before
+                stopped.add(name)
         return stopped & {name for name, epoch, _ in together if epoch < self._max_t}  # then it ends by itself
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if "reports" in result:
             return self._thin_stack(tune_controller, trial, result)
-        if result["epoch"] >= self._max_t:  # the trial ends by itself, with its own outcome
-            return TrialScheduler.CONTINUE
-        decision = super().on_trial_result(tune_controller, _named(trial), result)
-        return TrialScheduler.STOP if self._is_hopeless(result["epoch"], result["score"]) else decision
+        stopped = self.thin([(trial.config["trial"], result["epoch"], result["score"])])
+        return TrialScheduler.STOP if stopped else TrialScheduler.CONTINUE
 
     def _thin_stack(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         reports = [(config["trial"], told) for config, told in result["reports"]]
@@ -113,13 +116,13 @@ class GateASHA(AsyncHyperBandScheduler):
         return epoch >= self.grace_period and score <= HOPELESS
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        if "members" not in trial.config:
-            super().on_trial_complete(tune_controller, _named(trial), result)
-        elif reports := result.get("reports"):  # the last ones, of which `on_trial_result` did not hear
-            self.thin([(config["trial"], told["epoch"], told["score"]) for config, told in reports])
+        """Hear of the last epochs, of which `on_trial_result` did not."""
+        alone = [(trial.config, result)] if "score" in result else []  # it may have failed before its first
+        reports = result.get("reports", []) if "members" in trial.config else alone
+        self.thin([(config["trial"], told["epoch"], told["score"]) for config, told in reports])
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        self._trial_info.pop(trial.config["trial"], None)
+        """Nothing: rungs are kept by the trial's name."""
 
     def _bracket(self, name: str) -> Any:
         """A trial's bracket, drawn by its name: e times as likely with every rung it has more than another."""
@@ -130,10 +133,6 @@ class GateASHA(AsyncHyperBandScheduler):
 def _rung(bracket: Any, epoch: int) -> dict[str, float] | None:
     """The highest one that an epoch has reached."""
     return next((recorded for milestone, recorded in bracket._rungs if epoch >= milestone), None)
-
-
-def _named(trial: Any) -> SimpleNamespace:
-    return SimpleNamespace(trial_id=trial.config["trial"])
 
 
 class Population(PopulationBasedTraining):

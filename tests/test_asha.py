@@ -23,8 +23,6 @@ def trial(name: str) -> Any:
 
 def report(scheduler: GateASHA, name: str, epoch: int, score: float) -> str:
     """One result of one trial, as Tune hands it over."""
-    if name not in scheduler._trial_info:
-        scheduler.on_trial_add(None, trial(name))
     return scheduler.on_trial_result(None, trial(name), {"epoch": epoch, "score": score})
 
 
@@ -165,19 +163,29 @@ def test_a_trial_that_completes_stays_on_its_rungs() -> None:
     }
 
 
-def test_a_trial_that_is_removed_or_failed_without_a_score_is_forgotten_quietly() -> None:
+def test_a_trial_that_is_removed_or_failed_without_a_score_leaves_no_trace() -> None:
     scheduler = GateASHA(max_t=10)
     scheduler.on_trial_add(None, trial("a"))
+    scheduler.on_trial_complete(None, trial("a"), {})
     scheduler.on_trial_remove(None, trial("a"))
-    scheduler.on_trial_remove(None, trial("a"))
-    assert "a" not in scheduler._trial_info
+    assert not any(rung for bracket in scheduler._brackets for _, rung in bracket._rungs)
+
+
+def test_who_is_as_near_as_one_that_passed_was_goes_on() -> None:
+    scheduler = GateASHA(max_t=20, grace_period=2)
+    for name, score in [("passes", -0.5), ("a", -0.2), ("b", -0.1)]:
+        assert report(scheduler, name, 2, score) == CONTINUE
+    assert report(scheduler, "before", 2, -0.4) == STOP
+    scheduler.on_trial_complete(None, trial("passes"), {"epoch": 4, "score": 1.2})
+    assert report(scheduler, "as near", 2, -0.5) == CONTINUE
+    assert report(scheduler, "farther", 2, -0.6) == STOP
+    assert report(scheduler, "as near", 6, -0.3) == CONTINUE  # the first there
+    assert report(scheduler, "a", 6, -0.35) == STOP  # the one that passed ended before this rung
 
 
 def test_a_bracket_is_drawn_by_the_name_of_the_trial() -> None:
     def drawn(scheduler: GateASHA) -> dict[str, int]:
-        for name in names:
-            scheduler.on_trial_add(None, trial(name))
-        return {name: scheduler._brackets.index(scheduler._trial_info[name]) for name in names}
+        return {name: scheduler._brackets.index(scheduler._bracket(name)) for name in names}
 
     names = [f"trial_{number:04d}" for number in range(300)]
     first = drawn(GateASHA(max_t=20, brackets=3))
@@ -193,7 +201,7 @@ def test_a_later_bracket_spares_a_trial_the_first_rungs() -> None:
     stopped = {
         name for name in names for score in [-0.1 - names.index(name)] if report(scheduler, name, 1, score) == STOP
     }
-    spared = {name for name in names if scheduler._trial_info[name] is not scheduler._brackets[0]}
+    spared = {name for name in names if scheduler._bracket(name) is not scheduler._brackets[0]}
     assert stopped and spared and not stopped & spared
 
 
