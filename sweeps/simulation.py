@@ -18,7 +18,7 @@ from core.trainable import Metrics
 from sweeps import scheduler
 from sweeps.pool import Curve, Pool
 from sweeps.schema import make_gate
-from sweeps.search import Search, make_sampler
+from sweeps.search import Search
 from sweeps.space import Space, suggest
 
 
@@ -62,7 +62,7 @@ class Proposed:
             return None
         study = self.search.study
         past = study.get_trials(deepcopy=False)
-        draft = optuna.create_study(directions=study.directions, sampler=make_sampler(self.config, len(past)))
+        draft = optuna.create_study(directions=study.directions, sampler=self.search.sampler(len(past)))
         draft.add_trials(past)
         drawn = draft.ask()
         suggest(drawn, self.space, self.search.exhaustive)

@@ -73,14 +73,20 @@ class View(optuna.Study):
 
 
 class Windowed(BaseSampler):
-    """A sampler that looks through a window, as it was when a trial began to be asked for."""
+    """A sampler that looks through a window, as it was when a trial began to be asked for.
 
-    def __init__(self, sampler: BaseSampler, window: Window) -> None:
-        self.sampler, self.window = sampler, window
+    `before`, if given, takes its place until a trial in view has passed.
+    """
+
+    def __init__(self, sampler: BaseSampler, window: Window, before: BaseSampler | None = None) -> None:
+        self.sampler, self.window, self.before = sampler, window, before
         self.view: optuna.Study | None = None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         self.view = self.window.of(study)
+        seen = self.view.get_trials(deepcopy=False)
+        if self.before and not any(one.user_attrs.get("outcome") == "passed" for one in seen):
+            self.sampler = self.before
         return self.sampler.infer_relative_search_space(self.view, trial)
 
     def sample_relative(

@@ -74,3 +74,17 @@ def test_a_view_does_not_depend_on_when_it_was_asked_for() -> None:
         seen = window.of(study).get_trials(deepcopy=False)
     assert [trial.number for trial in seen] == [trial.number for trial in Window().of(study).get_trials(deepcopy=False)]
     assert {trial.number for trial in waiting} <= {trial.number for trial in seen}  # however old
+
+
+def test_until_a_trial_has_passed_another_sampler_draws() -> None:
+    def drawn(windowed: bool, passed: bool, **options: bool) -> list[float]:
+        study = study_of(40)
+        if passed:
+            study.add_trial(create_trial(state=TrialState.PRUNED, user_attrs={"outcome": "passed"}))
+        sampler = TPESampler(seed=1, **options)
+        before = TPESampler(seed=1, multivariate=False)
+        return asked(study, Windowed(sampler, Window(), before) if windowed else sampler)
+
+    for passed in (False, True):
+        assert drawn(True, passed, multivariate=True) == drawn(False, passed, multivariate=passed)
+    assert drawn(False, False, multivariate=False) != drawn(False, False, multivariate=True)
