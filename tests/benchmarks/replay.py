@@ -17,8 +17,11 @@ from pathlib import Path
 from statistics import geometric_mean, mean, quantiles, stdev
 from typing import Any
 
-from sweeps.pool import Pool, read
+from sweeps import simulation, space
+from sweeps.pool import Curve, Pool, read
 from sweeps.replay import Setting, Summary, settings, summarise
+from sweeps.schema import make_gate
+from sweeps.search import Search, make_sampler
 
 POOLS = Path(__file__).parent / "pools"
 SHARES = (0.1, 0.25, 0.4, 0.5, 0.65, 0.8)  # of the epochs, as grace periods
@@ -158,9 +161,59 @@ def samplers(pools: Sequence[Pool], count: int) -> None:
             line(of.name, name, len(passed), f"{mean(passed):.1f} +- {error:.1f}", described(summarise(replicas))[-1])
 
 
+class Landscape:
+    """A space each point of which is the recorded trial nearest to it, as often as a sampler comes there.
+
+    So one may stay for ever with what does not pass, which one that is offered each trial once cannot.
+    """
+
+    def __init__(self, config: dict[str, Any], points: space.Space, curves: list[Curve], together: bool) -> None:
+        self.curves, self.search = curves, Search(config, points, make_gate(config), None)
+        if together:  # Optuna's sampler as it is
+            self.search.sampler = lambda number, like=None: make_sampler(config, number)  # type: ignore[method-assign]
+
+    def ask(self) -> Curve:
+        trial = self.search._ask()
+        self.search.suggestion(trial)
+        return min(self.curves, key=lambda one: simulation.distance(one.params, trial.params, trial.distributions))
+
+    def tell(self, *ended: Any) -> None:
+        self.search.tell(*ended)
+
+
+def searches(pools: Sequence[Pool], count: int) -> None:
+    """Whole searches of such spaces, with today's scheduler: until the first pass, and for 24 trials."""
+    head("experiment", "sampler", "first pass s", "95 % of searches", "none in 150 trials", "passed of 24 trials")
+    for of in (replace(of, concurrent=2) for of in pools if len(of.curves) >= ENOUGH):
+        for name, choice, together in (
+            ("random", "random", False),
+            ("TPE, all values together", "tpe", True),
+            ("TPE, now", "tpe", False),
+        ):
+            first, passed = [], []
+            for most, enough in ((150, 1), (24, None)):
+                (setting,) = settings(of, [f"search={choice}", f"num_samples={most}"])
+                for number in range(count):
+                    config = {**setting.config, "seed": 1000 + 37 * number, "stop_after_passes": enough}
+                    points = space.read(config)
+                    source = Landscape(config, points, of.curves, together)
+                    done = simulation.replay(config, of, points, source)
+                    if enough:
+                        first.append(done.first_pass)
+                    else:
+                        passed.append(done.passed)
+            first.sort()
+            shown = [f"{first[round(share * (count - 1))]:.3g}" for share in (0.5, 0.25, 0.75, 0.95)]
+            error = stdev(passed) / count**0.5
+            within = f"{shown[0]} ({shown[1]} to {shown[2]})"
+            line(of.name, name, within, shown[3], first.count(float("inf")), f"{mean(passed):.1f} +- {error:.1f}")
+
+
 def main() -> None:
-    parts = {"pools": pools, "graces": graces, "halvings": halvings, "sure": sure, "samplers": samplers}
-    replicas = {"graces": 200, "halvings": 50, "sure": 40, "samplers": 20}
+    parts = {
+        "pools": pools, "graces": graces, "halvings": halvings, "sure": sure, "samplers": samplers, "searches": searches
+    }  # fmt: skip
+    replicas = {"graces": 200, "halvings": 50, "sure": 40, "samplers": 20, "searches": 60}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
     parser.add_argument("--pools", nargs="*", help="names of pools; all of them")
