@@ -87,7 +87,7 @@ def command(overrides: list[str]) -> int:
     run.DirectTrial = TimedTrial  # type: ignore[misc]
     log("python and imports", BEGAN)
     timed(run, "start_ray", "start of Ray")
-    timed(run.tune, "run", "tune")
+    timed(run.tuning, "run", "tune")
     timed(report, "write", "summary and report.html")
     timed(run, "_write_page", "summary and report.html")
     timed(run, "_stop_publisher", "publisher")
