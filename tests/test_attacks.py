@@ -192,8 +192,10 @@ def test_two_ways_out_of_a_ring_are_both_found():
     radius = (x - 0.5).norm(dim=1)
     inside = (radius > 0.26) & (radius < 0.44)
     x, radius, labels = x[inside], radius[inside], torch.zeros(int(inside.sum()), dtype=torch.long)
-    for eps in (0.03, 0.06, 0.09):
-        truth = (radius - eps > 0.25) & (radius + eps < 0.45)
+    each = torch.tensor([0.03, 0.06, 0.09], dtype=x.dtype)[torch.arange(len(x)) % 3, None]  # every point its own size
+    for eps in (0.03, 0.06, 0.09, each):
+        reach = eps[:, 0] if isinstance(eps, Tensor) else eps
+        truth = (radius - reach > 0.25) & (radius + reach < 0.45)
         assert (withstands(machine, x, labels, eps) != truth).double().mean() < 0.02
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 Norm = Literal["l2", "linf"]
 TRIES = 200  # random points of a ball, from the worst of which an ascent starts
 AT_ONCE = 2**14  # numbers of such points in one pass through a machine, about
-Size = float | Tensor  # of a perturbation, as a fraction of the inputs' range: a number, or a scalar on the device
+Size = float | Tensor  # of a perturbation, as a fraction of the inputs' range: a number, a scalar, or (B, 1) of points
 
 
 class Classifier(Protocol):
@@ -126,28 +126,23 @@ def worst_start(
 
 @torch.no_grad()
 def withstands(
-    machine: Classifier, x: Tensor, labels: Tensor, eps: float, steps: int = 20, tries: int = TRIES
+    machine: Classifier, x: Tensor, labels: Tensor, eps: Size, steps: int = 20, tries: int = TRIES
 ) -> Tensor:
     """(B,): whether a point is classified rightly as it is and after ascents from itself and from a `worst_start`.
 
     Ascent alone (`tries` 1 is about what is usual) flatters a Born machine: amplitudes change their sign along lines
     on which a class has probability 0, thin valleys that a gradient finds only from nearby. The same at every call.
     """
-    generator = torch.Generator().manual_seed(0)
-    robust = torch.ones_like(labels, dtype=torch.bool)
-    for start in ("itself", "worst"):
-        left = robust.nonzero()[:, 0]  # a host sync: those that fell need no further attack
-        points, own = x[left], labels[left]
 
-        def objective(moved: Tensor, own: Tensor = own) -> Tensor:
-            return surprise(machine, moved, own)
+    def objective(points: Tensor) -> Tensor:
+        return surprise(machine, points, labels.repeat(len(points) // len(x)))
 
-        first = points if start == "itself" else worst_start(objective, points, eps, tries, generator=generator)
-        moved = ascend(objective, points, eps, first, steps=steps)
-        robust[left] = machine.class_log_probabilities(moved).argmax(dim=1) == own
-        if start == "itself":
-            robust &= machine.class_log_probabilities(x).argmax(dim=1) == labels
-    return robust
+    worst = worst_start(objective, x, eps, tries, generator=torch.Generator().manual_seed(0))
+    both = x.repeat(2, 1)
+    sizes = eps.repeat(2, 1) if isinstance(eps, Tensor) and eps.dim() else eps
+    found = torch.cat([x, ascend(objective, both, sizes, torch.cat([x, worst]), steps=steps)])
+    right = machine.class_log_probabilities(found).argmax(dim=1).unflatten(0, (3, len(x))) == labels
+    return right.all(dim=0)
 
 
 def robust_accuracy(machine: Classifier, x: Tensor, labels: Tensor, eps: float, steps: int = 20) -> float:
