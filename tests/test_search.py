@@ -57,6 +57,12 @@ def test_a_trial_that_was_killed_while_its_values_were_drawn_gets_the_same(
     assert asked(search(tmp_path / "cut", *options), 2) == whole[before:]
 
 
+def test_a_large_seed_is_a_seed_as_well(tmp_path: Path) -> None:
+    one, other = (asked(search(tmp_path / seed, f"seed={seed}"), 4) for seed in ("4000000000", "4000000001"))
+    assert one != other
+    assert one == asked(search(tmp_path / "again", "seed=4000000000"), 4)
+
+
 def test_trials_that_ran_are_handed_out_again_as_they_were(tmp_path: Path) -> None:
     first = search(tmp_path / "a", "num_samples=4")
     running = [first.suggest(""), first.suggest("")]
