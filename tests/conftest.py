@@ -21,6 +21,7 @@ for name in ("GATESWEEP_RESULTS", "GATESWEEP_STORAGE", "MLFLOW_TRACKING_URI", "R
 
 TRAINABLES = sorted(path.stem for path in (configuration.CONFIGS / "trainable").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (configuration.CONFIGS / "experiment").glob("*.yaml"))
+CROWDED = ("test_chaos", "test_cluster", "test_group", "test_storage", "test_sweep")  # a dozen processes at a time
 
 TINY: dict[str, list[str]] = {
     "autoencoder": [
@@ -147,6 +148,13 @@ TINY: dict[str, list[str]] = {
         "data.batch_size=32",
     ],
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files stay whole (`--dist loadgroup`); the crowded ones begin, and run one after the other, not side by side."""
+    items.sort(key=lambda item: item.path.stem not in CROWDED)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("crowded" if item.path.stem in CROWDED else item.path.stem))
 
 
 def tiny(name: str, *overrides: str) -> dict[str, Any]:

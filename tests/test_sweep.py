@@ -116,7 +116,7 @@ def test_enough_passes_end_the_sweep(tmp_path: Path) -> None:
 
 def test_time_ends_the_sweep(tmp_path: Path) -> None:
     overrides = trivial(
-        tmp_path, None, "time_budget=25", "scheduler=none", epoch_seconds=1.0
+        tmp_path, None, "time_budget=15", "scheduler=none", epoch_seconds=1.0
     )  # it takes some 50 epochs to pass
     code, folder, summary = run([*overrides, "training.max_epochs=1000", "num_samples=2"])
     assert code == 3 and summary["trials"] == summary["stopped"] == 1
