@@ -150,6 +150,7 @@ TINY: dict[str, list[str]] = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files stay whole (`--dist loadgroup`); the crowded ones begin, and run one after the other, not side by side."""
     items.sort(key=lambda item: item.path.stem not in CROWDED)
