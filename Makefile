@@ -16,7 +16,7 @@ sweep: env
 	$(BIN)/python sweeps/run.py $(ARGS)
 
 test: env check
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: env
 	$(BIN)/ruff check .

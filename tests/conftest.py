@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from xdist.scheduler import LoadFileScheduling
 
 from sweeps import config as configuration
 
@@ -150,12 +151,21 @@ TINY: dict[str, list[str]] = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
+class BusyInTurn(LoadFileScheduling):
+    """Files stay whole, as `--dist loadfile` has it; those of CROWDED are as one, so that none runs beside another."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "crowded" if Path(file).stem in CROWDED else file
+
+
+@pytest.hookimpl(optionalhook=True)  # of xdist, where it distributes
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    return BusyInTurn(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files stay whole (`--dist loadgroup`); the crowded ones begin, and run one after the other, not side by side."""
-    items.sort(key=lambda item: item.path.stem not in CROWDED)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("crowded" if item.path.stem in CROWDED else item.path.stem))
+    items.sort(key=lambda item: item.path.stem not in CROWDED)  # what takes longest begins
 
 
 def tiny(name: str, *overrides: str) -> dict[str, Any]:
