@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from xdist.scheduler import LoadFileScheduling
 
 from sweeps import config as configuration
 
@@ -22,7 +21,6 @@ for name in ("GATESWEEP_RESULTS", "GATESWEEP_STORAGE", "MLFLOW_TRACKING_URI", "R
 
 TRAINABLES = sorted(path.stem for path in (configuration.CONFIGS / "trainable").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (configuration.CONFIGS / "experiment").glob("*.yaml"))
-CROWDED = ("test_chaos", "test_cluster", "test_group", "test_storage", "test_sweep")  # a dozen processes at a time
 
 TINY: dict[str, list[str]] = {
     "autoencoder": [
@@ -149,23 +147,6 @@ TINY: dict[str, list[str]] = {
         "data.batch_size=32",
     ],
 }
-
-
-class BusyInTurn(LoadFileScheduling):
-    """Files stay whole, as `--dist loadfile` has it; those of CROWDED are as one, so that none runs beside another."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = super()._split_scope(nodeid)
-        return "crowded" if Path(file).stem in CROWDED else file
-
-
-@pytest.hookimpl(optionalhook=True)  # of xdist, where it distributes
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
-    return BusyInTurn(config, log)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.stem not in CROWDED)  # what takes longest begins
 
 
 def tiny(name: str, *overrides: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is killed, and when, makes no difference to a sweep: a round of each kind of tests/chaos.py."""
+"""What is killed, and when, makes no difference to a sweep: rounds of tests/chaos.py; test_group.py kills workers."""
 
 from __future__ import annotations
 
@@ -40,9 +40,8 @@ def chaos(script: subprocess.Popen, ray_here: None, tmp_path_factory: pytest.Tem
     return Chaos(tmp_path_factory.mktemp("chaos"), size, kills=1, seed=SEED)
 
 
-@pytest.mark.parametrize("kind", ["trial", "worker"])
-def test_a_killed_process_of_a_trial_makes_no_difference(kind: str, chaos: Chaos) -> None:
-    rounds = [chaos.round(kind, number) for number in range(ROUNDS)]
+def test_a_killed_process_of_a_trial_makes_no_difference(chaos: Chaos) -> None:
+    rounds = [chaos.round("trial", number) for number in range(ROUNDS)]
     faults = [f"{one.name}: {one.hits}: {fault}" for one in rounds for fault in one.faults]
     assert not faults, "\n".join(faults)
     assert [len(one.hits) for one in rounds] == [1] * ROUNDS
