@@ -85,7 +85,12 @@ def postgresql() -> Iterator[str]:
     someone: list[str] = []
     if os.getuid() == 0:  # PostgreSQL refuses to be root
         shutil.chown(folder, "postgres", "postgres")
-        someone = ["runuser", "-u", "postgres", "--"]
+        someone = [
+            shutil.which("runuser", path=f"{os.environ['PATH']}:/usr/sbin:/sbin") or "runuser",
+            "-u",
+            "postgres",
+            "--",
+        ]
     data, password, port = folder / "data", folder / "password", free_port()
     secret = secrets.token_hex(16)
     password.write_text(secret)
