@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from core.record import plain
+from gatesweep.core.record import plain
 
 STATE, META = "state.pt", "meta.json"
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.trainable import Batch, samples
+from gatesweep.core.trainable import Batch, samples
 
 
 def require(holds: bool, key: str, value: object, expected: str) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from core.trainable import Metrics
+from gatesweep.core.trainable import Metrics
 
 
 def world_size() -> int:

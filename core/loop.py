@@ -11,15 +11,15 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from core import rng
-from core.data import mixed, part
-from core.device import peak_memory, release_memory, reset_peak_memory, usage
-from core.distributed import average, average_metrics, everywhere, rank, world_size
-from core.gate import HOPELESS, Gate
-from core.precision import Precision, autocast
-from core.schedule import Schedule, schedule
-from core.step import TrainStep
-from core.trainable import Batch, Data, Diverged, Mean, Metrics, Trainable, owns_step, samples, to_host
+from gatesweep.core import rng
+from gatesweep.core.data import mixed, part
+from gatesweep.core.device import peak_memory, release_memory, reset_peak_memory, usage
+from gatesweep.core.distributed import average, average_metrics, everywhere, rank, world_size
+from gatesweep.core.gate import HOPELESS, Gate
+from gatesweep.core.precision import Precision, autocast
+from gatesweep.core.schedule import Schedule, schedule
+from gatesweep.core.step import TrainStep
+from gatesweep.core.trainable import Batch, Data, Diverged, Mean, Metrics, Trainable, owns_step, samples, to_host
 
 Outcome = Literal["passed", "finished", "diverged", "failed"]  # a sweep adds "stopped": by its scheduler
 NOT_FINITE = "a training loss or its gradient was not finite"

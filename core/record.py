@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from core.gate import Gate
-from core.loop import CUT_SHORT
-from core.trainable import Metrics
+from gatesweep.core.gate import Gate
+from gatesweep.core.loop import CUT_SHORT
+from gatesweep.core.trainable import Metrics
 
 Event = dict[str, Any]
 STEP_LOSS = "train/step_loss"  # the one curve with a point a step; all others have one an epoch

@@ -17,11 +17,11 @@ from typing import Any
 
 from torch import Tensor
 
-from core import rng
-from core.distributed import world_size
-from core.loop import NOT_FINITE, Epoch, Run, Settings
-from core.stack_step import Share, Stack, Unstackable
-from core.trainable import Batch, Data, Diverged, Metrics, Trainable, owns_step
+from gatesweep.core import rng
+from gatesweep.core.distributed import world_size
+from gatesweep.core.loop import NOT_FINITE, Epoch, Run, Settings
+from gatesweep.core.stack_step import Share, Stack, Unstackable
+from gatesweep.core.trainable import Batch, Data, Diverged, Metrics, Trainable, owns_step
 
 SAMPLE = 4  # batches that are timed both ways
 PLAIN = (bool, int, float, str, tuple, type(None))

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.optim import AdamW
 
-from core import rng
-from core.data import mixed
-from core.loop import Run, grouped
-from core.precision import autocast, exact
-from core.trainable import Batch, Losses, Mean, Metrics, samples
+from gatesweep.core import rng
+from gatesweep.core.data import mixed
+from gatesweep.core.loop import Run, grouped
+from gatesweep.core.precision import autocast, exact
+from gatesweep.core.trainable import Batch, Losses, Mean, Metrics, samples
 
 Share = tuple[Metrics, list[float], bool]  # of a member in an epoch: metrics, the loss of every step, all finite
 

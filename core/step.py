@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from core.distributed import average_gradients, broadcast
-from core.precision import Precision, exact, scaler
-from core.trainable import Mean, Trainable
+from gatesweep.core.distributed import average_gradients, broadcast
+from gatesweep.core.precision import Precision, exact, scaler
+from gatesweep.core.trainable import Mean, Trainable
 
 
 class TrainStep:

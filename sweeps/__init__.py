@@ -2,6 +2,9 @@
 
 import os
 
+if __name__ != "gatesweep.sweeps":  # one name a file: a class imported twice is two classes
+    raise ImportError("sweeps is gatesweep.sweeps")
+
 # Ray reads these when it is imported. It stays on this machine unless told of a cluster, and is silent.
 RAY_ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on Linux: binds every port to loopback

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from sweeps.config import CONFIGS
+from gatesweep.sweeps.config import CONFIGS
 
 PASSED, FAULT, BAD_INPUT, NONE_PASSED, INTERRUPTED = 0, 1, 2, 3, 130
 

@@ -13,13 +13,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from core.gate import Gate
-from core.record import write_atomically
-from sweeps import report
-from sweeps.pages import parameters, plots
-from sweeps.pages.page import family, gate_note
-from sweeps.pages.render import duration, figures, render, score
-from sweeps.report import Sweep
+from gatesweep.core.gate import Gate
+from gatesweep.core.record import write_atomically
+from gatesweep.sweeps import report
+from gatesweep.sweeps.pages import parameters, plots
+from gatesweep.sweeps.pages.page import family, gate_note
+from gatesweep.sweeps.pages.render import duration, figures, render, score
+from gatesweep.sweeps.report import Sweep
 
 NUMERIC = ("trials", "passed", "rate", "best score")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")

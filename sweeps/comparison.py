@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from core.gate import Gate
-from core.record import STEP_LOSS
-from sweeps.report import confirmed_lines, pareto_lines
+from gatesweep.core.gate import Gate
+from gatesweep.core.record import STEP_LOSS
+from gatesweep.sweeps.report import confirmed_lines, pareto_lines
 
 POINTER = "mlflow.json"  # in a sweep's folder: where MLflow shows it
 TAG = "mlflow.sharedViewState."

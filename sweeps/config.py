@@ -19,10 +19,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from core import device, rng, shared
-from core.trainable import Data, Trainable
-from sweeps.schema import check, locate, read_config
-from sweeps.storage import restore
+from gatesweep.core import device, rng, shared
+from gatesweep.core.trainable import Data, Trainable
+from gatesweep.sweeps.schema import check, locate, read_config
+from gatesweep.sweeps.storage import restore
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

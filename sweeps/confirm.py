@@ -7,8 +7,8 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from core.trainable import Metrics
-from sweeps import report
+from gatesweep.core.trainable import Metrics
+from gatesweep.sweeps import report
 
 FRESH = 1_000_000  # how far above the trials' seeds these begin
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from core import rng
-from core.gate import Gate
-from core.loop import CUT_SHORT, Epoch
-from core.record import STEP_LOSS, curves
-from core.trainable import Data, Trainable
-from sweeps.schema import make_gate
+from gatesweep.core import rng
+from gatesweep.core.gate import Gate
+from gatesweep.core.loop import CUT_SHORT, Epoch
+from gatesweep.core.record import STEP_LOSS, curves
+from gatesweep.core.trainable import Data, Trainable
+from gatesweep.sweeps.schema import make_gate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

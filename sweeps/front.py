@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from core.gate import Gate
-from sweeps.report import Trial
+from gatesweep.core.gate import Gate
+from gatesweep.sweeps.report import Trial
 
 OF_TRIALS = ("epochs", "seconds")  # costs that every trial has; any other is a metric of its last epoch
 

@@ -21,9 +21,9 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from torch import nn
 
-from sweeps.office import Job
-from sweeps.train import epochs
-from sweeps.trial import failure, report, trial_config
+from gatesweep.sweeps.office import Job
+from gatesweep.sweeps.train import epochs
+from gatesweep.sweeps.trial import failure, report, trial_config
 
 
 class RanOut(Exception):

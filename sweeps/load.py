@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from core import checkpoint
-from core.trainable import Data, Trainable
-from sweeps.config import build
-from sweeps.schema import check, read_config
-from sweeps.storage import fetch
+from gatesweep.core import checkpoint
+from gatesweep.core.trainable import Data, Trainable
+from gatesweep.sweeps.config import build
+from gatesweep.sweeps.schema import check, read_config
+from gatesweep.sweeps.storage import fetch
 
 WEIGHTS = "state_dict.pth"  # in a logged model: the name that mlflow.pytorch.load_state_dict looks for
 
@@ -57,5 +57,5 @@ def pack(folder: Path, found: checkpoint.Checkpoint, aside: Path) -> None:
     signature = (
         ModelSignature(Schema(inputs), Schema([TensorSpec(np.dtype("float32"), (), "loss")])) if inputs else None
     )
-    flavour = {"gatesweep": {"weights": WEIGHTS, "load": "sweeps.load.load"}}
+    flavour = {"gatesweep": {"weights": WEIGHTS, "load": "gatesweep.sweeps.load.load"}}
     Model(flavors=flavour, signature=signature).save(str(aside / "MLmodel"))

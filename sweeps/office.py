@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from core.gate import HOPELESS
+from gatesweep.core.gate import HOPELESS
 
 Job = dict[str, Any]  # one trial for a group: its serial number in the group, its name, and its whole configuration
 WITHIN = 5.0  # seconds in which a fault of the trial's own shows on every rank

@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
-from core.record import Event, plain, read_events
-from core.trainable import Metrics
-from sweeps import report, warm
-from sweeps.schema import make_gate, read_config
-from sweeps.search import open_study
+from gatesweep.core.record import Event, plain, read_events
+from gatesweep.core.trainable import Metrics
+from gatesweep.sweeps import report, warm
+from gatesweep.sweeps.schema import make_gate, read_config
+from gatesweep.sweeps.search import open_study
 
 WHOLE = ("passed", "finished", "diverged", "failed")  # the outcomes of trials that ran to their end
 CURVES = "curves.json.gz"  # what `save` writes beside config.yaml

@@ -13,13 +13,13 @@ import torch
 from ray.tune.schedulers import FIFOScheduler
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from core.trainable import owns_step, samples
-from sweeps import figures, scheduler, search, warm
-from sweeps.config import build, override
-from sweeps.front import OF_TRIALS
-from sweeps.schema import make_gate, make_settings, read_config
-from sweeps.space import Float, Space
-from sweeps.trial import several_workers
+from gatesweep.core.trainable import owns_step, samples
+from gatesweep.sweeps import figures, scheduler, search, warm
+from gatesweep.sweeps.config import build, override
+from gatesweep.sweeps.front import OF_TRIALS
+from gatesweep.sweeps.schema import make_gate, make_settings, read_config
+from gatesweep.sweeps.space import Float, Space
+from gatesweep.sweeps.trial import several_workers
 
 
 def check_tracking(uri: str | None) -> None:

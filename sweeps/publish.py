@@ -15,8 +15,8 @@ from pathlib import Path
 
 import yaml
 
-from sweeps.database import default_uri
-from sweeps.tracking import Publisher
+from gatesweep.sweeps.database import default_uri
+from gatesweep.sweeps.tracking import Publisher
 
 # Quiet, and quick to give up: whatever was not sent is sent at the next attempt.
 ENVIRONMENT = {

@@ -10,15 +10,15 @@ from typing import Any
 from ray import tune
 from tqdm import tqdm
 
-from core.gate import Gate
-from core.loop import CUT_SHORT
-from core.record import Event, Record, read_events, write_atomically
-from sweeps.config import to_yaml
-from sweeps.confirm import Confirmation
-from sweeps.report import TRIAL, trial_folders
-from sweeps.scheduler import Seen, in_order
-from sweeps.search import Search
-from sweeps.trial import members, trial_config
+from gatesweep.core.gate import Gate
+from gatesweep.core.loop import CUT_SHORT
+from gatesweep.core.record import Event, Record, read_events, write_atomically
+from gatesweep.sweeps.config import to_yaml
+from gatesweep.sweeps.confirm import Confirmation
+from gatesweep.sweeps.report import TRIAL, trial_folders
+from gatesweep.sweeps.scheduler import Seen, in_order
+from gatesweep.sweeps.search import Search
+from gatesweep.sweeps.trial import members, trial_config
 
 NOTHING: Event = {"epoch": 0, "metrics": {}, "score": None}  # what stands in for the last epoch where there is none
 

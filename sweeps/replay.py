@@ -29,11 +29,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from sweeps import cli, config, pool, preflight, simulation
-from sweeps.pool import Pool
-from sweeps.simulation import Listed, Proposed, Replica, Source, replay, shuffled
-from sweeps.space import Space
-from sweeps.space import read as read_space
+from gatesweep.sweeps import cli, config, pool, preflight, simulation
+from gatesweep.sweeps.pool import Pool
+from gatesweep.sweeps.simulation import Listed, Proposed, Replica, Source, replay, shuffled
+from gatesweep.sweeps.space import Space
+from gatesweep.sweeps.space import read as read_space
 
 KEYS = (
     *("scheduler", "grace_period", "search", "num_samples"),

@@ -20,8 +20,8 @@ from typing import Any
 
 import yaml
 
-from core.gate import Gate, proportion
-from core.record import Event, plain, read_events, write_atomically
+from gatesweep.core.gate import Gate, proportion
+from gatesweep.core.record import Event, plain, read_events, write_atomically
 
 HEAD = 50  # rows of a long leaderboard that a terminal shows
 OUTCOMES = ("passed", "stopped", "finished", "diverged", "failed")
@@ -54,7 +54,7 @@ def write(sweep: Path, seconds: float, facts: dict[str, Any]) -> dict[str, Any]:
 
 def leaderboard(sweep: Path) -> list[dict[str, Any]]:
     """One row a trial, best score first: outcome, epochs, seconds, score, gated metrics and what was varied."""
-    from sweeps.front import OF_TRIALS  # here, for it builds on this
+    from gatesweep.sweeps.front import OF_TRIALS  # here, for it builds on this
 
     config = yaml.safe_load((sweep / "config.yaml").read_text())
     cost = config["search"].get("cost") or OF_TRIALS[0]
@@ -166,7 +166,7 @@ def ranked(trials: list[Trial]) -> list[Trial]:
 
 def pareto(sweep: Path) -> list[dict[str, Any]]:
     """Where `search.cost` names one: the trials that passed and that no other beats in objective and cost."""
-    from sweeps.front import front  # here, for it builds on this
+    from gatesweep.sweeps.front import front  # here, for it builds on this
 
     config = yaml.safe_load((sweep / "config.yaml").read_text())
     cost = config["search"].get("cost")
@@ -296,7 +296,7 @@ def main() -> int:
     folder = parser.parse_args().sweep
     if not (folder / "config.yaml").exists():
         parser.error(f"sweep: got {str(folder)!r}, expected the folder of a sweep (it has no config.yaml)")
-    from sweeps.pages import page  # here, for it builds on this
+    from gatesweep.sweeps.pages import page  # here, for it builds on this
 
     sweep = read(folder.resolve())
     if not is_running(folder):

@@ -22,18 +22,18 @@ import yaml
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from core import shared
-from core.record import append_event, write_atomically
-from sweeps import cli, comparison, confirm, preflight, report, scheduler, stacked, tuning, warm
-from sweeps import config as configuration
-from sweeps.cluster import start_ray
-from sweeps.confirm import Confirmation
-from sweeps.recording import Enough, Recorder, rungs_seen
-from sweeps.schema import make_gate
-from sweeps.search import Search
-from sweeps.space import Space, read
-from sweeps.storage import Mirror, Store
-from sweeps.trial import DirectTrial, several_workers
+from gatesweep.core import shared
+from gatesweep.core.record import append_event, write_atomically
+from gatesweep.sweeps import cli, comparison, confirm, preflight, report, scheduler, stacked, tuning, warm
+from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps.cluster import start_ray
+from gatesweep.sweeps.confirm import Confirmation
+from gatesweep.sweeps.recording import Enough, Recorder, rungs_seen
+from gatesweep.sweeps.schema import make_gate
+from gatesweep.sweeps.search import Search
+from gatesweep.sweeps.space import Space, read
+from gatesweep.sweeps.storage import Mirror, Store
+from gatesweep.sweeps.trial import DirectTrial, several_workers
 
 
 def main() -> None:
@@ -162,8 +162,8 @@ def _shape(
         reserved = tune.PlacementGroupFactory([bundle])
         trial = DirectTrial if resources["stack"] == 1 else stacked.StackTrial
         return tune.with_parameters(trial, base=config, sweep=str(folder)), reserved, []
-    from sweeps.group import TrainTrial  # here, for Ray Train takes two seconds to import
-    from sweeps.office import Janitor, Office
+    from gatesweep.sweeps.group import TrainTrial  # here, for Ray Train takes two seconds to import
+    from gatesweep.sweeps.office import Janitor, Office
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     office = ray.remote(num_cpus=0, scheduling_strategy=here)(Office).remote()  # it lives as long as the driver
@@ -175,7 +175,7 @@ def _shape(
 
 def _write_page(folder: Path) -> None:
     try:
-        from sweeps.pages import page  # here, for plotly takes a second to import
+        from gatesweep.sweeps.pages import page  # here, for plotly takes a second to import
 
         print(f"report {page.write(folder)}", flush=True)
     except Exception as fault:  # a page that cannot be drawn is no reason to lose the rest
@@ -186,7 +186,7 @@ def _start_publisher(folder: Path, config: dict[str, Any]) -> subprocess.Popen |
     """MLflow in a process of its own, so that it can neither slow the sweep down nor end it."""
     if not config["tracking"]["enabled"]:
         return None
-    command = [sys.executable, "-m", "sweeps.publish", str(folder), "--follow"]
+    command = [sys.executable, "-m", "gatesweep.sweeps.publish", str(folder), "--follow"]
     root = configuration.CONFIGS.parent
     publisher = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=root, start_new_session=True)
     # The trials come first, from its imports on: two seconds of processor time while their processes start.

@@ -13,9 +13,9 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, PopulationBasedTraining, TrialScheduler
 
-from core.gate import HOPELESS
-from sweeps.schema import locate
-from sweeps.space import Categorical, Float, Int, Space
+from gatesweep.core.gate import HOPELESS
+from gatesweep.sweeps.schema import locate
+from gatesweep.sweeps.space import Categorical, Float, Int, Space
 
 Seen = tuple[str, int, float]  # trial, absolute epoch, score
 

@@ -14,10 +14,10 @@ import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from core import schedule
-from core.gate import Gate
-from core.loop import Patience, Settings
-from core.precision import Precision
+from gatesweep.core import schedule
+from gatesweep.core.gate import Gate
+from gatesweep.core.loop import Patience, Settings
+from gatesweep.core.precision import Precision
 
 
 class Strict(BaseModel):
@@ -139,7 +139,18 @@ def read_config(path: Path) -> dict[str, Any]:
     for part, then in OLDER.items():
         now = {RENAMED.get(f"{part}.{key}", key): value for key, value in config.get(part, {}).items()}
         config[part] = {**then, **now}
-    return config
+    return _renamed_targets(config)
+
+
+def _renamed_targets(node: Any) -> Any:
+    """`node` with each `_target_` under today's name."""
+    if not isinstance(node, dict):
+        return node
+    renamed = {key: _renamed_targets(value) for key, value in node.items()}
+    target = renamed.get("_target_")
+    if isinstance(target, str) and target.startswith(("trainables.", "sweeps.")):
+        renamed["_target_"] = f"gatesweep.{target}"
+    return renamed
 
 
 def check(config: Any) -> dict[str, Any]:

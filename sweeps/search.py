@@ -19,15 +19,15 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from core.gate import Gate
-from core.trainable import Metrics
-from sweeps import front, verdict, warm
-from sweeps.journal import Journal, Storage
-from sweeps.report import read_trial
-from sweeps.schema import locate
-from sweeps.space import Space, suggest
-from sweeps.storage import JOURNAL
-from sweeps.window import Window, Windowed
+from gatesweep.core.gate import Gate
+from gatesweep.core.trainable import Metrics
+from gatesweep.sweeps import front, verdict, warm
+from gatesweep.sweeps.journal import Journal, Storage
+from gatesweep.sweeps.report import read_trial
+from gatesweep.sweeps.schema import locate
+from gatesweep.sweeps.space import Space, suggest
+from gatesweep.sweeps.storage import JOURNAL
+from gatesweep.sweeps.window import Window, Windowed
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPE's `group`, the journal

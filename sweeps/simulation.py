@@ -13,13 +13,13 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from core.gate import HOPELESS
-from core.trainable import Metrics
-from sweeps import scheduler
-from sweeps.pool import Curve, Pool
-from sweeps.schema import make_gate
-from sweeps.search import Search
-from sweeps.space import Space, suggest
+from gatesweep.core.gate import HOPELESS
+from gatesweep.core.trainable import Metrics
+from gatesweep.sweeps import scheduler
+from gatesweep.sweeps.pool import Curve, Pool
+from gatesweep.sweeps.schema import make_gate
+from gatesweep.sweeps.search import Search
+from gatesweep.sweeps.space import Space, suggest
 
 
 class Source(Protocol):

@@ -22,8 +22,8 @@ import optuna
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
-from sweeps.config import override
-from sweeps.schema import check
+from gatesweep.sweeps.config import override
+from gatesweep.sweeps.schema import check
 
 Choice = bool | int | float | str | None
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from core import checkpoint, rng
-from core.loop import Epoch
-from core.stack import Member, Unstackable, fit_stack
-from sweeps.config import build
-from sweeps.schema import make_settings
-from sweeps.storage import Workplace
-from sweeps.train import CHECKPOINTS, keep
-from sweeps.trial import DirectTrial, report, trial_config
+from gatesweep.core import checkpoint, rng
+from gatesweep.core.loop import Epoch
+from gatesweep.core.stack import Member, Unstackable, fit_stack
+from gatesweep.sweeps.config import build
+from gatesweep.sweeps.schema import make_settings
+from gatesweep.sweeps.storage import Workplace
+from gatesweep.sweeps.train import CHECKPOINTS, keep
+from gatesweep.sweeps.trial import DirectTrial, report, trial_config
 
 Trial = dict[str, Any]  # its name, number and values
 Stacked = Generator[list[tuple[int, Epoch]], Collection[int] | None, None]

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import fsspec
 from pyarrow import ArrowInvalid, fs
 
-from core.checkpoint import META
+from gatesweep.core.checkpoint import META
 
 JOURNAL = "study.journal"
 Version = tuple[int, int]
@@ -248,8 +248,8 @@ def restore(uri: str, results: Path) -> Path:
 
 def _forget_unknown(store: Store, folder: Path) -> None:
     """Remove trials that the study had not heard of when its copy was made: it will ask for others by their names."""
-    from sweeps.search import open_study
-    from sweeps.warm import numbers
+    from gatesweep.sweeps.search import open_study
+    from gatesweep.sweeps.warm import numbers
 
     study = open_study(folder)
     known = len(study.get_trials(deepcopy=False)) - len(numbers(study))

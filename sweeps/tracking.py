@@ -16,15 +16,15 @@ from typing import Any
 
 import yaml
 
-from core import checkpoint
-from core.record import STEP_LOSS, Event, read_events, write_atomically
-from sweeps import comparison, figures
-from sweeps.config import flatten
-from sweeps.database import create_database
-from sweeps.load import pack
-from sweeps.report import CONFIRM, OUTCOMES, leaderboard, read_result, to_table, trial_folders
-from sweeps.schema import make_gate, read_config
-from sweeps.storage import fetch
+from gatesweep.core import checkpoint
+from gatesweep.core.record import STEP_LOSS, Event, read_events, write_atomically
+from gatesweep.sweeps import comparison, figures
+from gatesweep.sweeps.config import flatten
+from gatesweep.sweeps.database import create_database
+from gatesweep.sweeps.load import pack
+from gatesweep.sweeps.report import CONFIRM, OUTCOMES, leaderboard, read_result, to_table, trial_folders
+from gatesweep.sweeps.schema import make_gate, read_config
+from gatesweep.sweeps.storage import fetch
 
 BATCH = 1000  # metrics a request: MLflow's limit
 SWEEP = "the sweep"  # the parent run, among the names of trials

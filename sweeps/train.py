@@ -18,15 +18,15 @@ import yaml
 from torch import nn
 from tqdm import tqdm
 
-from core import checkpoint
-from core.data import layout
-from core.loop import CUT_SHORT, Epoch, fit
-from core.record import Record, write_atomically
-from core.trainable import Batch, Data, Trainable
-from sweeps import cli, figures
-from sweeps import config as configuration
-from sweeps.schema import check, make_gate, make_settings, read_config
-from sweeps.storage import Workplace
+from gatesweep.core import checkpoint
+from gatesweep.core.data import layout
+from gatesweep.core.loop import CUT_SHORT, Epoch, fit
+from gatesweep.core.record import Record, write_atomically
+from gatesweep.core.trainable import Batch, Data, Trainable
+from gatesweep.sweeps import cli, figures
+from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps.schema import check, make_gate, make_settings, read_config
+from gatesweep.sweeps.storage import Workplace
 
 CHECKPOINTS = "checkpoints"
 

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from ray import tune
 
-from core import checkpoint
-from core.gate import HOPELESS
-from core.loop import Epoch
-from sweeps.config import override
-from sweeps.space import Space
-from sweeps.train import epochs, save
+from gatesweep.core import checkpoint
+from gatesweep.core.gate import HOPELESS
+from gatesweep.core.loop import Epoch
+from gatesweep.sweeps.config import override
+from gatesweep.sweeps.space import Space
+from gatesweep.sweeps.train import epochs, save
 
 
 def trial_config(base: dict[str, Any], trial: dict[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from core.gate import HOPELESS, Gate
-from core.trainable import Metrics
+from gatesweep.core.gate import HOPELESS, Gate
+from gatesweep.core.trainable import Metrics
 
 EARLY = "early"  # the constraint of a trial that ended before `gate_after`
 BEHIND = 1e6  # its value: samplers rank by the sum of violations, and this is more than a trial that was measured has

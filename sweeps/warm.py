@@ -12,15 +12,15 @@ from typing import Any
 import optuna
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
-from core.gate import Gate
-from core.loop import CUT_SHORT
-from core.record import Event
-from sweeps.config import flatten
-from sweeps.front import cost
-from sweeps.report import Trial, read_trial, trial_folders
-from sweeps.schema import make_gate, read_config
-from sweeps.space import Composition, Space, suggest
-from sweeps.verdict import judge
+from gatesweep.core.gate import Gate
+from gatesweep.core.loop import CUT_SHORT
+from gatesweep.core.record import Event
+from gatesweep.sweeps.config import flatten
+from gatesweep.sweeps.front import cost
+from gatesweep.sweeps.report import Trial, read_trial, trial_folders
+from gatesweep.sweeps.schema import make_gate, read_config
+from gatesweep.sweeps.space import Composition, Space, suggest
+from gatesweep.sweeps.verdict import judge
 
 ORIGIN = "warm_start"  # of a trial in the study: the sweep and trial it was; of the study: the sweeps that are all in
 

@@ -22,13 +22,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
-import sweeps  # sets Ray's environment before anything imports it  # noqa: F401  isort: skip
+import gatesweep.sweeps  # sets Ray's environment before anything imports it  # noqa: F401  isort: skip
 
 import ray
 from ray.cluster_utils import Cluster
 
-from sweeps import config as configuration
-from sweeps.cluster import start_ray
+from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps.cluster import start_ray
 from tests.strikes import NODE, Kind, Round, recorded, strike_driver, strike_node, strike_process, sweep_here
 from tests.undisturbed import differences
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from trainables.circuits.circuit import (
+from gatesweep.trainables.circuits.circuit import (
     KINDS,
     NODES,
     PAIRS,
@@ -15,9 +15,9 @@ from trainables.circuits.circuit import (
     connected,
     position,
 )
-from trainables.circuits.data import CircuitData
-from trainables.circuits.physics import grid, response, roots
-from trainables.circuits.trainable import CircuitVAE
+from gatesweep.trainables.circuits.data import CircuitData
+from gatesweep.trainables.circuits.physics import grid, response, roots
+from gatesweep.trainables.circuits.trainable import CircuitVAE
 
 CPU = torch.device("cpu")
 OMEGA = grid(CPU, torch.float64)

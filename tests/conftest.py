@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from sweeps import config as configuration
+from gatesweep.sweeps import config as configuration
 
 # A shell that runs the tests in the background makes Ctrl-C ignored, and the processes that tests start inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -206,7 +206,7 @@ def ray_here() -> Iterator[None]:
     """One Ray for all sweeps of a process that tests: a sweep that finds one running uses it."""
     import ray
 
-    from sweeps.cluster import start_ray
+    from gatesweep.sweeps.cluster import start_ray
 
     start_ray(configuration.load([]))
     yield

@@ -17,17 +17,17 @@ from typing import Any
 
 import yaml
 
-from core.record import write_atomically
-from core.trainable import Data, Metrics
-from sweeps import cli, report
-from sweeps import config as configuration
-from sweeps.recording import Recorder
-from sweeps.schema import make_gate
-from sweeps.search import Search
-from sweeps.space import read
-from sweeps.train import epochs
-from sweeps.trial import report as reported
-from sweeps.trial import trial_config
+from gatesweep.core.record import write_atomically
+from gatesweep.core.trainable import Data, Metrics
+from gatesweep.sweeps import cli, report
+from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps.recording import Recorder
+from gatesweep.sweeps.schema import make_gate
+from gatesweep.sweeps.search import Search
+from gatesweep.sweeps.space import read
+from gatesweep.sweeps.train import epochs
+from gatesweep.sweeps.trial import report as reported
+from gatesweep.sweeps.trial import trial_config
 from tests.conftest import LR, trivial
 from tests.trivial import Line
 

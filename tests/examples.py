@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.optim import SGD, Optimizer
 
-from core import rng
-from core.loop import Epoch
-from core.trainable import Data, Losses, Metrics, Step, Trainable
+from gatesweep.core import rng
+from gatesweep.core.loop import Epoch
+from gatesweep.core.trainable import Data, Losses, Metrics, Step, Trainable
 from tests.trivial import Line, Points
-from trainables.autoencoders.data import DigitData, EventData
+from gatesweep.trainables.autoencoders.data import DigitData, EventData
 
 CPU = torch.device("cpu")
 Pairs = list[tuple[Tensor, Tensor]]

@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from core import record
-from core.gate import HOPELESS
-from core.record import Record, append_event
-from sweeps import config as configuration
-from sweeps.schema import make_gate
+from gatesweep.core import record
+from gatesweep.core.gate import HOPELESS
+from gatesweep.core.record import Record, append_event
+from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps.schema import make_gate
 from tests.conftest import trivial
 
 Epochs = list[tuple[float | None, dict[str, float]]]  # of a trial: score and metrics of each

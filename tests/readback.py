@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from core.record import STEP_LOSS, Event, read_events
-from sweeps.report import read_result, trial_folders
-from sweeps.tracking import flatten
+from gatesweep.core.record import STEP_LOSS, Event, read_events
+from gatesweep.sweeps.report import read_result, trial_folders
+from gatesweep.sweeps.tracking import flatten
 
 STATUS = {"failed": "FAILED", "interrupted": "KILLED"}
 

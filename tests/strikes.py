@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import sweeps  # sets Ray's environment before anything imports it  # noqa: F401  isort: skip
+import gatesweep.sweeps  # sets Ray's environment before anything imports it  # noqa: F401  isort: skip
 
 from ray.cluster_utils import Cluster
 
-from core.record import read_events
-from sweeps import config as configuration
-from sweeps.report import trial_folders
-from sweeps.run import sweep
+from gatesweep.core.record import read_events
+from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps.report import trial_folders
+from gatesweep.sweeps.run import sweep
 from tests.processes import await_end, descendants, kill, title
 from tests.undisturbed import epochs
 
@@ -89,7 +89,7 @@ def strike_driver(round: Round, cluster: Cluster | None) -> None:
             if not round.wait(moment, process):
                 break
             family = descendants(process.pid)
-            publishers = [pid for pid in family if "sweeps.publish" in title(pid)]
+            publishers = [pid for pid in family if "gatesweep.sweeps.publish" in title(pid)]
             others = [pid for pid in family if pid not in publishers and "agent" not in title(pid).lower()]
             round.hit([process.pid, *(publishers if round.draw.random() < 0.25 else [])])
         await_end(others)  # Ray's agents take minutes, and write nothing

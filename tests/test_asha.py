@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 
-from core.gate import HOPELESS
-from sweeps.scheduler import GateASHA, Seen
+from gatesweep.core.gate import HOPELESS
+from gatesweep.sweeps.scheduler import GateASHA, Seen
 
 STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE
 

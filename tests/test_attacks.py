@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from trainables.born.attacks import ascend, fgsm, pgd, random_start, robust_accuracy, surprise, withstands
-from trainables.born.mps import BornMachine
+from gatesweep.trainables.born.attacks import ascend, fgsm, pgd, random_start, robust_accuracy, surprise, withstands
+from gatesweep.trainables.born.mps import BornMachine
 
 
 class Linear:

@@ -12,13 +12,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from core.loop import Settings, fit
-from sweeps.config import load
+from gatesweep.core.loop import Settings, fit
+from gatesweep.sweeps.config import load
 from tests.examples import small_digits, small_events, stacks_as_it_trains_alone
-from trainables.autoencoders.autoencoder import Autoencoder
-from trainables.autoencoders.latent import EPSILON, Identity, Linear, VectorQuantizer, codebook_use, make_latent
-from trainables.autoencoders.metrics import masked_mse, reconstruction
-from trainables.autoencoders.model import make_decoder, make_encoder
+from gatesweep.trainables.autoencoders.autoencoder import Autoencoder
+from gatesweep.trainables.autoencoders.latent import EPSILON, Identity, Linear, VectorQuantizer, codebook_use, make_latent
+from gatesweep.trainables.autoencoders.metrics import masked_mse, reconstruction
+from gatesweep.trainables.autoencoders.model import make_decoder, make_encoder
 
 SMALL = {"encoder_width": 16, "decoder_width": 16, "n_codes": 16}
 

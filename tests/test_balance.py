@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from torch.multiprocessing.spawn import spawn
 
-from trainables.operators.balance import Balance
-from trainables.operators.uncertainty import (
+from gatesweep.trainables.operators.balance import Balance
+from gatesweep.trainables.operators.uncertainty import (
     coverage,
     coverage_error,
     expected_calibration_error,

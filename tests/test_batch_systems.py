@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from core.record import read_events
+from gatesweep.core.record import read_events
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(

@@ -13,16 +13,16 @@ import yaml
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from sweeps.config import CONFIGS, load
-from sweeps.schema import make_gate
+from gatesweep.sweeps.config import CONFIGS, load
+from gatesweep.sweeps.schema import make_gate
 from tests.examples import CPU, stacks_as_it_trains_alone
-from trainables.operators import bearing_metrics as metrics
-from trainables.operators.bearing import BearingOperator
-from trainables.operators.bearing_data import SimulatedBearings
-from trainables.operators.bearing_metrics import States
-from trainables.operators.bearing_model import Modes, OrderAnalysis, Spectral, convolve
-from trainables.operators.faults import CLASSES, RATE, SAMPLES, simulate
-from trainables.operators.motor import Casing
+from gatesweep.trainables.operators import bearing_metrics as metrics
+from gatesweep.trainables.operators.bearing import BearingOperator
+from gatesweep.trainables.operators.bearing_data import SimulatedBearings
+from gatesweep.trainables.operators.bearing_metrics import States
+from gatesweep.trainables.operators.bearing_model import Modes, OrderAnalysis, Spectral, convolve
+from gatesweep.trainables.operators.faults import CLASSES, RATE, SAMPLES, simulate
+from gatesweep.trainables.operators.motor import Casing
 
 SMALL = {"width": 8, "modes": 8, "layers": 2, "casing_width": 16, "filters": 2, "classifier_width": 16}
 

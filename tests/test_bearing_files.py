@@ -13,14 +13,14 @@ import torch
 import yaml
 from scipy.io import savemat
 
-from core.gate import Gate
-from core.loop import Settings, fit
-from sweeps.config import CONFIGS, load
-from sweeps.schema import make_gate
+from gatesweep.core.gate import Gate
+from gatesweep.core.loop import Settings, fit
+from gatesweep.sweeps.config import CONFIGS, load
+from gatesweep.sweeps.schema import make_gate
 from tests.examples import CPU
-from trainables.operators.bearing import BearingOperator
-from trainables.operators.bearing_files import FIELDS, RecordedBearings, cut
-from trainables.operators.faults import GEOMETRY, simulate
+from gatesweep.trainables.operators.bearing import BearingOperator
+from gatesweep.trainables.operators.bearing_files import FIELDS, RecordedBearings, cut
+from gatesweep.trainables.operators.faults import GEOMETRY, simulate
 
 SPEED = 1797 * 2 * math.pi / 60  # rad/s
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.born.embedding import HIGHEST, cell_masses, embed
-from trainables.born.mps import BornMachine
+from gatesweep.trainables.born.embedding import HIGHEST, cell_masses, embed
+from gatesweep.trainables.born.mps import BornMachine
 
 KINDS = sorted(HIGHEST)
 SHAPES = [(1, 3, 2), (2, 4, 3), (3, 3, 4), (4, 2, 3), (5, 2, 6)]  # features, functions, bond

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from sweeps.config import build, load
-from sweeps.schema import make_gate
+from gatesweep.sweeps.config import build, load
+from gatesweep.sweeps.schema import make_gate
 from tests.examples import CPU, stacks_as_it_trains_alone
-from trainables.born.adversarial import BornAdversarial
-from trainables.born.attacks import surprise, withstands
-from trainables.born.classifier import BornClassifier
-from trainables.born.data import BornData
+from gatesweep.trainables.born.adversarial import BornAdversarial
+from gatesweep.trainables.born.attacks import surprise, withstands
+from gatesweep.trainables.born.classifier import BornClassifier
+from gatesweep.trainables.born.data import BornData
 
 SMALL: dict[str, Any] = {"generated": 64, "attacked": 32, "robustness": [], "dim": 6, "bond": 4}
 

@@ -12,14 +12,14 @@ import yaml
 from scipy import stats
 from torch import Tensor
 
-from core.loop import Settings, fit
-from sweeps.config import CONFIGS
+from gatesweep.core.loop import Settings, fit
+from gatesweep.sweeps.config import CONFIGS
 from tests.test_born import quadrature
-from trainables.born.classifier import BornClassifier
-from trainables.born.data import NOISE, BornData, curve
-from trainables.born.files import read_series
-from trainables.born.metrics import frechet, sliced_wasserstein
-from trainables.born.mixture import Mixture, gaussians, kernels
+from gatesweep.trainables.born.classifier import BornClassifier
+from gatesweep.trainables.born.data import NOISE, BornData, curve
+from gatesweep.trainables.born.files import read_series
+from gatesweep.trainables.born.metrics import frechet, sliced_wasserstein
+from gatesweep.trainables.born.mixture import Mixture, gaussians, kernels
 
 CPU = torch.device("cpu")
 TS = """# a comment

@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from core import checkpoint
-from core.loop import Epoch, fit
-from core.schedule import schedule
-from core.step import TrainStep
-from sweeps.config import build, override
-from sweeps.schema import make_settings
+from gatesweep.core import checkpoint
+from gatesweep.core.loop import Epoch, fit
+from gatesweep.core.schedule import schedule
+from gatesweep.core.step import TrainStep
+from gatesweep.sweeps.config import build, override
+from gatesweep.sweeps.schema import make_settings
 from tests.conftest import tiny
 from tests.examples import CPU
 from tests.test_trainables import curves
-from trainables.born.critic import PENALTY, Critic, gradient_penalty, loss_of_critic, loss_of_drawn
-from trainables.born.data import BornData
-from trainables.born.gan import ADVERSARIAL, PRETRAINING, RETRAINING, BornGAN
+from gatesweep.trainables.born.critic import PENALTY, Critic, gradient_penalty, loss_of_critic, loss_of_drawn
+from gatesweep.trainables.born.data import BornData
+from gatesweep.trainables.born.gan import ADVERSARIAL, PRETRAINING, RETRAINING, BornGAN
 
 SMALL: dict[str, Any] = {"critic_width": 16, "critic_depth": 2, "generated": 64, "robustness": [], "attacked": 32}
 

@@ -8,7 +8,7 @@ from scipy import stats
 from torch import Tensor
 
 from tests.test_born import KINDS, inputs, machine, quadrature
-from trainables.born.mps import CELLS, BornMachine
+from gatesweep.trainables.born.mps import CELLS, BornMachine
 
 COUNT = 20_000
 

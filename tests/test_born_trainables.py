@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 
-from core.loop import Settings, fit
-from core.schedule import schedule
-from core.trainable import Metrics
-from trainables.born.classifier import BornClassifier
-from trainables.born.data import BornData
-from trainables.born.generator import BornGenerator
-from trainables.born.metrics import generation, normalisation_error
+from gatesweep.core.loop import Settings, fit
+from gatesweep.core.schedule import schedule
+from gatesweep.core.trainable import Metrics
+from gatesweep.trainables.born.classifier import BornClassifier
+from gatesweep.trainables.born.data import BornData
+from gatesweep.trainables.born.generator import BornGenerator
+from gatesweep.trainables.born.metrics import generation, normalisation_error
 
 KINDS = {"born_classifier": BornClassifier, "born_generator": BornGenerator}
 SMALL = {"generated": 40, "attacked": 20, "attack_steps": 3}

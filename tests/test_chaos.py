@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from core import checkpoint
+from gatesweep.core import checkpoint
 from tests.chaos import Chaos
 from tests.undisturbed import differences
 

@@ -19,8 +19,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core import checkpoint, rng
-from core.checkpoint import DamagedCheckpoint
+from gatesweep.core import checkpoint, rng
+from gatesweep.core.checkpoint import DamagedCheckpoint
 
 
 def write(folder: Path, epoch: int, **meta: Any) -> checkpoint.Checkpoint:

@@ -14,7 +14,7 @@ import torch
 from scipy.spatial.distance import cdist
 
 from tests.circuits import OMEGA, circuit, few, parts_of, random_circuits, small, transfer
-from trainables.circuits.circuit import (
+from gatesweep.trainables.circuits.circuit import (
     OMEGA_0,
     PAIRS,
     RANGES,
@@ -26,8 +26,8 @@ from trainables.circuits.circuit import (
     position,
     save,
 )
-from trainables.circuits.circuit import load as read_csv
-from trainables.circuits.physics import decibels, response, roots
+from gatesweep.trainables.circuits.circuit import load as read_csv
+from gatesweep.trainables.circuits.physics import decibels, response, roots
 
 # --- physics
 

@@ -12,15 +12,15 @@ import torch
 import yaml
 from scipy.spatial.distance import cdist
 
-from core.gate import Gate
-from sweeps.config import CONFIGS, build, load
-from sweeps.schema import make_gate
-from sweeps.space import read
+from gatesweep.core.gate import Gate
+from gatesweep.sweeps.config import CONFIGS, build, load
+from gatesweep.sweeps.schema import make_gate
+from gatesweep.sweeps.space import read
 from tests.circuits import CPU, LATENT, circuit, few, random_circuits, small
 from tests.conftest import tiny
 from tests.examples import stacks_as_it_trains_alone
-from trainables.circuits import losses, metrics
-from trainables.circuits.circuit import (
+from gatesweep.trainables.circuits import losses, metrics
+from gatesweep.trainables.circuits.circuit import (
     NODES,
     PAIRS,
     TYPES,
@@ -28,8 +28,8 @@ from trainables.circuits.circuit import (
     generate,
     keys,
 )
-from trainables.circuits.data import SIX, CircuitData
-from trainables.circuits.trainable import CircuitVAE
+from gatesweep.trainables.circuits.data import SIX, CircuitData
+from gatesweep.trainables.circuits.trainable import CircuitVAE
 
 # --- losses
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sweeps import config as configuration
+from gatesweep.sweeps import config as configuration
 
 ROOT = Path(__file__).parent.parent
 OWN = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--mount"]

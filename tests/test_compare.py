@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sweeps import compare, report
+from gatesweep.sweeps import compare, report
 from tests import browser
 from tests.browser import visit
 from tests.pretended import Epochs, Pretended, many, pretend

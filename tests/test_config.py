@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sweeps import config as configuration
-from sweeps.run import sweep
+from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps.run import sweep
 from tests.conftest import TINY, trivial
 
 ROOT = Path(__file__).parents[1]
@@ -37,8 +37,8 @@ BEFORE_ANYTHING = [
     ("trainable=no_such", "Could not find 'trainable/no_such' Available options in 'trainable': autoencoder"),
     (
         "data=regression",
-        "data._target_: got 'trainables.autoencoders.linear_data.LinearData', expected WalkData: "
-        "trainables.walks.trainable.WalkTransformer trains on it",
+        "data._target_: got 'gatesweep.trainables.autoencoders.linear_data.LinearData', expected WalkData: "
+        "gatesweep.trainables.walks.trainable.WalkTransformer trains on it",
     ),
     ("search=luck", "Could not find 'search/luck'"),
     (

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from core.record import read_events
-from sweeps import config as configuration
-from sweeps import report
-from sweeps.confirm import FRESH, Confirmation
-from sweeps.pages import page
-from sweeps.publish import ENVIRONMENT
-from sweeps.run import sweep
-from sweeps.tracking import Publisher
+from gatesweep.core.record import read_events
+from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps import report
+from gatesweep.sweeps.confirm import FRESH, Confirmation
+from gatesweep.sweeps.pages import page
+from gatesweep.sweeps.publish import ENVIRONMENT
+from gatesweep.sweeps.run import sweep
+from gatesweep.sweeps.tracking import Publisher
 from tests.conftest import trivial
 from tests.pretended import Epochs, Pretended, pretend
 from tests.readback import connect, runs

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.data import check_batch_size, generator, layout, part, require, shuffled
+from gatesweep.core.data import check_batch_size, generator, layout, part, require, shuffled
 
 
 class Pair(NamedTuple):

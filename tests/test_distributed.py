@@ -18,16 +18,16 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from core.data import mixed
-from core.distributed import rank, world_size
-from core.gate import Gate
-from core.loop import Patience, Settings, fit
-from core.trainable import Batch, Trainable, samples
-from sweeps.config import build
-from sweeps.schema import locate, make_settings
+from gatesweep.core.data import mixed
+from gatesweep.core.distributed import rank, world_size
+from gatesweep.core.gate import Gate
+from gatesweep.core.loop import Patience, Settings, fit
+from gatesweep.core.trainable import Batch, Trainable, samples
+from gatesweep.sweeps.config import build
+from gatesweep.sweeps.schema import locate, make_settings
 from tests.conftest import TRAINABLES, tiny
 from tests.examples import ONE, Slope, seen, stored
-from trainables.autoencoders.diffusion import DiffusionAutoencoder
+from gatesweep.trainables.autoencoders.diffusion import DiffusionAutoencoder
 
 DECLARED = [one for one in TRAINABLES if locate("trainable", tiny(one)["trainable"]).train_step is Trainable.train_step]
 TWO: dict[str, tuple[str, ...]] = {one: (one,) for one in DECLARED} | {

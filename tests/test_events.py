@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from tests.examples import small_digits, small_events
-from trainables.autoencoders import events as physics
-from trainables.autoencoders import files
-from trainables.autoencoders.data import TokenData
-from trainables.autoencoders.events import Events, invariant_mass, simulate
-from trainables.autoencoders.metrics import masked_mse, reconstruction
+from gatesweep.trainables.autoencoders import events as physics
+from gatesweep.trainables.autoencoders import files
+from gatesweep.trainables.autoencoders.data import TokenData
+from gatesweep.trainables.autoencoders.events import Events, invariant_mass, simulate
+from gatesweep.trainables.autoencoders.metrics import masked_mse, reconstruction
 
 # --- events
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from core.gate import Gate
-from core.loop import Epoch
-from core.trainable import Data
-from sweeps import config as configuration
-from sweeps import figures
-from sweeps.train import epochs
+from gatesweep.core.gate import Gate
+from gatesweep.core.loop import Epoch
+from gatesweep.core.trainable import Data
+from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps import figures
+from gatesweep.sweeps.train import epochs
 from tests.conftest import trivial
 from tests.trivial import Line
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.loop import Settings, fit
-from core.precision import autocast
+from gatesweep.core.loop import Settings, fit
+from gatesweep.core.precision import autocast
 from tests.examples import CPU, stacks_as_it_trains_alone
-from trainables.operators.data import OperatorData
-from trainables.operators.derivatives import OfField, OfNetwork, Stencils
-from trainables.operators.fno import FNO, PADDING, Spectral, Transform, coordinate_channels
-from trainables.operators.grid import Axis, Grid
-from trainables.operators.operator import PhysicsOperator
+from gatesweep.trainables.operators.data import OperatorData
+from gatesweep.trainables.operators.derivatives import OfField, OfNetwork, Stencils
+from gatesweep.trainables.operators.fno import FNO, PADDING, Spectral, Transform, coordinate_channels
+from gatesweep.trainables.operators.grid import Axis, Grid
+from gatesweep.trainables.operators.operator import PhysicsOperator
 
 TORUS = Grid(Axis(24, periodic=True), Axis(32, periodic=True))
 TIMES = Grid(Axis(17, periodic=False), Axis(32, periodic=True))

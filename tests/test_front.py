@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import config as configuration
-from sweeps import report
-from sweeps.pages import page
-from sweeps.run import sweep
+from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps import report
+from gatesweep.sweeps.pages import page
+from gatesweep.sweeps.run import sweep
 from tests.conftest import trivial
 from tests.pretended import Pretended, pretend
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from core.gate import HOPELESS, Gate, proportion, squash
+from gatesweep.core.gate import HOPELESS, Gate, proportion, squash
 
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)

@@ -12,17 +12,17 @@ import yaml
 from sklearn.metrics import r2_score
 from torch import Tensor
 
-from core.data import generator
-from core.schedule import schedule
-from core.step import TrainStep
-from sweeps.config import CONFIGS
+from gatesweep.core.data import generator
+from gatesweep.core.schedule import schedule
+from gatesweep.core.step import TrainStep
+from gatesweep.sweeps.config import CONFIGS
 from tests.examples import CPU, small_events
-from trainables.autoencoders.diffusion import DiffusionAutoencoder, cosine, ddim
-from trainables.autoencoders.gan import GANAutoencoder
-from trainables.autoencoders.linear_data import LinearData
-from trainables.autoencoders.metrics import masked_mean
-from trainables.autoencoders.mlp import MLP
-from trainables.autoencoders.two_sample import classifier_auc, compare, sliced_wasserstein
+from gatesweep.trainables.autoencoders.diffusion import DiffusionAutoencoder, cosine, ddim
+from gatesweep.trainables.autoencoders.gan import GANAutoencoder
+from gatesweep.trainables.autoencoders.linear_data import LinearData
+from gatesweep.trainables.autoencoders.metrics import masked_mean
+from gatesweep.trainables.autoencoders.mlp import MLP
+from gatesweep.trainables.autoencoders.two_sample import classifier_auc, compare, sliced_wasserstein
 
 SMALL = {"encoder_width": 16, "decoder_width": 16, "generated": 40}
 

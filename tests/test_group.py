@@ -14,9 +14,9 @@ import pytest
 import ray
 import yaml
 
-from core.record import read_events
-from sweeps.office import Office
-from sweeps.report import trial_folders
+from gatesweep.core.record import read_events
+from gatesweep.sweeps.office import Office
+from gatesweep.sweeps.report import trial_folders
 from tests.conftest import LR, trivial
 from tests.processes import descendants
 from tests.test_sweep import run

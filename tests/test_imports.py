@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = sorted(path.parent.name for path in (ROOT / "trainables").glob("*/__init__.py"))
-ABOVE = {"ray", "mlflow", "hydra", "optuna", "omegaconf", "pydantic", "sweeps", "tests"}
+ABOVE = {"ray", "mlflow", "hydra", "optuna", "omegaconf", "pydantic", "gatesweep.sweeps", "tests"}
 
 # Imports every module of each package named, and prints what that loaded; packages forget one another in between.
 FRESH = """
@@ -51,28 +51,28 @@ def imported(file: Path) -> Iterator[str]:
             yield from (one.name for one in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield from (f"{node.module}.{one.name}" for one in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("trainables."):
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("gatesweep.trainables."):
             yield node.value  # a dotted name that something is to import
 
 
 def test_the_core_knows_nothing_of_what_is_built_on_it() -> None:
-    modules = loaded(ROOT, "core")["core"]
-    assert {"core.loop", "core.checkpoint", "core.gate"} <= modules
-    assert intruders(modules, {*ABOVE, "trainables"}) == set()
+    modules = loaded(ROOT, "gatesweep.core")["gatesweep.core"]
+    assert {"gatesweep.core.loop", "gatesweep.core.checkpoint", "gatesweep.core.gate"} <= modules
+    assert intruders(modules, {*ABOVE, "gatesweep.trainables"}) == set()
 
 
 def test_a_family_knows_the_core_and_no_other_family() -> None:
-    packages = {family: f"trainables.{family}" for family in FAMILIES}
+    packages = {family: f"gatesweep.trainables.{family}" for family in FAMILIES}
     found = loaded(ROOT, *packages.values())
     for family, package in packages.items():
         others = {other for other in packages.values() if other != package}
-        assert package in found[package] and "core.trainable" in found[package], family
+        assert package in found[package] and "gatesweep.core.trainable" in found[package], family
         assert intruders(found[package], ABOVE | others) == set(), family
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "sweeps").glob("**/*.py")), ids=lambda file: file.name)
 def test_sweeps_reach_a_family_only_by_its_yaml(file: Path) -> None:
-    assert [name for name in imported(file) if name.split(".")[0] == "trainables"] == []
+    assert [name for name in imported(file) if name.startswith("gatesweep.trainables")] == []
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "trainables").glob("**/*.py")), ids=lambda file: file.name)
@@ -101,10 +101,10 @@ def test_the_fresh_process_notices_an_offender(tmp_path: Path) -> None:
 def test_the_source_check_notices_an_offender(tmp_path: Path) -> None:
     file = tmp_path / "offender.py"
     file.write_text(
-        "import trainables.walks\n"
-        "def late():\n    from trainables.walks import model\n    from trainables import walks\n"
-        "    return resolve('trainables.walks.Walks')\n"
+        "import gatesweep.trainables.walks\n"
+        "def late():\n    from gatesweep.trainables.walks import model\n    from gatesweep.trainables import walks\n"
+        "    return resolve('gatesweep.trainables.walks.Walks')\n"
     )
-    assert [name.split(".")[0] for name in imported(file)] == ["trainables"] * 4
-    file.write_text("import trainablesque\nfrom core import gate\nname = 'the trainables'\n")
-    assert "trainables" not in {name.split(".")[0] for name in imported(file)}
+    assert [name.startswith("gatesweep.trainables.") for name in imported(file)] == [True] * 4
+    file.write_text("import gatesweep.trainablesque\nfrom gatesweep.core import gate\nname = 'the trainables'\n")
+    assert not any(name.startswith("gatesweep.trainables.") for name in imported(file))

@@ -9,8 +9,8 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.journal import Journal
-from sweeps.search import open_study
+from gatesweep.sweeps.journal import Journal
+from gatesweep.sweeps.search import open_study
 from tests.test_search import asked, search
 
 

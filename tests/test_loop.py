@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-from core import rng
-from core.gate import HOPELESS, Gate
-from core.loop import Epoch, Patience, Settings, fit
-from core.schedule import schedule
-from core.trainable import Data, Diverged, Losses, Metrics, Step, Trainable
-from sweeps.config import load
+from gatesweep.core import rng
+from gatesweep.core.gate import HOPELESS, Gate
+from gatesweep.core.loop import Epoch, Patience, Settings, fit
+from gatesweep.core.schedule import schedule
+from gatesweep.core.trainable import Data, Diverged, Losses, Metrics, Step, Trainable
+from gatesweep.sweeps.config import load
 from tests.examples import ONE, Batches, Slope, critic, line, same, seen, stored, weights
 from tests.trivial import Points
 

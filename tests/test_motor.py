@@ -11,9 +11,9 @@ from scipy.integrate import solve_ivp
 from scipy.signal import StateSpace, lsim
 from torch import Tensor
 
-from trainables.operators.bearing_figures import envelope_spectrum
-from trainables.operators.faults import BLOCKS, CLASSES, GEOMETRY, PLACES, RATE, SAMPLES, simulate
-from trainables.operators.motor import FLOWS, Bearing, Casing, Drive, Motor, casing_residual, quadratic
+from gatesweep.trainables.operators.bearing_figures import envelope_spectrum
+from gatesweep.trainables.operators.faults import BLOCKS, CLASSES, GEOMETRY, PLACES, RATE, SAMPLES, simulate
+from gatesweep.trainables.operators.motor import FLOWS, Bearing, Casing, Drive, Motor, casing_residual, quadratic
 
 DT = 1 / RATE
 

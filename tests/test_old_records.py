@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.record import read_events
-from sweeps import config as configuration
-from sweeps import report
-from sweeps.load import load
-from sweeps.publish import ENVIRONMENT
-from sweeps.run import sweep
-from sweeps.search import open_study
-from sweeps.tracking import Publisher
+from gatesweep.core.record import read_events
+from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps import report
+from gatesweep.sweeps.load import load
+from gatesweep.sweeps.publish import ENVIRONMENT
+from gatesweep.sweeps.run import sweep
+from gatesweep.sweeps.search import open_study
+from gatesweep.sweeps.tracking import Publisher
 from tests.readback import unlike
 
 RECORDS = sorted(Path(__file__).parent.glob("records/*/*"))

@@ -19,10 +19,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps import config as configuration
-from sweeps import report
-from sweeps.pages import page, parameters, plots
-from sweeps.run import sweep
+from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps import report
+from gatesweep.sweeps.pages import page, parameters, plots
+from gatesweep.sweeps.run import sweep
 from tests import browser
 from tests.browser import visit
 from tests.conftest import trivial

@@ -11,13 +11,13 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from core.data import generator
-from trainables.operators import reference
-from trainables.operators.darcy import Darcy
-from trainables.operators.derivatives import OfField, Stencils, interior
-from trainables.operators.grid import Axis, Grid, along, derivative
-from trainables.operators.magneto_thermal import MagnetoThermal
-from trainables.operators.problems import AdvectionDiffusion, Burgers, InsulatedHeat, Problem
+from gatesweep.core.data import generator
+from gatesweep.trainables.operators import reference
+from gatesweep.trainables.operators.darcy import Darcy
+from gatesweep.trainables.operators.derivatives import OfField, Stencils, interior
+from gatesweep.trainables.operators.grid import Axis, Grid, along, derivative
+from gatesweep.trainables.operators.magneto_thermal import MagnetoThermal
+from gatesweep.trainables.operators.problems import AdvectionDiffusion, Burgers, InsulatedHeat, Problem
 
 RING, ROD = Axis(32, periodic=True), Axis(17, periodic=False)
 PROBLEMS: dict[str, Problem] = {

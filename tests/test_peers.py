@@ -8,8 +8,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from sweeps.config import load
-from sweeps.space import read, suggest
+from gatesweep.sweeps.config import load
+from gatesweep.sweeps.space import read, suggest
 from tests.benchmarks.peers import first_pass, interval, read_lines, spread
 from tests.benchmarks.systems import prepare, random_search
 from tests.benchmarks.trained import LOG, Job

@@ -10,12 +10,12 @@ import torch
 import yaml
 from torch import Tensor
 
-from core.loop import Settings, fit
-from sweeps.config import CONFIGS, build, load
-from sweeps.schema import make_gate
+from gatesweep.core.loop import Settings, fit
+from gatesweep.sweeps.config import CONFIGS, build, load
+from gatesweep.sweeps.schema import make_gate
 from tests.examples import CPU
-from trainables.operators.data import ASKED, OperatorData
-from trainables.operators.operator import PhysicsOperator
+from gatesweep.trainables.operators.data import ASKED, OperatorData
+from gatesweep.trainables.operators.operator import PhysicsOperator
 
 SIZES = {"rows": 9, "columns": 16, "n_labelled": 6, "n_unlabelled": 24, "n_val": 6, "n_test": 5, "batch_size": 4}
 PROBLEMS: dict[str, dict[str, Any]] = {

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from core.record import read_events
-from sweeps import config as configuration
-from sweeps.database import default_uri
-from sweeps.publish import ENVIRONMENT
-from sweeps.report import trial_folders
-from sweeps.run import sweep as run_sweep
-from sweeps.tracking import Publisher
+from gatesweep.core.record import read_events
+from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps.database import default_uri
+from gatesweep.sweeps.publish import ENVIRONMENT
+from gatesweep.sweeps.report import trial_folders
+from gatesweep.sweeps.run import sweep as run_sweep
+from gatesweep.sweeps.tracking import Publisher
 from tests.conftest import LR, trivial
 from tests.drive import Drive, finish, followed, publish
 from tests.readback import connect, runs, unlike

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from core.loop import Settings
-from sweeps import config as configuration
-from sweeps.space import AnyLeaf
+from gatesweep.core.loop import Settings
+from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps.space import AnyLeaf
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

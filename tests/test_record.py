@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.gate import HOPELESS, Gate
-from core.record import Record, append_event, curves, read_events, write_atomically
+from gatesweep.core.gate import HOPELESS, Gate
+from gatesweep.core.record import Record, append_event, curves, read_events, write_atomically
 
 GATE = Gate({"val/a": "> 0.9"})
 

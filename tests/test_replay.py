@@ -11,19 +11,19 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import create_trial
 
-from core.gate import HOPELESS
-from core.loop import fit
-from core.record import read_events
-from sweeps import cli, pool
-from sweeps import config as configuration
-from sweeps import replay as program
-from sweeps.pool import Curve, Pool
-from sweeps.replay import settings, summarise
-from sweeps.report import trial_folders
-from sweeps.run import sweep
-from sweeps.schema import make_settings
-from sweeps.search import open_study
-from sweeps.simulation import Proposed, Replica, distance, replay
+from gatesweep.core.gate import HOPELESS
+from gatesweep.core.loop import fit
+from gatesweep.core.record import read_events
+from gatesweep.sweeps import cli, pool
+from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps import replay as program
+from gatesweep.sweeps.pool import Curve, Pool
+from gatesweep.sweeps.replay import settings, summarise
+from gatesweep.sweeps.report import trial_folders
+from gatesweep.sweeps.run import sweep
+from gatesweep.sweeps.schema import make_settings
+from gatesweep.sweeps.search import open_study
+from gatesweep.sweeps.simulation import Proposed, Replica, distance, replay
 from tests.conftest import LR, trivial
 from tests.pretended import Pretended, pretend
 

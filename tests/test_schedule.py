@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.schedule import schedule
+from gatesweep.core.schedule import schedule
 
 SHAPES = st.sampled_from(["constant", "linear", "cosine"])
 WARMUPS = st.floats(0.0, 0.999)

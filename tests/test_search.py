@@ -10,11 +10,11 @@ from optuna.samplers._tpe.sampler import _split_trials
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from core.record import Record
-from sweeps import config as configuration
-from sweeps.schema import make_gate
-from sweeps.search import Search, open_study
-from sweeps.space import read
+from gatesweep.core.record import Record
+from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps.schema import make_gate
+from gatesweep.sweeps.search import Search, open_study
+from gatesweep.sweeps.space import read
 from tests.conftest import trivial
 
 SPACE = {

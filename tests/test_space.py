@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.trainable import Losses, Metrics, Trainable
-from sweeps.config import load
-from sweeps.schema import check
-from sweeps.space import AnyLeaf, Composition, Space, read, suggest
+from gatesweep.core.trainable import Losses, Metrics, Trainable
+from gatesweep.sweeps.config import load
+from gatesweep.sweeps.schema import check
+from gatesweep.sweeps.space import AnyLeaf, Composition, Space, read, suggest
 
 KEY = "trainable.x"
 

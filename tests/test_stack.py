@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core import checkpoint, rng, stack
-from core.loop import Epoch, Run, fit
-from core.stack import Member, Unstackable, fit_stack
-from core.stack_step import Stack
-from core.trainable import Batch, Losses, Trainable
-from sweeps.config import build, override
-from sweeps.schema import locate, make_settings
+from gatesweep.core import checkpoint, rng, stack
+from gatesweep.core.loop import Epoch, Run, fit
+from gatesweep.core.stack import Member, Unstackable, fit_stack
+from gatesweep.core.stack_step import Stack
+from gatesweep.core.trainable import Batch, Losses, Trainable
+from gatesweep.sweeps.config import build, override
+from gatesweep.sweeps.schema import locate, make_settings
 from tests.conftest import TRAINABLES, tiny
 from tests.examples import Batches, Slope
 

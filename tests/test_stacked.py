@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import yaml
 
-from core.record import read_events
-from core.trainable import Data, Metrics
-from sweeps import config as configuration
-from sweeps import preflight, stacked
-from sweeps.recording import rungs_seen
-from sweeps.report import trial_folders
-from sweeps.scheduler import GateASHA
-from sweeps.schema import make_gate
-from sweeps.search import Search, open_study
-from sweeps.space import read
+from gatesweep.core.record import read_events
+from gatesweep.core.trainable import Data, Metrics
+from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps import preflight, stacked
+from gatesweep.sweeps.recording import rungs_seen
+from gatesweep.sweeps.report import trial_folders
+from gatesweep.sweeps.scheduler import GateASHA
+from gatesweep.sweeps.schema import make_gate
+from gatesweep.sweeps.search import Search, open_study
+from gatesweep.sweeps.space import read
 from tests.conftest import LR, tiny, trivial
 from tests.test_sweep import recorded, run
 from tests.trivial import Line

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from core import rng
-from core.loop import Epoch, Settings, fit
-from core.trainable import Losses, Step
+from gatesweep.core import rng
+from gatesweep.core.loop import Epoch, Settings, fit
+from gatesweep.core.trainable import Losses, Step
 from tests.examples import ONE, Batches, Example, Pairs, Slope, critic, line, same, seen, weights
 from tests.trivial import Points
 

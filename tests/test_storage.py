@@ -11,12 +11,12 @@ import torch
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
-from core import checkpoint
-from sweeps import config as configuration
-from sweeps.load import load
-from sweeps.report import trial_folders
-from sweeps.run import sweep
-from sweeps.storage import Mirror, Store, Workplace, restore
+from gatesweep.core import checkpoint
+from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps.load import load
+from gatesweep.sweeps.report import trial_folders
+from gatesweep.sweeps.run import sweep
+from gatesweep.sweeps.storage import Mirror, Store, Workplace, restore
 from tests.conftest import trivial
 from tests.test_sweep import recorded, run
 
@@ -114,7 +114,7 @@ def test_a_study_is_never_ahead_of_its_trials(tmp_path: Path) -> None:
         (folder / name / "events.jsonl").write_text("")
         Store(str(storage), "one", name).put("checkpoints/epoch_0001/state.pt", b"")
     (folder / "config.yaml").write_text("")
-    from sweeps.search import open_study
+    from gatesweep.sweeps.search import open_study
 
     open_study(folder).ask()
     mirror = Mirror(str(storage), folder)

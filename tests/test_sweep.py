@@ -15,11 +15,11 @@ from typing import Any
 import optuna
 import pytest
 
-from core.record import read_events
-from sweeps import config as configuration
-from sweeps.report import trial_folders
-from sweeps.run import sweep
-from sweeps.search import open_study
+from gatesweep.core.record import read_events
+from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps.report import trial_folders
+from gatesweep.sweeps.run import sweep
+from gatesweep.sweeps.search import open_study
 from tests.conftest import LR, trivial
 
 pytestmark = pytest.mark.usefixtures("ray_here")

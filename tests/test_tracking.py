@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 import torch
 
-from core.record import STEP_LOSS, read_events
-from sweeps import config as configuration
-from sweeps import tracking
-from sweeps.database import default_uri
-from sweeps.load import load
-from sweeps.report import trial_folders
-from sweeps.run import sweep
+from gatesweep.core.record import STEP_LOSS, read_events
+from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps import tracking
+from gatesweep.sweeps.database import default_uri
+from gatesweep.sweeps.load import load
+from gatesweep.sweeps.report import trial_folders
+from gatesweep.sweeps.run import sweep
 from tests.conftest import trivial
 
 ROOT = Path(__file__).parents[1]

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from core import checkpoint
-from core.record import read_events
+from gatesweep.core import checkpoint
+from gatesweep.core.record import read_events
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parents[1]

@@ -15,11 +15,11 @@ import yaml
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from core import checkpoint
-from core.loop import Epoch, fit
-from sweeps import figures
-from sweeps.config import CONFIGS, build, flatten, load, override
-from sweeps.schema import arguments, locate, make_gate, make_settings
+from gatesweep.core import checkpoint
+from gatesweep.core.loop import Epoch, fit
+from gatesweep.sweeps import figures
+from gatesweep.sweeps.config import CONFIGS, build, flatten, load, override
+from gatesweep.sweeps.schema import arguments, locate, make_gate, make_settings
 from tests.conftest import EXPERIMENTS, GOLDEN, TRAINABLES, tiny
 
 STEPS = 20  # of the golden losses

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sweeps import config as configuration
-from sweeps import tuning
-from sweeps.run import sweep
+from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps import tuning
+from gatesweep.sweeps.run import sweep
 from tests.conftest import trivial
 
 pytestmark = pytest.mark.usefixtures("ray_here")

@@ -10,12 +10,12 @@ from urllib.parse import urlencode
 
 import pytest
 
-from core.record import read_events
-from sweeps import comparison
-from sweeps import config as configuration
-from sweeps.database import default_uri
-from sweeps.report import trial_folders
-from sweeps.run import sweep
+from gatesweep.core.record import read_events
+from gatesweep.sweeps import comparison
+from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps.database import default_uri
+from gatesweep.sweeps.report import trial_folders
+from gatesweep.sweeps.run import sweep
 from tests import browser
 from tests.conftest import trivial
 from tests.servers import mlflow_server

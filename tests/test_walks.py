@@ -14,16 +14,16 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.gate import Gate
-from core.trainable import Metrics
+from gatesweep.core.gate import Gate
+from gatesweep.core.trainable import Metrics
 from tests.examples import stacks_as_it_trains_alone
-from trainables.walks import graph as graphs
-from trainables.walks.compliance import Judge
-from trainables.walks.data import WalkData
-from trainables.walks.graph import BlockGraph
-from trainables.walks.model import Transformer
-from trainables.walks.rules import Process, Rules, draw, random_walks
-from trainables.walks.trainable import WalkTransformer
+from gatesweep.trainables.walks import graph as graphs
+from gatesweep.trainables.walks.compliance import Judge
+from gatesweep.trainables.walks.data import WalkData
+from gatesweep.trainables.walks.graph import BlockGraph
+from gatesweep.trainables.walks.model import Transformer
+from gatesweep.trainables.walks.rules import Process, Rules, draw, random_walks
+from gatesweep.trainables.walks.trainable import WalkTransformer
 
 CPU = torch.device("cpu")
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -11,16 +11,16 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
-from core.gate import HOPELESS
-from sweeps import config as configuration
-from sweeps.report import trial_folders
-from sweeps.run import sweep
-from sweeps.schema import make_gate
-from sweeps.search import Search, open_study
-from sweeps.space import AnyLeaf, read, suggest
-from sweeps.storage import restore
-from sweeps.trial import trial_config
-from sweeps.warm import ORIGIN, place
+from gatesweep.core.gate import HOPELESS
+from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps.report import trial_folders
+from gatesweep.sweeps.run import sweep
+from gatesweep.sweeps.schema import make_gate
+from gatesweep.sweeps.search import Search, open_study
+from gatesweep.sweeps.space import AnyLeaf, read, suggest
+from gatesweep.sweeps.storage import restore
+from gatesweep.sweeps.trial import trial_config
+from gatesweep.sweeps.warm import ORIGIN, place
 from tests.conftest import LR, trivial
 from tests.pretended import Epochs, Pretended, pretend
 

@@ -12,7 +12,7 @@ from optuna.samplers import TPESampler
 from optuna.samplers._tpe.sampler import _split_trials
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweeps.window import BEST, NEWEST, Window, Windowed
+from gatesweep.sweeps.window import BEST, NEWEST, Window, Windowed
 
 SHAPES = {"x": FloatDistribution(0, 1), "y": FloatDistribution(1e-4, 1, log=True)}
 

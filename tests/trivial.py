@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.distributed import rank
-from core.trainable import Data, Losses, Metrics, Trainable
+from gatesweep.core.distributed import rank
+from gatesweep.core.trainable import Data, Losses, Metrics, Trainable
 
 
 class Points:

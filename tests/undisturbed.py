@@ -12,14 +12,14 @@ from typing import Any
 import torch
 import yaml
 
-from core import checkpoint
-from core.record import STEP_LOSS, Event, curves, plain, read_events
-from sweeps import scheduler
-from sweeps.publish import ENVIRONMENT
-from sweeps.recording import rungs_seen
-from sweeps.report import OUTCOMES, trial_folders
-from sweeps.search import open_study
-from sweeps.space import read
+from gatesweep.core import checkpoint
+from gatesweep.core.record import STEP_LOSS, Event, curves, plain, read_events
+from gatesweep.sweeps import scheduler
+from gatesweep.sweeps.publish import ENVIRONMENT
+from gatesweep.sweeps.recording import rungs_seen
+from gatesweep.sweeps.report import OUTCOMES, trial_folders
+from gatesweep.sweeps.search import open_study
+from gatesweep.sweeps.space import read
 
 
 def differences(swept: Path, whole: Path) -> list[str]:

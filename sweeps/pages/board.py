@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sweeps import comparison
-from sweeps.pages import parameters
-from sweeps.pages.render import choice, figures, score
-from sweeps.report import Sweep, Trial
+from gatesweep.sweeps import comparison
+from gatesweep.sweeps.pages import parameters
+from gatesweep.sweeps.pages.render import choice, figures, score
+from gatesweep.sweeps.report import Sweep, Trial
 
 
 def leaderboard(sweep: Sweep, links: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:

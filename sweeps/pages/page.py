@@ -15,12 +15,12 @@ from typing import Any
 
 import optuna
 
-from core.gate import COMPARE, Gate, Threshold
-from core.record import Event, write_atomically
-from sweeps import report
-from sweeps.pages import board, parameters, plots
-from sweeps.pages.render import choice, duration, figures, moment, render, score, share, shown_path
-from sweeps.report import Sweep, Trial
+from gatesweep.core.gate import COMPARE, Gate, Threshold
+from gatesweep.core.record import Event, write_atomically
+from gatesweep.sweeps import report
+from gatesweep.sweeps.pages import board, parameters, plots
+from gatesweep.sweeps.pages.render import choice, duration, figures, moment, render, score, share, shown_path
+from gatesweep.sweeps.report import Sweep, Trial
 
 FOLD = 50  # rows of the leaderboard that are not folded away
 MOST_ROWS = 1000  # a page of 10,000 takes a browser many seconds

@@ -17,9 +17,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweeps.pages.plots import AXIS, STYLES, TITLE, Axis, Figure
-from sweeps.pages.render import choice, score
-from sweeps.report import Sweep, Trial
+from gatesweep.sweeps.pages.plots import AXIS, STYLES, TITLE, Axis, Figure
+from gatesweep.sweeps.pages.render import choice, score
+from gatesweep.sweeps.report import Sweep, Trial
 
 MOST_LINES = 500  # of parallel coordinates
 MOST_LEAVES = 200  # trials that importances rest on: their time grows with the square, 200 take 2 s and 1,000 take 23

@@ -9,12 +9,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from core.gate import HOPELESS, Threshold
-from core.record import Event
-from sweeps.front import cost as cost_of
-from sweeps.front import counted
-from sweeps.pages.render import score
-from sweeps.report import Sweep, Trial
+from gatesweep.core.gate import HOPELESS, Threshold
+from gatesweep.core.record import Event
+from gatesweep.sweeps.front import cost as cost_of
+from gatesweep.sweeps.front import counted
+from gatesweep.sweeps.pages.render import score
+from gatesweep.sweeps.report import Sweep, Trial
 
 Figure = dict[str, Any]
 Cutoff = tuple[int, float, int]  # of a rung: its epoch, the score that it last asked for, and how many reached it
@@ -146,7 +146,7 @@ def front(sweep: Sweep, found: Sequence[Mapping[str, Any]], cost: str) -> Figure
 
 def rungs(sweep: Sweep) -> list[Cutoff]:
     """Every rung, rebuilt from the record; other schedulers have none."""
-    from sweeps import scheduler  # here, for Ray Tune takes seconds to import
+    from gatesweep.sweeps import scheduler  # here, for Ray Tune takes seconds to import
 
     target = scheduler.locate("scheduler", sweep.config["scheduler"])
     if not (isinstance(target, type) and issubclass(target, scheduler.GateASHA)):

@@ -15,8 +15,8 @@ import jinja2
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from core.gate import HOPELESS
-from core.record import plain
+from gatesweep.core.gate import HOPELESS
+from gatesweep.core.record import plain
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:

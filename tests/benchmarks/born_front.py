@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from core.loop import fit
-from sweeps.config import build, load, override
-from sweeps.schema import make_settings
-from trainables.born.adversarial import BornAdversarial
+from gatesweep.core.loop import fit
+from gatesweep.sweeps.config import build, load, override
+from gatesweep.sweeps.schema import make_settings
+from gatesweep.trainables.born.adversarial import BornAdversarial
 
 SHOWN = ("accuracy", "robust_accuracy_10", "joint_nll_per_dim", "frechet", "sliced_w1")
 

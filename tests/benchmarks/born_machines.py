@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from core.loop import Settings, fit
-from core.schedule import schedule
-from core.trainable import Metrics
-from trainables.born.attacks import pgd
-from trainables.born.classifier import BornClassifier
-from trainables.born.data import BornData
-from trainables.born.generator import BornGenerator
+from gatesweep.core.loop import Settings, fit
+from gatesweep.core.schedule import schedule
+from gatesweep.core.trainable import Metrics
+from gatesweep.trainables.born.attacks import pgd
+from gatesweep.trainables.born.classifier import BornClassifier
+from gatesweep.trainables.born.data import BornData
+from gatesweep.trainables.born.generator import BornGenerator
 
 SEEDS = range(3)
 PLAIN = (0.05, 0.10, 0.15)  # sizes of the attack that is usual: 20 ascents from the point itself

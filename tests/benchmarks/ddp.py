@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from core.loop import Settings, fit
-from core.precision import DTYPES
-from core.trainable import Data, Trainable
-from sweeps.config import build, load
+from gatesweep.core.loop import Settings, fit
+from gatesweep.core.precision import DTYPES
+from gatesweep.core.trainable import Data, Trainable
+from gatesweep.sweeps.config import build, load
 
 WARM_UP = 2  # epochs of each side that do not count
 SIDES: dict[str, list[str]] = {

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 import yaml
 
-from core.trainable import Trainable
-from trainables.walks.data import WalkData
-from trainables.walks.trainable import WalkTransformer
+from gatesweep.core.trainable import Trainable
+from gatesweep.trainables.walks.data import WalkData
+from gatesweep.trainables.walks.trainable import WalkTransformer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 WALKS, LENGTH = 1000, 64

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from core.loop import Settings, fit
-from core.schedule import schedule
-from core.trainable import Metrics
-from trainables.autoencoders.autoencoder import Autoencoder
-from trainables.autoencoders.data import EventData
+from gatesweep.core.loop import Settings, fit
+from gatesweep.core.schedule import schedule
+from gatesweep.core.trainable import Metrics
+from gatesweep.trainables.autoencoders.autoencoder import Autoencoder
+from gatesweep.trainables.autoencoders.data import EventData
 
 SOURCE = {"latent": "vq", "latent_dim": 32, "codebook": "random", "revive_below": 0.0, "lr": 1e-3}
 ROWS: dict[str, dict[str, Any]] = {

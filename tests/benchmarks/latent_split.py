@@ -17,11 +17,11 @@ import yaml
 from matplotlib.figure import Figure
 from optuna.trial import TrialState
 
-from core.loop import fit
-from sweeps.config import build, override
-from sweeps.schema import make_gate, make_settings
-from sweeps.search import open_study
-from trainables.circuits.trainable import LATENT, CircuitVAE
+from gatesweep.core.loop import fit
+from gatesweep.sweeps.config import build, override
+from gatesweep.sweeps.schema import make_gate, make_settings
+from gatesweep.sweeps.search import open_study
+from gatesweep.trainables.circuits.trainable import LATENT, CircuitVAE
 
 SHOWN = ("db_error", "pole_error_p95", "value_error", "topology_accuracy", "prior_valid", "silhouette", "active")
 

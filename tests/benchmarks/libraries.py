@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from trainables.born.mps import BornMachine
-from trainables.operators.fno import FNO, Transform
-from trainables.operators.grid import Axis, Grid
+from gatesweep.trainables.born.mps import BornMachine
+from gatesweep.trainables.operators.fno import FNO, Transform
+from gatesweep.trainables.operators.grid import Axis, Grid
 
 os.environ.setdefault("WANDB_MODE", "disabled")  # neuraloperator imports it
 LR = 1e-4

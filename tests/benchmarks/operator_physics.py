@@ -11,9 +11,9 @@ from time import perf_counter
 
 import torch
 
-from core.loop import fit
-from sweeps.config import build, load
-from sweeps.schema import make_settings
+from gatesweep.core.loop import fit
+from gatesweep.sweeps.config import build, load
+from gatesweep.sweeps.schema import make_settings
 
 SOURCE = {0.0: (0.0553, 0.939, 0.005), 0.02: (0.0271, 0.339, 0.006), 0.1: (0.0182, 0.171, 0.0085)}
 

@@ -22,12 +22,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import sweeps  # sets Ray's environment before anything imports it  # noqa: F401  isort: skip
+import gatesweep.sweeps  # sets Ray's environment before anything imports it  # noqa: F401  isort: skip
 
 import pytest
 import sqlalchemy
 
-from sweeps.publish import ENVIRONMENT
+from gatesweep.sweeps.publish import ENVIRONMENT
 from tests.drive import Drive, publish
 from tests.readback import unlike
 from tests.servers import mlflow_server, postgresql

@@ -17,11 +17,11 @@ from pathlib import Path
 from statistics import geometric_mean, mean, quantiles, stdev
 from typing import Any
 
-from sweeps import simulation, space
-from sweeps.pool import Curve, Pool, read
-from sweeps.replay import Setting, Summary, settings, summarise
-from sweeps.schema import make_gate
-from sweeps.search import Search, make_sampler
+from gatesweep.sweeps import simulation, space
+from gatesweep.sweeps.pool import Curve, Pool, read
+from gatesweep.sweeps.replay import Setting, Summary, settings, summarise
+from gatesweep.sweeps.schema import make_gate
+from gatesweep.sweeps.search import Search, make_sampler
 
 POOLS = Path(__file__).parent / "pools"
 SHARES = (0.1, 0.25, 0.4, 0.5, 0.65, 0.8)  # of the epochs, as grace periods

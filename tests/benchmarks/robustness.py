@@ -10,12 +10,12 @@ import argparse
 import numpy as np
 import torch
 
-from core.loop import fit
-from sweeps.config import build, load
-from sweeps.schema import make_settings
-from trainables.born.attacks import fgsm, pgd, withstands
-from trainables.born.data import BornData
-from trainables.born.trainable import Born
+from gatesweep.core.loop import fit
+from gatesweep.sweeps.config import build, load
+from gatesweep.sweeps.schema import make_settings
+from gatesweep.trainables.born.attacks import fgsm, pgd, withstands
+from gatesweep.trainables.born.data import BornData
+from gatesweep.trainables.born.trainable import Born
 
 SIZES = (0.05, 0.10, 0.15)  # of the inputs' range
 METHODS = {

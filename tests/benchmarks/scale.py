@@ -29,19 +29,19 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import sweeps  # sets Ray's environment before anything imports it  # noqa: F401  isort: skip
+import gatesweep.sweeps  # sets Ray's environment before anything imports it  # noqa: F401  isort: skip
 
 import ray
 import yaml
 
-from core.record import Record
-from sweeps import run
-from sweeps.cluster import start_ray
-from sweeps.config import load
-from sweeps.recording import Recorder
-from sweeps.schema import make_gate
-from sweeps.search import Search
-from sweeps.space import read
+from gatesweep.core.record import Record
+from gatesweep.sweeps import run
+from gatesweep.sweeps.cluster import start_ray
+from gatesweep.sweeps.config import load
+from gatesweep.sweeps.recording import Recorder
+from gatesweep.sweeps.schema import make_gate
+from gatesweep.sweeps.search import Search
+from gatesweep.sweeps.space import read
 from tests.conftest import trivial
 
 COLUMNS = "search | scheduler | trials | epochs | wall | CPU | main | start s | end s | resume s | peak MB"

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 import yaml
 
-from core import shared
-from sweeps.config import CONFIGS
-from sweeps.schema import locate
+from gatesweep.core import shared
+from gatesweep.sweeps.config import CONFIGS
+from gatesweep.sweeps.schema import locate
 
 DEFAULT = [
     "planar",

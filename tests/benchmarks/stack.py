@@ -13,12 +13,12 @@ from time import perf_counter
 
 import torch
 
-from core import rng
-from core.loop import Run
-from core.stack_step import Stack
-from core.trainable import owns_step
-from sweeps.config import build, load, override
-from sweeps.schema import make_settings
+from gatesweep.core import rng
+from gatesweep.core.loop import Run
+from gatesweep.core.stack_step import Stack
+from gatesweep.core.trainable import owns_step
+from gatesweep.sweeps.config import build, load, override
+from gatesweep.sweeps.schema import make_settings
 from tests.conftest import TRAINABLES
 
 

@@ -22,7 +22,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from sweeps.config import load
+from gatesweep.sweeps.config import load
 from tests.benchmarks.trained import CONFIG, Job, append, loss
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +76,7 @@ def stock_tune(job: Job, **rungs: Any) -> None:
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    from sweeps.cluster import start_ray
+    from gatesweep.sweeps.cluster import start_ray
 
     def train(point: dict[str, Any]) -> None:
         number = zlib.crc32(tune.get_context().get_trial_id().encode()) % 10_000
@@ -117,7 +117,7 @@ def train_in_tune(job: Job, process: int) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    from sweeps.cluster import start_ray
+    from gatesweep.sweeps.cluster import start_ray
 
     def worker(given: dict[str, Any]) -> None:
         for epoch in job.train(given["point"], given["number"]):
@@ -174,7 +174,7 @@ def random_search(job: Job, process: int) -> None:
 
 
 def optimize(job: Job, study: optuna.Study, process: int = 0) -> None:
-    from sweeps.space import read, suggest
+    from gatesweep.sweeps.space import read, suggest
 
     space = read(job.config)
 

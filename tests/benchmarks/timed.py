@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from core.trainable import Data, Losses, Metrics
+from gatesweep.core.trainable import Data, Losses, Metrics
 from tests.benchmarks.trained import append
 from tests.trivial import Line, Points
 

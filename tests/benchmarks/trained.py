@@ -16,10 +16,10 @@ from typing import Any
 import optuna
 import torch
 
-from core.loop import Epoch, fit
-from sweeps.config import build, override
-from sweeps.schema import make_settings
-from sweeps.space import read, suggest
+from gatesweep.core.loop import Epoch, fit
+from gatesweep.sweeps.config import build, override
+from gatesweep.sweeps.schema import make_settings
+from gatesweep.sweeps.space import read, suggest
 
 CONFIG, LOG = "config.json", "log.jsonl"
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import ray
 
-from sweeps.cluster import start_ray
-from sweeps.config import load
-from sweeps.run import sweep
+from gatesweep.sweeps.cluster import start_ray
+from gatesweep.sweeps.config import load
+from gatesweep.sweeps.run import sweep
 
 
 def run(results: Path, *overrides: str) -> tuple[Path, dict[str, Any]]:

@@ -23,8 +23,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from core.record import read_events
-from sweeps.report import trial_folders
+from gatesweep.core.record import read_events
+from gatesweep.sweeps.report import trial_folders
 
 BEGAN = time.time()
 SPANS = "GATESWEEP_SPANS"  # the file that all processes append to
@@ -61,11 +61,11 @@ def timed(owner: Any, name: str, part: str) -> None:
 
 def command(overrides: list[str]) -> int:
     """What `sweeps/run.py` does, with timers."""
-    import sweeps  # sets Ray's environment  # noqa: F401  isort: skip
+    import gatesweep.sweeps  # sets Ray's environment  # noqa: F401  isort: skip
 
-    from core import checkpoint
-    from sweeps import config, figures, preflight, report, run
-    from sweeps.trial import DirectTrial
+    from gatesweep.core import checkpoint
+    from gatesweep.sweeps import config, figures, preflight, report, run
+    from gatesweep.sweeps.trial import DirectTrial
 
     class TimedTrial(DirectTrial):
         def setup(self, *given: Any, **options: Any) -> None:

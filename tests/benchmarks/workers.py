@@ -20,16 +20,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import sweeps  # sets Ray's environment before anything imports it  # noqa: F401  isort: skip
+import gatesweep.sweeps  # sets Ray's environment before anything imports it  # noqa: F401  isort: skip
 
 import ray
 
-from core.checkpoint import newest
-from core.record import Event, read_events
-from sweeps.cluster import start_ray
-from sweeps.config import load
-from sweeps.report import trial_folders
-from sweeps.run import sweep
+from gatesweep.core.checkpoint import newest
+from gatesweep.core.record import Event, read_events
+from gatesweep.sweeps.cluster import start_ray
+from gatesweep.sweeps.config import load
+from gatesweep.sweeps.report import trial_folders
+from gatesweep.sweeps.run import sweep
 from tests.conftest import trivial
 from tests.processes import descendants
 

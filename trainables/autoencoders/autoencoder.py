@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from core.distributed import mean_count
-from core.trainable import Data, Losses, Mean, Metrics, Trainable, samples
-from trainables.autoencoders import figures
-from trainables.autoencoders.data import Batch, TokenData
-from trainables.autoencoders.latent import Codebook, VectorQuantizer, codebook_use, make_latent
-from trainables.autoencoders.latent import Kind as LatentKind
-from trainables.autoencoders.metrics import Reconstruction, masked_mse, reconstruction
-from trainables.autoencoders.model import Kind, make_decoder, make_encoder
+from gatesweep.core.distributed import mean_count
+from gatesweep.core.trainable import Data, Losses, Mean, Metrics, Trainable, samples
+from gatesweep.trainables.autoencoders import figures
+from gatesweep.trainables.autoencoders.data import Batch, TokenData
+from gatesweep.trainables.autoencoders.latent import Codebook, VectorQuantizer, codebook_use, make_latent
+from gatesweep.trainables.autoencoders.latent import Kind as LatentKind
+from gatesweep.trainables.autoencoders.metrics import Reconstruction, masked_mse, reconstruction
+from gatesweep.trainables.autoencoders.model import Kind, make_decoder, make_encoder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

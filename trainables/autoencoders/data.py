@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.data import check_batch_size, require, shuffled
-from core.shared import made_once
-from trainables.autoencoders import files
-from trainables.autoencoders.events import Events, simulate
+from gatesweep.core.data import check_batch_size, require, shuffled
+from gatesweep.core.shared import made_once
+from gatesweep.trainables.autoencoders import files
+from gatesweep.trainables.autoencoders.events import Events, simulate
 
 Batch = tuple[Tensor, Tensor]  # standardised features (B, T, F) float32, zero where padded; ids (B, T), 0 for padding
 EVALUATED = 512  # samples of a held-out batch

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.data import require
-from core.distributed import mean_count, sum_over_ranks
-from core.trainable import Losses
-from trainables.autoencoders.data import Batch, TokenData
-from trainables.autoencoders.generative import GenerativeAutoencoder
-from trainables.autoencoders.metrics import masked_mean, masked_mse
-from trainables.autoencoders.model import TokenMLP
+from gatesweep.core.data import require
+from gatesweep.core.distributed import mean_count, sum_over_ranks
+from gatesweep.core.trainable import Losses
+from gatesweep.trainables.autoencoders.data import Batch, TokenData
+from gatesweep.trainables.autoencoders.generative import GenerativeAutoencoder
+from gatesweep.trainables.autoencoders.metrics import masked_mean, masked_mse
+from gatesweep.trainables.autoencoders.model import TokenMLP
 
 OFFSET = 0.008  # of the cosine schedule, near t = 0
 FREQUENCIES = 8  # of the time's features, sine and cosine of 1 to 8 quarter turns from t = 0 to 1

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.autoencoders.data import Batch, TokenData
+from gatesweep.trainables.autoencoders.data import Batch, TokenData
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

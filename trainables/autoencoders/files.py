@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trainables.autoencoders.events import PAD, Events, Floats
+from gatesweep.trainables.autoencoders.events import PAD, Events, Floats
 
 MOST_IDS = 255  # an id is a row of an embedding: a larger number is a mistake
 BRANCHES = ("id", "pt", "eta", "phi")

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from core.data import require
-from core.distributed import mean_count
-from core.trainable import Losses, Metrics, Step
-from trainables.autoencoders.data import Batch, TokenData
-from trainables.autoencoders.generative import GenerativeAutoencoder
-from trainables.autoencoders.metrics import masked_mean, masked_mse
-from trainables.autoencoders.model import TokenMLP
+from gatesweep.core.data import require
+from gatesweep.core.distributed import mean_count
+from gatesweep.core.trainable import Losses, Metrics, Step
+from gatesweep.trainables.autoencoders.data import Batch, TokenData
+from gatesweep.trainables.autoencoders.generative import GenerativeAutoencoder
+from gatesweep.trainables.autoencoders.metrics import masked_mean, masked_mse
+from gatesweep.trainables.autoencoders.model import TokenMLP
 
 BETAS = (0.5, 0.99)  # of Adam: less momentum, for the two chase one another
 

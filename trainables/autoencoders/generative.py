@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from core.data import require
-from core.trainable import Data, Metrics, Trainable
-from trainables.autoencoders import figures
-from trainables.autoencoders.data import EVALUATED, Batch, TokenData
-from trainables.autoencoders.metrics import reconstruction
-from trainables.autoencoders.model import Kind, make_decoder, make_encoder
-from trainables.autoencoders.two_sample import compare
+from gatesweep.core.data import require
+from gatesweep.core.trainable import Data, Metrics, Trainable
+from gatesweep.trainables.autoencoders import figures
+from gatesweep.trainables.autoencoders.data import EVALUATED, Batch, TokenData
+from gatesweep.trainables.autoencoders.metrics import reconstruction
+from gatesweep.trainables.autoencoders.model import Kind, make_decoder, make_encoder
+from gatesweep.trainables.autoencoders.two_sample import compare
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from core.data import require
-from core.distributed import broadcast, sum_over_ranks
-from trainables.autoencoders.metrics import masked_mean
+from gatesweep.core.data import require
+from gatesweep.core.distributed import broadcast, sum_over_ranks
+from gatesweep.trainables.autoencoders.metrics import masked_mean
 
 Kind = Literal["none", "linear", "vq"]
 Codebook = Literal["data", "random"]

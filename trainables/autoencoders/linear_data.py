@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from core.data import check_batch_size, generator, require, shuffled
-from core.shared import made_once
+from gatesweep.core.data import check_batch_size, generator, require, shuffled
+from gatesweep.core.shared import made_once
 
 Task = Literal["regression", "classification"]
 Batch = tuple[Tensor, Tensor]  # features (B, F), targets (B,)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from core.distributed import mean_count
-from core.trainable import Metrics, to_host
-from trainables.autoencoders.data import EventData, TokenData
+from gatesweep.core.distributed import mean_count
+from gatesweep.core.trainable import Metrics, to_host
+from gatesweep.trainables.autoencoders.data import EventData, TokenData
 
 
 def masked_mse(reconstructed: Tensor, features: Tensor, ids: Tensor, count: Tensor | None = None) -> Tensor:

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.data import require
-from core.gate import proportion
-from core.trainable import Data, Losses, Metrics, Trainable
-from trainables.autoencoders.linear_data import Batch, LinearData, Task
+from gatesweep.core.data import require
+from gatesweep.core.gate import proportion
+from gatesweep.core.trainable import Data, Losses, Metrics, Trainable
+from gatesweep.trainables.autoencoders.linear_data import Batch, LinearData, Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

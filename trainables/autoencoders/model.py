@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from core.data import require
-from trainables.autoencoders.data import TokenData
+from gatesweep.core.data import require
+from gatesweep.trainables.autoencoders.data import TokenData
 
 Kind = Literal["mlp", "gnn"]
 ID_WIDTH = 8  # of the learned embedding of a token's id

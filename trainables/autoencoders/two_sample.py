@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.trainable import Metrics
-from trainables.autoencoders.data import Batch, EventData, TokenData
+from gatesweep.core.trainable import Metrics
+from gatesweep.trainables.autoencoders.data import Batch, EventData, TokenData
 
 JUDGED = 9000  # tokens of each kind, at most, that the classifier sees; half of them to learn from
 PROJECTIONS = 64

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from core.data import require
-from core.trainable import Losses
-from trainables.born.attacks import ascend, random_start, surprise, worst_start
-from trainables.born.data import Batch, BornData
-from trainables.born.trainable import Born
+from gatesweep.core.data import require
+from gatesweep.core.trainable import Losses
+from gatesweep.trainables.born.attacks import ascend, random_start, surprise, worst_start
+from gatesweep.trainables.born.data import Batch, BornData
+from gatesweep.trainables.born.trainable import Born
 
 Method = Literal["pgd", "fgsm", "trades"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from core.trainable import Losses
-from trainables.born.data import Batch
-from trainables.born.trainable import Born
+from gatesweep.core.trainable import Losses
+from gatesweep.trainables.born.data import Batch
+from gatesweep.trainables.born.trainable import Born
 
 
 class BornClassifier(Born):

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.data import check_batch_size, require, shuffled
-from core.shared import made_once
-from trainables.born.files import read_series
-from trainables.born.mixture import Mixture
+from gatesweep.core.data import check_batch_size, require, shuffled
+from gatesweep.core.shared import made_once
+from gatesweep.trainables.born.files import read_series
+from gatesweep.trainables.born.mixture import Mixture
 
 Dataset = Literal["moons", "circles", "spirals", "digits", "iris", "wine", "breast_cancer", "series"]
 Batch = tuple[Tensor, Tensor]  # points (B, n) in [0, 1], classes (B,)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.born.data import BornData
-from trainables.born.metrics import Density
+from gatesweep.trainables.born.data import BornData
+from gatesweep.trainables.born.metrics import Density
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from core.data import require
+from gatesweep.core.data import require
 
 
 def read_series(

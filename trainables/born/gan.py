@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from core.data import require
-from core.trainable import Data, Losses, Metrics, Step
-from trainables.born.attacks import surprise
-from trainables.born.critic import Critic, CriticLoss, loss_of_critic, loss_of_drawn
-from trainables.born.data import Batch, BornData
-from trainables.born.trainable import Born
+from gatesweep.core.data import require
+from gatesweep.core.trainable import Data, Losses, Metrics, Step
+from gatesweep.trainables.born.attacks import surprise
+from gatesweep.trainables.born.critic import Critic, CriticLoss, loss_of_critic, loss_of_drawn
+from gatesweep.trainables.born.data import Batch, BornData
+from gatesweep.trainables.born.trainable import Born
 
 PRETRAINING, ADVERSARIAL, RETRAINING = range(3)
 BETAS = (0.5, 0.9)  # of Adam: less momentum, for the two chase one another

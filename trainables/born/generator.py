@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from core.data import require
-from core.trainable import Losses
-from trainables.born.data import Batch, BornData
-from trainables.born.trainable import Born
+from gatesweep.core.data import require
+from gatesweep.core.trainable import Losses
+from gatesweep.trainables.born.data import Batch, BornData
+from gatesweep.trainables.born.trainable import Born
 
 
 class BornGenerator(Born):

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.gate import proportion
-from core.trainable import Metrics
-from trainables.born.attacks import withstands
-from trainables.born.mps import BornMachine
+from gatesweep.core.gate import proportion
+from gatesweep.core.trainable import Metrics
+from gatesweep.trainables.born.attacks import withstands
+from gatesweep.trainables.born.mps import BornMachine
 
 PROJECTIONS = 64
 NODES = 48  # of the quadrature in each direction: exact for polynomials of degree 95

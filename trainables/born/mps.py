@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from trainables.born.embedding import Kind, cell_masses, embed
+from gatesweep.trainables.born.embedding import Kind, cell_masses, embed
 
 CELLS = 200  # of each feature's range, in which samples are drawn
 

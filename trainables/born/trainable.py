@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from core.data import require
-from core.trainable import Data, Metrics, Trainable
-from trainables.born import figures, metrics
-from trainables.born.data import Batch, BornData
-from trainables.born.embedding import HIGHEST, Kind
-from trainables.born.mixture import Mixture, gaussians, kernels
-from trainables.born.mps import BornMachine
+from gatesweep.core.data import require
+from gatesweep.core.trainable import Data, Metrics, Trainable
+from gatesweep.trainables.born import figures, metrics
+from gatesweep.trainables.born.data import Batch, BornData
+from gatesweep.trainables.born.embedding import HIGHEST, Kind
+from gatesweep.trainables.born.mixture import Mixture, gaussians, kernels
+from gatesweep.trainables.born.mps import BornMachine
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

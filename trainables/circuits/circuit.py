@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from core.data import require
+from gatesweep.core.data import require
 
 NODES = ("GND", "VIN", "VOUT", "N1", "N2")
 KINDS = ("R", "C", "L")

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.data import check_batch_size, require, shuffled
-from core.shared import made_once
-from trainables.circuits.circuit import TYPES, Circuits, generate, load
-from trainables.circuits.physics import Roots, grid, response, roots
+from gatesweep.core.data import check_batch_size, require, shuffled
+from gatesweep.core.shared import made_once
+from gatesweep.trainables.circuits.circuit import TYPES, Circuits, generate, load
+from gatesweep.trainables.circuits.physics import Roots, grid, response, roots
 
 Batch = dict[str, Tensor]
 SIX = ("low_pass", "high_pass", "band_pass", "band_stop", "rlc_series", "rlc_parallel")

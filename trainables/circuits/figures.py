@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.circuits.circuit import OMEGA_0, Mask, Values
-from trainables.circuits.data import Part
-from trainables.circuits.physics import decibels, grid, response, roots
+from gatesweep.trainables.circuits.circuit import OMEGA_0, Mask, Values
+from gatesweep.trainables.circuits.data import Part
+from gatesweep.trainables.circuits.physics import decibels, grid, response, roots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

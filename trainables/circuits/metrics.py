@@ -7,11 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.gate import proportion
-from core.trainable import Metrics
-from trainables.circuits.circuit import Mask, Values, connected, edit_distance, keys
-from trainables.circuits.data import Part, Statistics
-from trainables.circuits.physics import decibels, grid, response, roots
+from gatesweep.core.gate import proportion
+from gatesweep.core.trainable import Metrics
+from gatesweep.trainables.circuits.circuit import Mask, Values, connected, edit_distance, keys
+from gatesweep.trainables.circuits.data import Part, Statistics
+from gatesweep.trainables.circuits.physics import decibels, grid, response, roots
 
 UNMATCHED = 6.0  # decades that a missing or surplus pole is off: as far as the frequencies of the grid reach
 PAIRS_COMPARED = 1000  # of the rank correlation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from trainables.circuits.circuit import KINDS, NODES, PAIRS
+from gatesweep.trainables.circuits.circuit import KINDS, NODES, PAIRS
 
 PLACES = len(PAIRS) * len(KINDS)
 ROLES = (0, 1, 2, 3, 3)  # of the nodes: ground, input, output, internal, internal

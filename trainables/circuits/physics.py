@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainables.circuits.circuit import NODES, PAIRS, Mask, Values
+from gatesweep.trainables.circuits.circuit import NODES, PAIRS, Mask, Values
 
 FREQUENCIES = 61  # log-spaced over 1e2 to 1e8 rad/s
 FLOOR_DB = -80.0  # what is quieter counts as this quiet

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.data import require
-from core.distributed import mean_over_ranks
-from core.trainable import Data, Losses, Metrics, Trainable
-from trainables.circuits import figures, losses, metrics
-from trainables.circuits.circuit import Mask, Values
-from trainables.circuits.data import Batch, CircuitData
-from trainables.circuits.model import Decoder, GraphEncoder
-from trainables.circuits.physics import decibels, grid, response
+from gatesweep.core.data import require
+from gatesweep.core.distributed import mean_over_ranks
+from gatesweep.core.trainable import Data, Losses, Metrics, Trainable
+from gatesweep.trainables.circuits import figures, losses, metrics
+from gatesweep.trainables.circuits.circuit import Mask, Values
+from gatesweep.trainables.circuits.data import Batch, CircuitData
+from gatesweep.trainables.circuits.model import Decoder, GraphEncoder
+from gatesweep.trainables.circuits.physics import decibels, grid, response
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

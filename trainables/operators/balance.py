@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from core.distributed import sum_over_ranks, world_size
+from gatesweep.core.distributed import sum_over_ranks, world_size
 
 Mode = Literal["fixed", "running", "gradient", "uncertainty"]
 SMALLEST, LARGEST = 1e-4, 1e4  # of an adaptive factor

@@ -9,18 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.data import require
-from core.distributed import mean_count
-from core.trainable import Data, Losses, Metrics, Trainable
-from trainables.operators import bearing_figures as figures
-from trainables.operators import bearing_metrics as metrics
-from trainables.operators.balance import Balance, Mode
-from trainables.operators.bearing_data import Batch, BearingData, scales
-from trainables.operators.bearing_metrics import States
-from trainables.operators.bearing_model import PADDING, FourierBlock, Heads, Modes, OrderAnalysis
-from trainables.operators.faults import BLOCKS, HOLD, RATE
-from trainables.operators.motor import Drive, Motor, casing_residual
-from trainables.operators.uncertainty import gaussian_nll, kl_standard_normal, weighted_mean
+from gatesweep.core.data import require
+from gatesweep.core.distributed import mean_count
+from gatesweep.core.trainable import Data, Losses, Metrics, Trainable
+from gatesweep.trainables.operators import bearing_figures as figures
+from gatesweep.trainables.operators import bearing_metrics as metrics
+from gatesweep.trainables.operators.balance import Balance, Mode
+from gatesweep.trainables.operators.bearing_data import Batch, BearingData, scales
+from gatesweep.trainables.operators.bearing_metrics import States
+from gatesweep.trainables.operators.bearing_model import PADDING, FourierBlock, Heads, Modes, OrderAnalysis
+from gatesweep.trainables.operators.faults import BLOCKS, HOLD, RATE
+from gatesweep.trainables.operators.motor import Drive, Motor, casing_residual
+from gatesweep.trainables.operators.uncertainty import gaussian_nll, kl_standard_normal, weighted_mean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.data import check_batch_size, generator, require, shuffled
-from core.shared import made_once
-from trainables.operators.faults import CLASSES, RATE, Windows, simulate
-from trainables.operators.motor import Casing, Drive
+from gatesweep.core.data import check_batch_size, generator, require, shuffled
+from gatesweep.core.shared import made_once
+from gatesweep.trainables.operators.faults import CLASSES, RATE, Windows, simulate
+from gatesweep.trainables.operators.motor import Casing, Drive
 
 Batch = dict[str, Tensor]
 PARTS = ("train", "val", "test")

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.operators.bearing_data import Batch
-from trainables.operators.bearing_metrics import STATES, States
-from trainables.operators.faults import GEOMETRY, HOLD, PLACES, RATE
-from trainables.operators.motor import Drive, casing_residual
-from trainables.operators.uncertainty import reliability
+from gatesweep.trainables.operators.bearing_data import Batch
+from gatesweep.trainables.operators.bearing_metrics import STATES, States
+from gatesweep.trainables.operators.faults import GEOMETRY, HOLD, PLACES, RATE
+from gatesweep.trainables.operators.motor import Drive, casing_residual
+from gatesweep.trainables.operators.uncertainty import reliability
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

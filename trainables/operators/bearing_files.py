@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from core.data import require
-from core.shared import made_once
-from trainables.operators.bearing_data import PARTS, Batch, BearingData
-from trainables.operators.bearing_model import DECIMATION
+from gatesweep.core.data import require
+from gatesweep.core.shared import made_once
+from gatesweep.trainables.operators.bearing_data import PARTS, Batch, BearingData
+from gatesweep.trainables.operators.bearing_model import DECIMATION
 
 FIELDS = ("file", "label", "bearing", "load", "rpm", "split")
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.gate import proportion
-from core.trainable import Metrics
-from trainables.operators.bearing_data import Batch
-from trainables.operators.motor import Drive, casing_residual
-from trainables.operators.uncertainty import coverage_error, expected_calibration_error
+from gatesweep.core.gate import proportion
+from gatesweep.core.trainable import Metrics
+from gatesweep.trainables.operators.bearing_data import Batch
+from gatesweep.trainables.operators.motor import Drive, casing_residual
+from gatesweep.trainables.operators.uncertainty import coverage_error, expected_calibration_error
 
 STATES = ("current", "speed", "temperature", "casing")
 

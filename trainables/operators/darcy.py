@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from trainables.operators import reference
-from trainables.operators.derivatives import Derivatives, OfField
-from trainables.operators.grid import Axis, Grid
-from trainables.operators.problems import Problem
+from gatesweep.trainables.operators import reference
+from gatesweep.trainables.operators.derivatives import Derivatives, OfField
+from gatesweep.trainables.operators.grid import Axis, Grid
+from gatesweep.trainables.operators.problems import Problem
 
 Medium = Literal["smooth", "two_phase"]
 

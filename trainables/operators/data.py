@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.data import check_batch_size, generator, require, shuffled
-from core.shared import made_once
-from trainables.operators.darcy import Darcy, Medium
-from trainables.operators.grid import Grid
-from trainables.operators.magneto_thermal import MagnetoThermal
-from trainables.operators.problems import AdvectionDiffusion, Boundary, Burgers, InsulatedHeat, Name, Problem
+from gatesweep.core.data import check_batch_size, generator, require, shuffled
+from gatesweep.core.shared import made_once
+from gatesweep.trainables.operators.darcy import Darcy, Medium
+from gatesweep.trainables.operators.grid import Grid
+from gatesweep.trainables.operators.magneto_thermal import MagnetoThermal
+from gatesweep.trainables.operators.problems import AdvectionDiffusion, Boundary, Burgers, InsulatedHeat, Name, Problem
 
 Batch = tuple[Tensor, Tensor, Tensor]  # inputs of solved samples, their solutions, inputs of unsolved ones
 Samples = tuple[Tensor, Tensor]  # inputs (n, inputs, rows, columns), solutions (n, fields, rows, columns)

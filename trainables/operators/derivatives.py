@@ -7,8 +7,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from trainables.operators.fno import FNO
-from trainables.operators.grid import Grid, Kind, along, derivative
+from gatesweep.trainables.operators.fno import FNO
+from gatesweep.trainables.operators.grid import Grid, Kind, along, derivative
 
 Residual = Literal["spectral", "finite_difference", "autograd", "none"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.data import generator
-from trainables.operators.motor import Bearing, Casing, Drive, Motor
+from gatesweep.core.data import generator
+from gatesweep.trainables.operators.motor import Bearing, Casing, Drive, Motor
 
 RATE = 12_000  # Hz: vibration and force
 SAMPLES = 1024  # of a window

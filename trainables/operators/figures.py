@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from trainables.operators.data import OperatorData
-from trainables.operators.derivatives import OfField, interior
+from gatesweep.trainables.operators.data import OperatorData
+from gatesweep.trainables.operators.derivatives import OfField, interior
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from trainables.operators.operator import PhysicsOperator
+    from gatesweep.trainables.operators.operator import PhysicsOperator
 
 SHOWN = 3  # held-out samples
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.operators.grid import Axis, Grid
+from gatesweep.trainables.operators.grid import Axis, Grid
 
 PADDING = 0.25  # of the length of an axis that is not periodic: its Fourier series has a period so much longer
 

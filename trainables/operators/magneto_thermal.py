@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trainables.operators import reference
-from trainables.operators.derivatives import Derivatives
-from trainables.operators.grid import Grid
-from trainables.operators.problems import MEAN, Problem, size, spread
+from gatesweep.trainables.operators import reference
+from gatesweep.trainables.operators.derivatives import Derivatives
+from gatesweep.trainables.operators.grid import Grid
+from gatesweep.trainables.operators.problems import MEAN, Problem, size, spread
 
 
 @dataclass(frozen=True)

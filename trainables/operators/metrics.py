@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from core.trainable import Metrics
-from trainables.operators.derivatives import Derivatives, OfField, interior, relative_l2
-from trainables.operators.problems import Problem
-from trainables.operators.resolution import Resolution
+from gatesweep.core.trainable import Metrics
+from gatesweep.trainables.operators.derivatives import Derivatives, OfField, interior, relative_l2
+from gatesweep.trainables.operators.problems import Problem
+from gatesweep.trainables.operators.resolution import Resolution
 
 
 def solution(problem: Problem, at: Resolution, inputs: Tensor, found: Tensor, exact: Tensor, scale: Tensor) -> Metrics:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from core.data import require
-from core.trainable import Data, Losses, Metrics, Trainable
-from trainables.operators import figures, metrics
-from trainables.operators.balance import Balance, Mode
-from trainables.operators.data import Batch, OperatorData
-from trainables.operators.derivatives import Derivatives, OfField, OfNetwork, Residual, Stencils, interior, relative_l2
-from trainables.operators.fno import FNO, check_modes
-from trainables.operators.resolution import Resolution
-from trainables.operators.uncertainty import coverage_error, gaussian_nll, kl_standard_normal
+from gatesweep.core.data import require
+from gatesweep.core.trainable import Data, Losses, Metrics, Trainable
+from gatesweep.trainables.operators import figures, metrics
+from gatesweep.trainables.operators.balance import Balance, Mode
+from gatesweep.trainables.operators.data import Batch, OperatorData
+from gatesweep.trainables.operators.derivatives import Derivatives, OfField, OfNetwork, Residual, Stencils, interior, relative_l2
+from gatesweep.trainables.operators.fno import FNO, check_modes
+from gatesweep.trainables.operators.resolution import Resolution
+from gatesweep.trainables.operators.uncertainty import coverage_error, gaussian_nll, kl_standard_normal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,9 +9,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from trainables.operators import reference
-from trainables.operators.derivatives import Derivatives
-from trainables.operators.grid import Axis, Grid
+from gatesweep.trainables.operators import reference
+from gatesweep.trainables.operators.derivatives import Derivatives
+from gatesweep.trainables.operators.grid import Axis, Grid
 
 Name = Literal["heat", "burgers", "advection_diffusion", "darcy", "magneto_thermal"]
 Boundary = Literal["periodic", "insulated"]

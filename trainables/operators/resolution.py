@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from trainables.operators.derivatives import Stencils
-from trainables.operators.fno import Transform, coordinate_channels
-from trainables.operators.grid import Grid
-from trainables.operators.problems import Problem
+from gatesweep.trainables.operators.derivatives import Stencils
+from gatesweep.trainables.operators.fno import Transform, coordinate_channels
+from gatesweep.trainables.operators.grid import Grid
+from gatesweep.trainables.operators.problems import Problem
 
 
 class Resolution(nn.Module):

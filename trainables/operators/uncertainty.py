@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.distributed import mean_count
+from gatesweep.core.distributed import mean_count
 
 NOMINAL = (0.5, 0.8, 0.9, 0.95)  # shares of targets that intervals are to hold
 

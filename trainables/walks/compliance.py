@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.gate import proportion
-from core.trainable import Metrics
-from trainables.walks.graph import BlockGraph
-from trainables.walks.rules import Rules
+from gatesweep.core.gate import proportion
+from gatesweep.core.trainable import Metrics
+from gatesweep.trainables.walks.graph import BlockGraph
+from gatesweep.trainables.walks.rules import Rules
 
 
 @dataclass(frozen=True)

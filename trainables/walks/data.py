@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.data import check_batch_size, generator, require
-from core.shared import made_once
-from trainables.walks import graph as graphs
-from trainables.walks import rules as jumpers
-from trainables.walks.compliance import Judge
-from trainables.walks.graph import BlockGraph
-from trainables.walks.rules import Process, Rules
+from gatesweep.core.data import check_batch_size, generator, require
+from gatesweep.core.shared import made_once
+from gatesweep.trainables.walks import graph as graphs
+from gatesweep.trainables.walks import rules as jumpers
+from gatesweep.trainables.walks.compliance import Judge
+from gatesweep.trainables.walks.graph import BlockGraph
+from gatesweep.trainables.walks.rules import Process, Rules
 
 Windowing = Literal["random", "chunk"]
 Batch = tuple[Tensor, Tensor]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.walks.graph import BlockGraph
+from gatesweep.trainables.walks.graph import BlockGraph
 
 NON_TRIVIAL = 0.4  # the share of plain random walks that may obey a rule by chance
 ATTEMPTS = 200

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.data import require
-from core.trainable import Data, Losses, Mean, Metrics, Trainable, samples
-from trainables.walks.data import Batch, WalkData
-from trainables.walks.model import Positions, Transformer
-from trainables.walks.rules import random_walks
+from gatesweep.core.data import require
+from gatesweep.core.trainable import Data, Losses, Mean, Metrics, Trainable, samples
+from gatesweep.trainables.walks.data import Batch, WalkData
+from gatesweep.trainables.walks.model import Positions, Transformer
+from gatesweep.trainables.walks.rules import random_walks
 
 
 class WalkTransformer(Trainable):
