@@ -14,8 +14,8 @@ from torch.optim import SGD, Optimizer
 from gatesweep.core import rng
 from gatesweep.core.loop import Epoch
 from gatesweep.core.trainable import Data, Losses, Metrics, Step, Trainable
-from tests.trivial import Line, Points
 from gatesweep.trainables.autoencoders.data import DigitData, EventData
+from tests.trivial import Line, Points
 
 CPU = torch.device("cpu")
 Pairs = list[tuple[Tensor, Tensor]]

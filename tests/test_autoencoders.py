@@ -14,11 +14,18 @@ from torch.multiprocessing.spawn import spawn
 
 from gatesweep.core.loop import Settings, fit
 from gatesweep.sweeps.config import load
-from tests.examples import small_digits, small_events, stacks_as_it_trains_alone
 from gatesweep.trainables.autoencoders.autoencoder import Autoencoder
-from gatesweep.trainables.autoencoders.latent import EPSILON, Identity, Linear, VectorQuantizer, codebook_use, make_latent
+from gatesweep.trainables.autoencoders.latent import (
+    EPSILON,
+    Identity,
+    Linear,
+    VectorQuantizer,
+    codebook_use,
+    make_latent,
+)
 from gatesweep.trainables.autoencoders.metrics import masked_mse, reconstruction
 from gatesweep.trainables.autoencoders.model import make_decoder, make_encoder
+from tests.examples import small_digits, small_events, stacks_as_it_trains_alone
 
 SMALL = {"encoder_width": 16, "decoder_width": 16, "n_codes": 16}
 

@@ -15,7 +15,6 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from gatesweep.sweeps.config import CONFIGS, load
 from gatesweep.sweeps.schema import make_gate
-from tests.examples import CPU, stacks_as_it_trains_alone
 from gatesweep.trainables.operators import bearing_metrics as metrics
 from gatesweep.trainables.operators.bearing import BearingOperator
 from gatesweep.trainables.operators.bearing_data import SimulatedBearings
@@ -23,6 +22,7 @@ from gatesweep.trainables.operators.bearing_metrics import States
 from gatesweep.trainables.operators.bearing_model import Modes, OrderAnalysis, Spectral, convolve
 from gatesweep.trainables.operators.faults import CLASSES, RATE, SAMPLES, simulate
 from gatesweep.trainables.operators.motor import Casing
+from tests.examples import CPU, stacks_as_it_trains_alone
 
 SMALL = {"width": 8, "modes": 8, "layers": 2, "casing_width": 16, "filters": 2, "classifier_width": 16}
 

@@ -17,10 +17,10 @@ from gatesweep.core.gate import Gate
 from gatesweep.core.loop import Settings, fit
 from gatesweep.sweeps.config import CONFIGS, load
 from gatesweep.sweeps.schema import make_gate
-from tests.examples import CPU
 from gatesweep.trainables.operators.bearing import BearingOperator
 from gatesweep.trainables.operators.bearing_files import FIELDS, RecordedBearings, cut
 from gatesweep.trainables.operators.faults import GEOMETRY, simulate
+from tests.examples import CPU
 
 SPEED = 1797 * 2 * math.pi / 60  # rad/s
 

@@ -9,11 +9,11 @@ import torch
 
 from gatesweep.sweeps.config import build, load
 from gatesweep.sweeps.schema import make_gate
-from tests.examples import CPU, stacks_as_it_trains_alone
 from gatesweep.trainables.born.adversarial import BornAdversarial
 from gatesweep.trainables.born.attacks import surprise, withstands
 from gatesweep.trainables.born.classifier import BornClassifier
 from gatesweep.trainables.born.data import BornData
+from tests.examples import CPU, stacks_as_it_trains_alone
 
 SMALL: dict[str, Any] = {"generated": 64, "attacked": 32, "robustness": [], "dim": 6, "bond": 4}
 

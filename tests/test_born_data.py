@@ -14,12 +14,12 @@ from torch import Tensor
 
 from gatesweep.core.loop import Settings, fit
 from gatesweep.sweeps.config import CONFIGS
-from tests.test_born import quadrature
 from gatesweep.trainables.born.classifier import BornClassifier
 from gatesweep.trainables.born.data import NOISE, BornData, curve
 from gatesweep.trainables.born.files import read_series
 from gatesweep.trainables.born.metrics import frechet, sliced_wasserstein
 from gatesweep.trainables.born.mixture import Mixture, gaussians, kernels
+from tests.test_born import quadrature
 
 CPU = torch.device("cpu")
 TS = """# a comment

@@ -21,12 +21,12 @@ from gatesweep.core.schedule import schedule
 from gatesweep.core.step import TrainStep
 from gatesweep.sweeps.config import build, override
 from gatesweep.sweeps.schema import make_settings
-from tests.conftest import tiny
-from tests.examples import CPU
-from tests.test_trainables import curves
 from gatesweep.trainables.born.critic import PENALTY, Critic, gradient_penalty, loss_of_critic, loss_of_drawn
 from gatesweep.trainables.born.data import BornData
 from gatesweep.trainables.born.gan import ADVERSARIAL, PRETRAINING, RETRAINING, BornGAN
+from tests.conftest import tiny
+from tests.examples import CPU
+from tests.test_trainables import curves
 
 SMALL: dict[str, Any] = {"critic_width": 16, "critic_depth": 2, "generated": 64, "robustness": [], "attacked": 32}
 

@@ -7,8 +7,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from tests.test_born import KINDS, inputs, machine, quadrature
 from gatesweep.trainables.born.mps import CELLS, BornMachine
+from tests.test_born import KINDS, inputs, machine, quadrature
 
 COUNT = 20_000
 

@@ -13,7 +13,6 @@ import scipy.signal
 import torch
 from scipy.spatial.distance import cdist
 
-from tests.circuits import OMEGA, circuit, few, parts_of, random_circuits, small, transfer
 from gatesweep.trainables.circuits.circuit import (
     OMEGA_0,
     PAIRS,
@@ -28,6 +27,7 @@ from gatesweep.trainables.circuits.circuit import (
 )
 from gatesweep.trainables.circuits.circuit import load as read_csv
 from gatesweep.trainables.circuits.physics import decibels, response, roots
+from tests.circuits import OMEGA, circuit, few, parts_of, random_circuits, small, transfer
 
 # --- physics
 

@@ -16,9 +16,6 @@ from gatesweep.core.gate import Gate
 from gatesweep.sweeps.config import CONFIGS, build, load
 from gatesweep.sweeps.schema import make_gate
 from gatesweep.sweeps.space import read
-from tests.circuits import CPU, LATENT, circuit, few, random_circuits, small
-from tests.conftest import tiny
-from tests.examples import stacks_as_it_trains_alone
 from gatesweep.trainables.circuits import losses, metrics
 from gatesweep.trainables.circuits.circuit import (
     NODES,
@@ -30,6 +27,9 @@ from gatesweep.trainables.circuits.circuit import (
 )
 from gatesweep.trainables.circuits.data import SIX, CircuitData
 from gatesweep.trainables.circuits.trainable import CircuitVAE
+from tests.circuits import CPU, LATENT, circuit, few, random_circuits, small
+from tests.conftest import tiny
+from tests.examples import stacks_as_it_trains_alone
 
 # --- losses
 

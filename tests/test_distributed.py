@@ -25,9 +25,9 @@ from gatesweep.core.loop import Patience, Settings, fit
 from gatesweep.core.trainable import Batch, Trainable, samples
 from gatesweep.sweeps.config import build
 from gatesweep.sweeps.schema import locate, make_settings
+from gatesweep.trainables.autoencoders.diffusion import DiffusionAutoencoder
 from tests.conftest import TRAINABLES, tiny
 from tests.examples import ONE, Slope, seen, stored
-from gatesweep.trainables.autoencoders.diffusion import DiffusionAutoencoder
 
 DECLARED = [one for one in TRAINABLES if locate("trainable", tiny(one)["trainable"]).train_step is Trainable.train_step]
 TWO: dict[str, tuple[str, ...]] = {one: (one,) for one in DECLARED} | {

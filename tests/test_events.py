@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.examples import small_digits, small_events
 from gatesweep.trainables.autoencoders import events as physics
 from gatesweep.trainables.autoencoders import files
 from gatesweep.trainables.autoencoders.data import TokenData
 from gatesweep.trainables.autoencoders.events import Events, invariant_mass, simulate
 from gatesweep.trainables.autoencoders.metrics import masked_mse, reconstruction
+from tests.examples import small_digits, small_events
 
 # --- events
 

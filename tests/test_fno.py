@@ -12,12 +12,12 @@ from torch import Tensor
 
 from gatesweep.core.loop import Settings, fit
 from gatesweep.core.precision import autocast
-from tests.examples import CPU, stacks_as_it_trains_alone
 from gatesweep.trainables.operators.data import OperatorData
 from gatesweep.trainables.operators.derivatives import OfField, OfNetwork, Stencils
 from gatesweep.trainables.operators.fno import FNO, PADDING, Spectral, Transform, coordinate_channels
 from gatesweep.trainables.operators.grid import Axis, Grid
 from gatesweep.trainables.operators.operator import PhysicsOperator
+from tests.examples import CPU, stacks_as_it_trains_alone
 
 TORUS = Grid(Axis(24, periodic=True), Axis(32, periodic=True))
 TIMES = Grid(Axis(17, periodic=False), Axis(32, periodic=True))

@@ -16,13 +16,13 @@ from gatesweep.core.data import generator
 from gatesweep.core.schedule import schedule
 from gatesweep.core.step import TrainStep
 from gatesweep.sweeps.config import CONFIGS
-from tests.examples import CPU, small_events
 from gatesweep.trainables.autoencoders.diffusion import DiffusionAutoencoder, cosine, ddim
 from gatesweep.trainables.autoencoders.gan import GANAutoencoder
 from gatesweep.trainables.autoencoders.linear_data import LinearData
 from gatesweep.trainables.autoencoders.metrics import masked_mean
 from gatesweep.trainables.autoencoders.mlp import MLP
 from gatesweep.trainables.autoencoders.two_sample import classifier_auc, compare, sliced_wasserstein
+from tests.examples import CPU, small_events
 
 SMALL = {"encoder_width": 16, "decoder_width": 16, "generated": 40}
 

@@ -51,7 +51,7 @@ def imported(file: Path) -> Iterator[str]:
             yield from (one.name for one in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield from (f"{node.module}.{one.name}" for one in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("gatesweep.trainables."):
+        elif isinstance(node, ast.Constant) and str(node.value).startswith("gatesweep.trainables."):
             yield node.value  # a dotted name that something is to import
 
 

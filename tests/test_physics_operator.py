@@ -13,9 +13,9 @@ from torch import Tensor
 from gatesweep.core.loop import Settings, fit
 from gatesweep.sweeps.config import CONFIGS, build, load
 from gatesweep.sweeps.schema import make_gate
-from tests.examples import CPU
 from gatesweep.trainables.operators.data import ASKED, OperatorData
 from gatesweep.trainables.operators.operator import PhysicsOperator
+from tests.examples import CPU
 
 SIZES = {"rows": 9, "columns": 16, "n_labelled": 6, "n_unlabelled": 24, "n_val": 6, "n_test": 5, "batch_size": 4}
 PROBLEMS: dict[str, dict[str, Any]] = {

@@ -22,12 +22,12 @@ from gatesweep.core.shared import CPU, made_once
 from gatesweep.sweeps import config as configuration
 from gatesweep.sweeps.run import sweep
 from gatesweep.sweeps.schema import locate
+from gatesweep.trainables.autoencoders.events import simulate
+from gatesweep.trainables.autoencoders.files import write_hdf5
 from tests.conftest import trivial
 from tests.test_bearing_files import write as write_recordings
 from tests.test_trainables import same
 from tests.trivial import Points
-from gatesweep.trainables.autoencoders.events import simulate
-from gatesweep.trainables.autoencoders.files import write_hdf5
 
 KINDS = sorted(path.stem for path in (configuration.CONFIGS / "data").glob("*.yaml"))
 FEW = {  # of whatever there may be fewer of

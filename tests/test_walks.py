@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from gatesweep.core.gate import Gate
 from gatesweep.core.trainable import Metrics
-from tests.examples import stacks_as_it_trains_alone
 from gatesweep.trainables.walks import graph as graphs
 from gatesweep.trainables.walks.compliance import Judge
 from gatesweep.trainables.walks.data import WalkData
@@ -24,6 +23,7 @@ from gatesweep.trainables.walks.graph import BlockGraph
 from gatesweep.trainables.walks.model import Transformer
 from gatesweep.trainables.walks.rules import Process, Rules, draw, random_walks
 from gatesweep.trainables.walks.trainable import WalkTransformer
+from tests.examples import stacks_as_it_trains_alone
 
 CPU = torch.device("cpu")
 CONFIGS = Path(__file__).parents[1] / "configs"

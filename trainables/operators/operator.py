@@ -13,7 +13,15 @@ from gatesweep.core.trainable import Data, Losses, Metrics, Trainable
 from gatesweep.trainables.operators import figures, metrics
 from gatesweep.trainables.operators.balance import Balance, Mode
 from gatesweep.trainables.operators.data import Batch, OperatorData
-from gatesweep.trainables.operators.derivatives import Derivatives, OfField, OfNetwork, Residual, Stencils, interior, relative_l2
+from gatesweep.trainables.operators.derivatives import (
+    Derivatives,
+    OfField,
+    OfNetwork,
+    Residual,
+    Stencils,
+    interior,
+    relative_l2,
+)
 from gatesweep.trainables.operators.fno import FNO, check_modes
 from gatesweep.trainables.operators.resolution import Resolution
 from gatesweep.trainables.operators.uncertainty import coverage_error, gaussian_nll, kl_standard_normal
