@@ -9,9 +9,9 @@ import sys
 
 import torch
 
-MIB = 2**20
-
 from gatesweep.core.errors import InputError
+
+MIB = 2**20
 
 
 def choose(name: str = "auto") -> torch.device:

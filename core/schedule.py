@@ -7,10 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
+from gatesweep.core.errors import InputError
+
 Schedule = Callable[[float], float]
 Shape = Literal["constant", "linear", "cosine"]
-
-from gatesweep.core.errors import InputError
 
 
 def schedule(shape: Shape = "cosine", *, warmup: float = 0.0, floor: float = 0.1) -> Schedule:

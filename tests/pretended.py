@@ -13,6 +13,7 @@ from gatesweep.core.gate import WORST_SCORE
 from gatesweep.core.record import Record, append_event
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.config.schema import make_gate
+from gatesweep.sweeps.config.values import to_yaml
 from tests.conftest import trivial
 
 Epochs = list[tuple[float | None, dict[str, float]]]  # of a trial: score and metrics of each

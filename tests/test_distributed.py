@@ -30,7 +30,7 @@ from gatesweep.trainables.autoencoders.diffusion import DiffusionAutoencoder
 from tests.conftest import TRAINABLES, tiny
 from tests.examples import ONE, Slope, seen, stored
 
-DECLARED = [one for one in TRAINABLES if locate("trainable", tiny(one)["trainable"]).train_step is Trainable.train_step]
+DECLARED = [one for one in TRAINABLES if locate("trainable", tiny(one).trainable).train_step is Trainable.train_step]
 TWO: dict[str, tuple[str, ...]] = {one: (one,) for one in DECLARED} | {
     # at its default size its own rounding, 6e-8 of the weights, makes a tenth of the loss in ten steps
     "born_adversarial": ("born_adversarial", "trainable.dim=4", "trainable.bond=3", "trainable.std=0.01"),

@@ -26,9 +26,7 @@ from gatesweep.sweeps.config.values import with_values
 from tests.conftest import TRAINABLES, tiny
 from tests.examples import Batches, Slope
 
-STACKABLE = [
-    one for one in TRAINABLES if locate("trainable", tiny(one)["trainable"]).train_step is Trainable.train_step
-]
+STACKABLE = [one for one in TRAINABLES if locate("trainable", tiny(one).trainable).train_step is Trainable.train_step]
 CASES: dict[str, tuple[str, ...]] = {one: (one,) for one in STACKABLE} | {
     # at its default size the choice of the worst start makes a thousandth of a rounding
     "born_adversarial": ("born_adversarial", "trainable.dim=4", "trainable.bond=3", "trainable.std=0.01"),
