@@ -9,7 +9,7 @@ from torch import Tensor
 from gatesweep.core.trainable import Metrics
 from gatesweep.trainables.autoencoders.data import Batch, EventData, TokenData
 
-MAX_TOKENS = 9000  # tokens of each kind, at most, for the classifier: half to train on, half to test on
+CLASSIFIER_TOKENS = 9000  # tokens of each kind, at most, for the classifier: half to train on, half to test on
 PROJECTIONS = 64  # directions of the sliced Wasserstein distance
 LARGE = 1e6  # larger values are clipped before the classifier
 
@@ -17,9 +17,9 @@ LARGE = 1e6  # larger values are clipped before the classifier
 def compare(data: TokenData, generated: Batch, real: Batch) -> Metrics:
     """Return `two_sample_auc` and `sliced_w1` of generated tokens against real ones, and `sample_closure` for events.
 
-    Both batches are features (B, T, F) and ids (B, T). Both tests use physical units. There an event's (cos phi,
-    sin phi) is already an angle, so the tests cannot see the length r of this vector. `sample_closure` measures it: it
-    is the mean of |r - 1|.
+    Both batches are features (B, T, F) and ids (B, T). Both tests use physical units: (cos phi, sin phi) of an object
+    becomes the angle phi, so the tests cannot see the length r of this vector. `sample_closure` measures it: it is the
+    mean of |r - 1|.
     """
     tokens, ids = _tokens(generated)
     real_tokens, real_ids = _tokens(real)
@@ -36,14 +36,16 @@ def classifier_auc(real: Tensor, generated: Tensor, real_ids: Tensor, ids: Tenso
 
     The AUC is the area under the ROC curve of gradient-boosted trees, on tokens that they were not trained on. It is
     0.5 if the classifier cannot tell the two apart, and 1 if it always can. The subset of tokens is the same at every
-    call; with MAX_TOKENS of each kind the standard error is 0.004. Source: Lopez-Paz and Oquab, arXiv:1610.06545.
+    call; with CLASSIFIER_TOKENS of each kind the standard error is 0.004.
+
+    Source: Lopez-Paz and Oquab, arXiv:1610.06545.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.metrics import roc_auc_score
     from threadpoolctl import threadpool_limits
 
     rng = np.random.default_rng(0)
-    count = min(MAX_TOKENS, len(real), len(generated))
+    count = min(CLASSIFIER_TOKENS, len(real), len(generated))
     tables = []
     for tokens, token_ids in ((real, real_ids), (generated, ids)):
         rows = torch.from_numpy(rng.permutation(len(tokens))[:count]).to(tokens.device)
