@@ -174,16 +174,16 @@ class CircuitVAE(Trainable):
         time.
         """
         assert isinstance(data, CircuitData)
-        held_out = data.part(part)
-        terms = {name: float(term) for name, term in self(held_out.tensors).items()}
-        mean = self.encode(held_out.tensors)
+        evaluated = data.part(part)
+        terms = {name: float(term) for name, term in self(evaluated.tensors).items()}
+        mean = self.encode(evaluated.tensors)
         prior = torch.randn(self.samples, self.latent, generator=torch.Generator().manual_seed(0))
         generated = self.decode(prior.to(mean.device))
         return (
             terms
-            | metrics.reconstruction(held_out, *self.decode(mean))
+            | metrics.reconstruction(evaluated, *self.decode(mean))
             | metrics.generation(*generated, data.part("train").circuits.mask, data.statistics)
-            | metrics.layout(mean, held_out)
+            | metrics.layout(mean, evaluated)
         )
 
     def oracle(self, data: Data) -> Metrics:
