@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gatesweep.core.data import check_batch_size, require, shuffled
 from gatesweep.core.errors import InputError
-from gatesweep.core.shared import made_once
+from gatesweep.core.shared import machine_cache
 from gatesweep.trainables.circuits.circuit import TYPES, Circuits, generate, load
 from gatesweep.trainables.circuits.physics import Roots, grid, response, roots
 
@@ -87,7 +87,7 @@ class Filters:
     max_counts: dict[str, int] = field(default_factory=dict)
 
 
-@made_once
+@machine_cache
 def filters(recipe: Recipe, device: torch.device) -> Filters:
     """Generate or read the circuits of a recipe and solve them; every trial of the machine shares them.
 
