@@ -13,7 +13,7 @@ import torch
 from gatesweep.core.loop import fit
 from gatesweep.sweeps.config import build, load
 from gatesweep.sweeps.schema import make_settings
-from gatesweep.trainables.born.attacks import fgsm, pgd, withstands
+from gatesweep.trainables.born.attacks import fgsm, is_robust, pgd
 from gatesweep.trainables.born.data import BornData
 from gatesweep.trainables.born.trainable import Born
 
@@ -66,7 +66,7 @@ def robustness(method: str, seed: int, count: int, overrides: list[str]) -> list
     found = [share(x)]
     found += [share(fgsm(machine, x, labels, eps)) for eps in SIZES]
     found += [share(pgd(machine, x, labels, eps)) for eps in SIZES]
-    return found + [withstands(machine, x, labels, eps).double().mean().item() for eps in SIZES]
+    return found + [is_robust(machine, x, labels, eps).double().mean().item() for eps in SIZES]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 Kind = Literal["legendre", "fourier", "hermite"]
-HIGHEST: dict[Kind, int] = {"legendre": 30, "fourier": 30, "hermite": 20}  # beyond: fewer than 4 right digits in float32
+HIGHEST: dict[Kind, int] = {"legendre": 30, "fourier": 30, "hermite": 20}  # beyond: under 4 right digits in float32
 HERMITE = 4.0  # half-width of the interval that [-1, 1] is stretched to before Hermite functions are taken
 NODES = 400  # of the quadrature that makes Hermite functions orthonormal on a bounded interval
 
