@@ -68,6 +68,7 @@ def is_robust(machine: Classifier, x: Tensor, labels: Tensor, eps: Size, steps: 
         points, own, size = x[rows], labels[rows], sizes[rows]
 
         def objective(moved: Tensor, own: Tensor = own) -> Tensor:
+            """Surprise (B,) at moved points (B, n)."""
             return surprise(machine, moved, own)
 
         first = points if start == "itself" else worst_start(objective, points, size, tries, generator=generator)
@@ -111,11 +112,13 @@ def gradient_of(objective: Callable[[Tensor], Tensor]) -> Callable[[Tensor], tup
     """Make a function that maps points (B, n) to the gradient of their own value, (B, n), and the values, (B,)."""
 
     def total(points: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum of the values, whose gradient is that of each point's own value, and the values."""
         values = objective(points)
         return values.sum(), values
 
     @torch.no_grad()  # for the parameters; torch.func.grad still differentiates with respect to the points
     def gradient(points: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient (B, n) and values (B,) at points (B, n)."""
         # torch.func.grad, unlike autograd.grad, works inside vmap and does not fire DDP's hooks on the parameters.
         with torch.autocast(points.device.type, enabled=False):  # for the backward pass; the objective sets its own
             return torch.func.grad(total, has_aux=True)(points)
