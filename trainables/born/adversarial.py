@@ -30,8 +30,8 @@ class BornAdversarial(Born):
     linearly from 0 to `eps` over the first `ramp` of the run. `attack` tells where the attacker may go.
     `weight_generative` adds that multiple of `joint_nll`, -log p(x, c) per feature.
 
-    Only training attacks inputs: the held-out `loss` is -log p(c|x) of inputs as they are, and `robust_accuracy` comes
-    from the attack of `Born`, whatever the method.
+    Inputs are attacked in training only. The held-out `loss` is -log p(c|x) of inputs as they are, and the metrics
+    `robust_accuracy_*` come from the attack of `Born`, whatever the method.
     Source: Madry et al., arXiv:1706.06083; Wong et al., arXiv:2001.03994; Zhang et al., arXiv:1901.08573.
     """
 

@@ -53,7 +53,7 @@ def pgd(
 
 @torch.no_grad()
 def is_robust(machine: Classifier, x: Tensor, labels: Tensor, eps: Size, steps: int = 20, tries: int = TRIES) -> Tensor:
-    """Test points (B, n): true (B,) where the class is right without an attack and after each of two L2 attacks.
+    """Test if points (B, n) are classified right as they are and after two L2 attacks of size `eps`; returns bool (B,).
 
     One attack ascends from the point itself, the other from the worst of `tries` random points of its ball. Ascent
     from the point alone, or from one random point as is usual, overrates a Born machine. Its amplitudes change their
@@ -78,7 +78,7 @@ def is_robust(machine: Classifier, x: Tensor, labels: Tensor, eps: Size, steps: 
 
 
 def robust_accuracy(machine: Classifier, x: Tensor, labels: Tensor, eps: float, steps: int = 20) -> float:
-    """Compute the share of points (B, n) that `is_robust` against attacks of size `eps`."""
+    """Compute the share of points (B, n) for which `is_robust` holds, under attacks of size `eps`."""
     return is_robust(machine, x, labels, eps, steps).double().mean().item()
 
 

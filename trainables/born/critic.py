@@ -29,7 +29,7 @@ class Critic(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Rate points (B, n) of classes (B,); returns logits (B,) in float32."""
+        """Rate points (B, n) of classes (B,); returns ratings (B,) in float32."""
         one_hot = F.one_hot(labels, self.n_classes).to(x)
         return self.layers(torch.cat([2 * x - 1, one_hot], dim=1))[:, 0].float()
 

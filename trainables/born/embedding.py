@@ -67,7 +67,7 @@ def _hermite(t: Tensor, dim: int) -> Tensor:
 
 @torch.compiler.assume_constant_result  # without it, a compiled step would compute the matrix again each time
 def _orthonormal(dim: int) -> Tensor:
-    """`_orthonormalised`, for torch.compile, which cannot trace the cache."""
+    """Call `_orthonormalised`, whose cache torch.compile cannot trace."""
     return _orthonormalised(dim)
 
 

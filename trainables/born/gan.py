@@ -36,7 +36,7 @@ class BornGAN(Born):
     Phases 0 and 2 have their own optimizer ("classifier") for the same tensors: Adam's moments from one loss would
     mislead the other.
 
-    In phase 1 a batch makes `critic_steps` updates of the critic, each with fresh samples, then one update of the
+    In phase 1 each batch makes `critic_steps` updates of the critic, each with fresh samples, then one update of the
     machine. There are `r_real` real points for each drawn one. Additional metrics: `phase`, that of the epoch just
     ended, and `retrained`, the number of times that retraining has begun so far.
     """

@@ -49,9 +49,9 @@ def likelihoods(model: Density, x: Tensor, labels: Tensor) -> Metrics:
 
 
 def robustness(model: Density, x: Tensor, labels: Tensor, sizes: Sequence[float], steps: int) -> Metrics:
-    """Compute the share of points (B, n) that `is_robust` against attacks of each size, by ascents of `steps` steps.
+    """Compute the share of points (B, n) for which `is_robust` holds, for each size of attack, with `steps` steps.
 
-    Sizes are fractions of the inputs' range. A size of 0.10 is named `robust_accuracy_10`, in percent.
+    Sizes are fractions of the inputs' range. The metric of size 0.10 is `robust_accuracy_10`: the name has percents.
     """
     size_of_point = torch.tensor(sizes, dtype=x.dtype).repeat_interleave(len(x))[:, None].to(x.device)
     robust = is_robust(model, x.repeat(len(sizes), 1), labels.repeat(len(sizes)), size_of_point, steps)

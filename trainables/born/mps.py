@@ -49,7 +49,7 @@ class BornMachine(nn.Module):
         return embed(self.embedding, 2 * x.to(self.label.dtype) - 1, self.dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`log_weights`, for code that calls modules, such as activation checkpointing."""
+        """Return `log_weights`; for code that calls modules, such as activation checkpointing."""
         return self.log_weights(x)
 
     def log_weights(self, x: Tensor) -> Tensor:
@@ -210,7 +210,7 @@ class BornMachine(nn.Module):
 def _constant_norm(values: Tensor, dim: int | tuple[int, int] | None = None) -> Tensor:
     """Norm without a gradient, above 0.
 
-    Callers divide by it and add its logarithm back, so it cancels: the gradient is right without it.
+    Callers divide by it and add its logarithm back, so it cancels: the gradient is right although it is a constant.
     """
     return torch.linalg.vector_norm(values.detach(), dim=dim).clamp(min=torch.finfo(values.dtype).tiny)
 

@@ -58,7 +58,7 @@ class Born(Trainable):
         attacked: int = 250,
         robustness_every: int = 5,
     ) -> None:
-        """Check the fields and build the machine; `std` is that of its tensors. Raises InputError for a bad value."""
+        """Check the fields and build the machine; `std` is its initial spread. Raises InputError for a bad value."""
         super().__init__(lr=lr, weight_decay=weight_decay)
         require(1 <= dim <= HIGHEST[embedding], "trainable.dim", dim, f"1 to {HIGHEST[embedding]} for {embedding}")
         require(bond >= 1, "trainable.bond", bond, "at least 1")
