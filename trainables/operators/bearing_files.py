@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from gatesweep.core.data import require
-from gatesweep.core.shared import made_once
+from gatesweep.core.shared import machine_cache
 from gatesweep.trainables.operators.bearing_data import PARTS, Batch, BearingData
 from gatesweep.trainables.operators.bearing_model import DECIMATION
 
@@ -94,7 +94,7 @@ def cut(signal: NDArray[np.float64], samples: int, overlap: float) -> NDArray[np
     return np.lib.stride_tricks.sliding_window_view(signal, samples)[::step]
 
 
-@made_once
+@machine_cache
 def recorded(recipe: FileRecipe, device: torch.device) -> tuple[dict[str, Batch], tuple[str, ...]]:
     """The windows of each part, on the device, and the classes by name; read once."""
     rows = read_index(recipe.path)
