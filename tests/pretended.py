@@ -12,7 +12,7 @@ from typing import Any
 from gatesweep.core.gate import WORST_SCORE
 from gatesweep.core.record import Record, append_event
 from gatesweep.sweeps.config.compose import compose_config
-from gatesweep.sweeps.config.schema import make_gate
+from gatesweep.sweeps.config.schema import Config, make_gate
 from gatesweep.sweeps.config.values import to_yaml
 from tests.conftest import trivial
 
@@ -34,7 +34,8 @@ def pretend(folder: Path, trials: list[Pretended], *overrides: str, end: str | N
     """A sweep's folder. Epochs of all trials take turns, a second each; `config` replaces top-level keys."""
     folder.mkdir(parents=True)
     longest = max((len(trial.epochs) for trial in trials), default=0) or 6
-    made = compose_config(trivial(folder.parent, None, f"training.max_epochs={longest}", *overrides)).replace(**config)
+    made = compose_config(trivial(folder.parent, None, f"training.max_epochs={longest}", *overrides))
+    made = Config.of({**made.to_dict(), **config})
     (folder / "config.yaml").write_text(to_yaml(made))
     facts = {"versions": {"python": "3.11", "torch": "2.13"}, "git_commit": "0123abc", "overrides": ["name=a b"]}
     append_event(folder / "events.jsonl", "start", **facts)

@@ -88,7 +88,7 @@ BEFORE_A_TRIAL = [
 @pytest.mark.parametrize(("override", "message"), BEFORE_ANYTHING)
 def test_a_value_that_cannot_be(override: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:
-        compose_config(override.split() if override.startswith("trainable=") else [override])
+        configure(override.split() if override.startswith("trainable=") else [override])
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -108,7 +108,7 @@ def files() -> list[Path]:
 def forget() -> None:
     """What this process has made."""
     _data.cache_clear()
-    for module in [one for name, one in sys.modules.items() if name.startswith(("trainables.", __name__))]:
+    for module in [one for name, one in sys.modules.items() if name.startswith(("gatesweep.trainables.", __name__))]:
         for value in vars(module).values():
             if hasattr(value, "cache_clear"):
                 value.cache_clear()

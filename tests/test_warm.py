@@ -8,14 +8,15 @@ from typing import Any
 
 import optuna
 import pytest
-import yaml
 from optuna.trial import TrialState
 
 from gatesweep.core.gate import WORST_SCORE
 from gatesweep.sweeps.commands.resume import configure, restore
 from gatesweep.sweeps.commands.run import run_sweep
 from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import make_gate
+from gatesweep.sweeps.config.values import to_yaml
 from gatesweep.sweeps.execution.trial import trial_config
 from gatesweep.sweeps.records.layout import trial_folders
 from gatesweep.sweeps.search.searcher import Search
@@ -42,10 +43,10 @@ def search(folder: Path, *overrides: str) -> Search:
 def earlier(folder: Path, trials: list[Pretended]) -> Path:
     """A sweep that was, its trials' configurations too."""
     pretend(folder, trials)
-    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config = read_config(folder / "config.yaml")
     for number, one in enumerate(trials):
         own = trial_config(config, {"values": one.values, "number": number})
-        (folder / f"trial_{number:04d}" / "config.yaml").write_text(yaml.safe_dump(own))
+        (folder / f"trial_{number:04d}" / "config.yaml").write_text(to_yaml(own))
     return folder
 
 
