@@ -13,7 +13,7 @@ from torch import Tensor
 from gatesweep.core.loop import Settings, fit
 from gatesweep.sweeps.config import CONFIGS, build, load
 from gatesweep.sweeps.schema import make_gate
-from gatesweep.trainables.operators.data import ASKED, OperatorData
+from gatesweep.trainables.operators.data import PROBLEM_KEYS, OperatorData
 from gatesweep.trainables.operators.operator import PhysicsOperator
 from tests.examples import CPU
 
@@ -285,4 +285,4 @@ def test_data_files_ask_for_what_their_problem_needs(name):
     assert fields.keys() == signature(OperatorData).parameters.keys() - {"device", "seed"}
     assert fields["problem"] == name
     given = {key for key in ("diffusion", "speed", "boundary", "medium") if fields[key] is not None}
-    assert given == set(ASKED[name])
+    assert given == set(PROBLEM_KEYS[name])
