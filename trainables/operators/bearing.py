@@ -45,7 +45,7 @@ class BearingOperator(Trainable):
     * likelihood: negative log likelihood of known states, weight 1. It trains only the log variances.
 
     Data without states (`RecordedBearings`) leave only the classifier and the cross-entropy, over the given speed.
-    Raises an error that names the key, the value and the expectation if a hyperparameter is wrong.
+    Raises InputError with the key, the value and the expectation if a hyperparameter is wrong.
     """
 
     stackable = frozenset(

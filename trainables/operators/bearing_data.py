@@ -21,15 +21,14 @@ class BearingData:
     """Batches of windows, in the parts train, val and test, which share no bearing.
 
     A batch is a dict of tensors on the device:
-    * vibration (B, samples); label (B,), int64, an index into `classes`; bearing (B,), int64.
-    * With `has_states` also inputs (B, blocks, 2): voltage in V and torque in N m; states (B, blocks + 1, 3): current
-      in A, speed in rad/s, temperature in degrees C; force (B, samples); casing (B, samples + 1): x in units of force;
-      rate (B,): x'/W of the casing at the beginning; frequency (B,): W in rad/s; damping (B,); taps (B, 4), see
-      `Casing`; known (B,): 1 where the states may be learned from, else 0.
-    * Without `has_states` also speed (B,) in rad/s.
+    * always: vibration (B, samples), label (B,) (int64, an index into `classes`), bearing (B,) (int64).
+    * with `has_states`: inputs (B, blocks, 2), voltage in V and torque in N m; states (B, blocks + 1, 3), current in A,
+      speed in rad/s and temperature in degrees C; force (B, samples); casing (B, samples + 1), x in units of force;
+      rate (B,), x'/W at the beginning; frequency (B,), W in rad/s; damping (B,), zeta; taps (B, 4), see `Casing`;
+      known (B,), 1 where the states may be learned from, else 0.
+    * without `has_states`: speed (B,) in rad/s.
 
-    `rate` is the sampling rate in Hz. Raises an error that names `data.batch_size` if a batch is larger than the
-    training part.
+    The argument `rate` is the sampling rate in Hz. Raises InputError if `batch_size` is larger than the training part.
     """
 
     has_states: bool
@@ -72,8 +71,9 @@ class SimulatedBearings(BearingData):
     """Simulated windows of 85 ms at 12 kHz, the same number for each of the ten classes (see `faults.simulate`).
 
     `labelled` is the fraction of training windows whose states may be learned from; the equations hold for all windows.
-    Bearings and windows depend on `data_seed`; `seed` orders the epochs. Raises an error that names the key, the value
-    and the expectation if a value is wrong.
+    Bearings and windows depend on `data_seed`; `seed` orders the epochs.
+
+    Raises InputError with the key, the value and the expectation if a value is wrong.
     """
 
     has_states = True
@@ -102,7 +102,7 @@ class Recipe:
 
     bearings: tuple[int, int, int]  # of each class, in the order of PARTS
     windows: int  # of each bearing
-    labelled: float  # fraction of the windows of a part
+    labelled: float  # fraction of the windows of each part whose states are known
     data_seed: int
 
     def __post_init__(self) -> None:

@@ -42,7 +42,7 @@ class RecordedBearings(BearingData):
     Windows drawn at random are refused, because training and validation would then share specimens, and a model could
     recognise the specimen instead of the fault.
 
-    Raises an error that names the key or the file, the value and the expectation if a value or a file is wrong.
+    Raises InputError with the key or the file, the value and the expectation if a value or a file is wrong.
     """
 
     has_states = False
@@ -118,7 +118,7 @@ def read_vibration(file: Path, key: str) -> NDArray[np.float64]:
     require(file.is_file(), "data.path", str(file), "a file that exists, named relative to the index")
     try:
         variables = loadmat(str(file))
-    except (MatReadError, ValueError, NotImplementedError, TypeError) as error:  # the third is scipy's for version 7.3
+    except (MatReadError, ValueError, NotImplementedError, TypeError) as error:  # the third: scipy, version 7.3
         raise InputError(f"data.path: got {str(file)!r}, expected a MATLAB file up to version 7: {error}") from error
     names = [name for name in variables if name.endswith(key)]
     available = ", ".join(name for name in variables if not name.startswith("__"))
@@ -156,7 +156,8 @@ def recorded(recipe: FileRecipe, device: torch.device) -> tuple[dict[str, Batch]
         members = [row for row in rows if row["split"] == part]
         tensors = _windows(members, recipe, classes, bearings)
         parts[part] = {name: tensor.to(device) for name, tensor in tensors.items()}
-    # The unit is the rms of the training recordings: accelerometers differ, but the level tells the severity.
+    # The unit is the rms of the training recordings. It removes the scale of the accelerometer, but keeps the level of
+    # a window, which tells the severity.
     scale = parts["train"]["vibration"].square().mean().sqrt()
     require(bool(scale > 0), "data.path", recipe.path, "training recordings that are not all zero")
     for batch in parts.values():

@@ -63,9 +63,10 @@ def physics(part: Batch, drive: Drive, scale: Tensor, states: States) -> Metrics
       units of the rms change in a step, `scale` (3,). For the casing it is in units of the rms that the force adds in a
       step, so a casing at rest has 1.
     * ode_residual: root mean square of these four.
-    * energy_error: mean over windows of |input - losses - work on the load - change of stored energy|, over the mean of
-      |input|.
-    * error_*: relative rms error. For the drive, 1 is the error of the state at the window's beginning.
+    * energy_error: |input - losses - work on the load - change of stored energy| of a window, mean over windows, over
+      the mean of |input|.
+    * error_*: rms error over the rms of the exact state. For the drive, the rms is that of the distance from the state
+      at the window's beginning, so a prediction that does not change has 1.
     * state_error: the largest of these four.
     """
     exact, inputs = part["states"], part["inputs"]

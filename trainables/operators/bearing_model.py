@@ -69,11 +69,11 @@ class Heads(nn.Module):
 class Modes(nn.Module):
     """The response of a casing as a sum of `modes` damped oscillations with learned poles and residues.
 
-    A network maps the casing's frequency and damping to the poles and residues. Then x = kernel * F + a free
-    oscillation from the state at the first sample, which x matches exactly. The first mode starts near the casing's
-    resonance, and alone carries the free oscillation; the poles of the others are not restricted to it. One mode can
-    represent the exact response. `rate` is the sampling rate in Hz. The convolution is by FFT.
-    Source: the diagonal state space of Gu et al., arXiv:2206.11893, here with these modifications.
+    A network maps the casing's frequency and damping to the poles and residues. x is the convolution of the force with
+    their impulse response, plus a free oscillation that starts from the given state at the first sample. Before
+    training, the first mode is near the casing's resonance; only this mode has the free oscillation. The other modes
+    may have any frequency. One mode can represent the exact response. `rate` is the sampling rate in Hz. The
+    convolution is by FFT. Source: Gu et al., arXiv:2206.11893 (diagonal state spaces), modified as described.
     """
 
     def __init__(self, modes: int, width: int, rate: int) -> None:

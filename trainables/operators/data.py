@@ -36,7 +36,7 @@ class OperatorData:
     solved ones. The samples depend on `data_seed`; `seed` orders the epochs.
 
     `diffusion` (viscosity, conductivity) belongs to all problems but Darcy flow, `speed` to advection, `boundary` to
-    heat, `medium` to Darcy flow. A key must be null where it does not belong. Raises an error that names the key, the
+    heat, `medium` to Darcy flow. A key must be null where it does not belong. Raises InputError with the key, the
     value and the expectation if a value is wrong.
     """
 
@@ -124,7 +124,7 @@ def make_problem(
 ) -> Problem:
     """Return the problem of a configuration.
 
-    Raises an error that names the key if a value is missing, wrong, or given to a problem that does not use it.
+    Raises InputError with the key if a value is missing, wrong, or given to a problem that does not use it.
     """
     given_values = {"diffusion": diffusion, "speed": speed, "boundary": boundary, "medium": medium}
     for key, value in given_values.items():

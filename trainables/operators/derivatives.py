@@ -14,10 +14,10 @@ Residual = Literal["spectral", "finite_difference", "autograd", "none"]
 
 
 class DifferentiableField(Protocol):
-    """Fields `values` (B, fields, rows, columns) that can be differentiated; `stencils` are the grid's matrices."""
+    """Fields on a grid that can be differentiated."""
 
-    values: Tensor
-    stencils: Stencils
+    values: Tensor  # (B, fields, rows, columns)
+    stencils: Stencils  # the grid's differentiation matrices
 
     def derivative(self, *, axis: int, order: int) -> Tensor:
         """Return the first or second derivative (order 1 or 2) along rows (axis 0) or columns (axis 1).
@@ -29,7 +29,7 @@ class DifferentiableField(Protocol):
 class Stencils(nn.Module):
     """Differentiation matrices of a grid, as buffers: first and second order for each axis.
 
-    `residual` chooses finite differences on both axes, or else spectral matrices on periodic axes.
+    `finite_difference` has differences on both axes. Any other `residual` has spectral matrices on periodic axes.
     """
 
     def __init__(self, grid: Grid, residual: Residual) -> None:

@@ -79,7 +79,7 @@ class MagnetoThermal(Problem):
         return (field.values[:, 1] @ across - (start @ across)[:, None] - supplied) / size(start, across)
 
     def energy(self, fields: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor | None:
-        """Return None: the source supplies energy, so nothing can only fall."""
+        """Return None: the source supplies energy, so the energy may grow."""
         return None
 
     def _parts(self, drawn: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -37,19 +37,20 @@ class PhysicsOperator(Trainable):
     * data: relative L2 error of solved samples, weight 1.
     * physics (`weight_physics`): mean square residual of the equations, in units of the rms rate of change in solved
       samples.
-    * conservation (`weight_conservation`): mean square drift of the conserved quantity, and mean square growth of a
-      quantity that can only fall.
+    * conservation (`weight_conservation`): mean square drift of the conserved quantity, plus the mean square growth of
+      a quantity that may only fall.
     * boundary (`weight_boundary`): mean square residual of boundary conditions that are not built in.
-    * likelihood and kl (`weight_likelihood`, `weight_kl`): only with `variational`, where each value has a predicted
-      variance. The negative log likelihood of solved samples, and the divergence of the predictions from N(0, 1), in
-      units of the solutions' spread.
+    * likelihood (`weight_likelihood`): negative log likelihood of solved samples. Only with `variational`, where the
+      network predicts a variance for each value.
+    * kl (`weight_kl`): divergence of the predictions from N(0, 1), in units of the solutions' spread. Only with
+      `variational`.
 
-    Initial conditions and boundary values that the inputs give are built into the prediction. `residual` chooses the
+    The initial condition, or the value 0 on the boundary, is built into the prediction. `residual` chooses the
     derivatives in the loss: `spectral` (on periodic axes, finite differences on others), `finite_difference`,
     `autograd` (through the network's last layers), or `none`. Every `double_every` epochs the evaluation adds metrics
     `*_double` on a grid of half the step, which training never uses. Source: Li et al., arXiv:2111.03794.
 
-    Raises an error that names the key, the value and the expectation if a hyperparameter is wrong.
+    Raises InputError with the key, the value and the expectation if a hyperparameter is wrong.
     """
 
     stackable = frozenset(
