@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from gatesweep.core.files import renamed_into
 from gatesweep.core.record import plain
 
 STATE, META = "state.pt", "meta.json"
@@ -50,17 +51,15 @@ def save(directory: Path, state: dict[str, Any], meta: dict[str, Any], sync: boo
 
     Without `sync` a machine that loses its power, and only that, may leave a damaged one.
     """
-    aside = directory.with_name(f".{directory.name}.{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    torch.save(state, aside / STATE)
-    meta = {**meta, "sha256": _checksum(aside / STATE), "synced": sync}
-    (aside / META).write_text(json.dumps(plain(meta), indent=1) + "\n")
-    if sync:
-        for file in (aside / STATE, aside / META, aside):
-            _sync(file)
-    shutil.rmtree(directory, ignore_errors=True)  # an epoch that a resumed run trains again
-    aside.rename(directory)
+    with renamed_into(directory) as aside:
+        aside.mkdir(parents=True)
+        torch.save(state, aside / STATE)
+        meta = {**meta, "sha256": _checksum(aside / STATE), "synced": sync}
+        (aside / META).write_text(json.dumps(plain(meta), indent=1) + "\n")
+        if sync:
+            for file in (aside / STATE, aside / META, aside):
+                _sync(file)
+        shutil.rmtree(directory, ignore_errors=True)  # an epoch that a resumed run trains again
     if sync:
         _sync(directory.parent)
     return Checkpoint(directory, meta)

@@ -8,27 +8,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gatesweep.core.errors import InputError
 from gatesweep.core.trainable import Batch, samples
 
 
 def require(holds: bool, key: str, value: object, expected: str) -> None:
-    """Raise ValueError, in one line that says what to change, unless a value of the configuration holds."""
+    """Raise InputError, in one line that says what to change, unless a value of the configuration holds."""
     if not holds:
-        raise ValueError(f"{key}: got {value!r}, expected {expected}")
+        raise InputError(f"{key}: got {value!r}, expected {expected}")
 
 
 def generator(*entropy: int) -> torch.Generator:
     """A generator on the CPU for these numbers: those of (seed, epoch) have nothing in common with the next epoch's."""
-    return torch.Generator().manual_seed(mixed(*entropy))
+    return torch.Generator().manual_seed(mix_seeds(*entropy))
 
 
-def mixed(*entropy: int) -> int:
+def mix_seeds(*entropy: int) -> int:
     """One seed, of 63 bits, for these numbers."""
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]) >> 1
 
 
 def check_batch_size(batch_size: int, count: int) -> None:
-    """Raise ValueError unless a batch is at most the `count` samples of an epoch."""
+    """Raise InputError unless a batch is at most the `count` samples of an epoch."""
     require(1 <= batch_size <= count, "data.batch_size", batch_size, f"1 to {count}, the training samples of an epoch")
 
 
@@ -40,7 +41,7 @@ def shuffled(count: int, batch_size: int, *, seed: int, epoch: int, device: torc
     return list(torch.randperm(count, generator=generator(seed, epoch)).to(device).split(batch_size))
 
 
-def part(batch: Batch, rank: int, world: int) -> tuple[Batch, float]:
+def shard_for_rank(batch: Batch, rank: int, world: int) -> tuple[Batch, float]:
     """The samples of `batch` that this rank trains on, and what their mean loss weighs beside the other ranks'.
 
     Over the ranks every sample comes once, and the average of the weighted means is the mean over the whole batch, with
@@ -55,13 +56,15 @@ def part(batch: Batch, rank: int, world: int) -> tuple[Batch, float]:
     return mine, count * world / samples(batch)
 
 
-def layout(batch: Batch, name: str = "") -> dict[str, tuple[str, list[int]]]:
+def batch_layout(batch: Batch, name: str = "") -> dict[str, tuple[str, list[int]]]:
     """Type and shape of each tensor in a batch, by the dotted path to it: `layout((x, {"y": y}))` has 0 and 1.y."""
     if isinstance(batch, Tensor):
         return {name: (str(batch.dtype).removeprefix("torch."), list(batch.shape))}
     parts = batch.items() if isinstance(batch, dict) else enumerate(batch)
     found = [
-        layout(one, f"{name}.{key}".lstrip(".")) for key, one in parts if isinstance(one, Tensor | dict | list | tuple)
+        batch_layout(one, f"{name}.{key}".lstrip("."))
+        for key, one in parts
+        if isinstance(one, Tensor | dict | list | tuple)
     ]
     return {path: tensor for tensors in found for path, tensor in tensors.items()}
 

@@ -9,6 +9,8 @@ import sys
 
 import torch
 
+from gatesweep.core.errors import InputError
+
 MIB = 2**20
 
 
@@ -18,7 +20,7 @@ def choose(name: str = "auto") -> torch.device:
         try:
             return torch.empty(0, device=name).device
         except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device: got {name!r}, which this machine cannot use ({error}); expected auto") from error
+            raise InputError(f"device: got {name!r}, which this machine cannot use ({error}); expected auto") from error
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from gatesweep.core.errors import InputError
 from gatesweep.core.trainable import Metrics
 
 COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 RULE = re.compile(r"\s*(>=|<=|>|<)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
-HOPELESS = -1e9  # the score of a metric that is not a number: ranks last, and is still a number
+WORST_SCORE = -1e9  # the score of a metric that is not a number: ranks last, and is still a number
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,13 @@ class Gate:
 
     def __post_init__(self) -> None:
         if self.consecutive < 1:
-            raise ValueError(f"gate.consecutive: got {self.consecutive}, expected at least 1")
+            raise InputError(f"gate.consecutive: got {self.consecutive}, expected at least 1")
         for metric, rule in self.thresholds.items():
             if not RULE.fullmatch(str(rule)):
-                raise ValueError(f"gate.thresholds: {metric!r} got {rule!r}, expected e.g. '> 0.95' or '<= 0.1'")
+                raise InputError(f"gate.thresholds: {metric!r} got {rule!r}, expected e.g. '> 0.95' or '<= 0.1'")
         for metric, scale in self.scales.items():
             if not scale > 0:
-                raise ValueError(f"gate.scales: {metric!r} got {scale!r}, expected a positive number")
+                raise InputError(f"gate.scales: {metric!r} got {scale!r}, expected a positive number")
 
     @cached_property
     def rules(self) -> list[Threshold]:
@@ -97,8 +98,8 @@ class Gate:
             return 1.0 + squash(self.objective_value(metrics))
         gaps = [rule.shortfall(self._value(rule, metrics)) for rule in self.rules]
         if any(math.isnan(gap) for gap in gaps):  # `max` would pass over it
-            return HOPELESS
-        return max(-sum(max(0.0, gap) for gap in gaps), HOPELESS)
+            return WORST_SCORE
+        return max(-sum(max(0.0, gap) for gap in gaps), WORST_SCORE)
 
     def objective_value(self, metrics: Metrics) -> float:
         """The objective as a number to maximise; NaN where there is none."""
@@ -111,17 +112,17 @@ class Gate:
         for rule in self.rules:
             gap = rule.shortfall(self._value(rule, metrics))
             if not math.isfinite(gap):
-                gap = -HOPELESS if math.isnan(gap) or gap > 0 else HOPELESS
+                gap = -WORST_SCORE if math.isnan(gap) or gap > 0 else WORST_SCORE
             strict_tie = gap <= 0 and not self._clears(rule, metrics)
             values[rule.metric] = math.ulp(0.0) if strict_tie else gap
         return values
 
     def require(self, metrics: Metrics) -> None:
-        """Raise ValueError unless the run reports every metric that this gate reads."""
+        """Raise InputError unless the run reports every metric that this gate reads."""
         for metric in self.reads:
             if metric not in metrics:
                 names = sorted(name for name in metrics if not name.endswith(("_low", "_high")))
-                raise ValueError(f"gate: {metric!r} is not reported; this trainable reports {', '.join(names)}")
+                raise InputError(f"gate: {metric!r} is not reported; this trainable reports {', '.join(names)}")
 
     def _value(self, rule: Threshold, metrics: Metrics) -> float:
         end = "_low" if rule.comparison.startswith(">") else "_high"

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from gatesweep.core import rng
-from gatesweep.core.data import mixed, part
+from gatesweep.core.data import mix_seeds, shard_for_rank
 from gatesweep.core.device import peak_memory, release_memory, reset_peak_memory, usage
 from gatesweep.core.distributed import average, average_metrics, everywhere, rank, world_size
-from gatesweep.core.gate import HOPELESS, Gate
+from gatesweep.core.errors import InputError
+from gatesweep.core.gate import WORST_SCORE, Gate
 from gatesweep.core.precision import Precision, autocast
 from gatesweep.core.schedule import Schedule, schedule
 from gatesweep.core.step import TrainStep
@@ -61,9 +62,9 @@ class Settings:
     system_metrics: bool = False
 
     def check(self, trainable: Trainable) -> None:
-        """Raise ValueError where a trainable cannot train so."""
+        """Raise InputError where a trainable cannot train so."""
         if self.accumulate > 1 and owns_step(trainable):
-            raise ValueError(
+            raise InputError(
                 f"training.accumulate: got {self.accumulate}, expected 1: {type(trainable).__name__} owns its step, "
                 "whose updates build on one another within a batch"
             )
@@ -166,13 +167,13 @@ class Run:
         reset_peak_memory(self.device)
         this, world = rank(), world_size()
         if world > 1:  # ranks draw apart from one another, and the same again after a restart of all
-            rng.seed_everything(mixed(self.seed, self.epoch, this))
+            rng.seed_everything(mix_seeds(self.seed, self.epoch, this))
         self.trainable.train()
         mean, on_device, count = Mean(), [], 0
         self.step.begin_epoch()
         try:
             for batch, done, share, first, last in grouped(batches, self.settings.accumulate):
-                mine, weight = part(batch, this, world)
+                mine, weight = shard_for_rank(batch, this, world)
                 self.step.set_progress((self.epoch + done) / self.settings.max_epochs)
                 with (
                     self.step.batch(share * weight, first=first, last=last),
@@ -253,7 +254,7 @@ class Run:
             return metrics[patience.metric] * patience.sign
         if any(patience.metric in one["metrics"] for one in self.history):
             return math.nan
-        raise ValueError(
+        raise InputError(
             f"training.patience.metric: {patience.metric!r} is not reported; "
             f"this trainable reports {', '.join(sorted(metrics))}"
         )
@@ -273,7 +274,7 @@ class Run:
     def _yielded(self, entry: dict[str, Any]) -> Epoch:
         index, metrics, losses = entry["epoch"], entry["metrics"], entry["losses"]
         outcome, reason = (self.outcome, self.reason) if index == self.epoch else (None, None)
-        score = HOPELESS if outcome in CUT_SHORT else self.settings.gate.score(metrics)
+        score = WORST_SCORE if outcome in CUT_SHORT else self.settings.gate.score(metrics)
         return Epoch(index, metrics, losses, score, outcome, reason, self.state_dict)
 
     def state_dict(self) -> dict[str, Any]:

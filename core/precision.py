@@ -15,7 +15,7 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, DTYPES[precision])
 
 
-def exact(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+def autocast_disabled(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
     """Within `autocast`, and out of it again: for what must not be rounded."""
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, enabled=False)
 

@@ -17,11 +17,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gatesweep.core.files import write_atomically
 from gatesweep.core.gate import Gate
 from gatesweep.core.loop import CUT_SHORT
 from gatesweep.core.trainable import Metrics
 
 Event = dict[str, Any]
+EVENTS, RESULT, SCALARS = "events.jsonl", "result.json", "scalars.csv"
 STEP_LOSS = "train/step_loss"  # the one curve with a point a step; all others have one an epoch
 
 
@@ -34,7 +36,7 @@ class Record:
     def __init__(self, directory: Path, **facts: Any) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        self.path = directory / "events.jsonl"
+        self.path = directory / EVENTS
         events = read_events(self.path, mend=True)
         epochs = [event for event in events if event["event"] == "epoch"]
         self.last: Event | None = epochs[-1] if epochs else None
@@ -61,8 +63,8 @@ class Record:
         """Close the run: `result.json`, and the last event."""
         events = read_events(self.path)
         self._table([event for event in events if event["event"] == "epoch"])
-        result = summarise(events, outcome, reason, gate)
-        write_atomically(self.directory / "result.json", json.dumps(plain(result), indent=1) + "\n")
+        result = summarise_run(events, outcome, reason, gate)
+        write_atomically(self.directory / RESULT, json.dumps(plain(result), indent=1) + "\n")
         self.append("end", outcome=outcome, reason=reason)
         return result
 
@@ -70,7 +72,7 @@ class Record:
         if not set(row) <= set(self.columns):  # the first row of this process, or a new metric
             self._table([event for event in read_events(self.path) if event["event"] == "epoch"])
             return
-        with (self.directory / "scalars.csv").open("a", newline="") as stream:
+        with (self.directory / SCALARS).open("a", newline="") as stream:
             csv.DictWriter(stream, self.columns, lineterminator="\n").writerow(row)
 
     def _table(self, epochs: list[Event]) -> None:
@@ -81,7 +83,7 @@ class Record:
         writer = csv.DictWriter(text, self.columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        write_atomically(self.directory / "scalars.csv", text.getvalue())
+        write_atomically(self.directory / SCALARS, text.getvalue())
 
 
 def append_event(path: Path, event: str, **facts: Any) -> Event:
@@ -112,7 +114,7 @@ def read_events(path: Path, mend: bool = False) -> list[Event]:
     return events
 
 
-def summarise(events: list[Event], outcome: str, reason: str | None, gate: Gate) -> dict[str, Any]:
+def summarise_run(events: list[Event], outcome: str, reason: str | None, gate: Gate) -> dict[str, Any]:
     """How a run ended: its outcome, what it missed, its last and best epoch, and every curve."""
     epochs = [event for event in events if event["event"] == "epoch"]
     best = max(epochs, key=lambda event: event["score"], default=None)
@@ -140,13 +142,6 @@ def curves(epochs: list[Event]) -> dict[str, list[Any]]:
         **{name: [event["metrics"].get(name) for event in epochs] for name in names},
         STEP_LOSS: [loss for event in epochs for loss in event["losses"]],
     }
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write aside, then rename: a reader sees the old file or the new one."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text)
-    aside.replace(path)
 
 
 def plain(value: Any) -> Any:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
+from gatesweep.core.errors import InputError
+
 Schedule = Callable[[float], float]
 Shape = Literal["constant", "linear", "cosine"]
 
@@ -17,9 +19,9 @@ def schedule(shape: Shape = "cosine", *, warmup: float = 0.0, floor: float = 0.1
     Source of the cosine: Loshchilov and Hutter, arXiv:1608.03983, one cycle without restarts.
     """
     if not 0 <= warmup < 1:
-        raise ValueError(f"training.schedule.warmup: got {warmup}, expected a fraction of all updates in [0, 1)")
+        raise InputError(f"training.schedule.warmup: got {warmup}, expected a fraction of all updates in [0, 1)")
     if not 0 <= floor <= 1:
-        raise ValueError(f"training.schedule.floor: got {floor}, expected a ratio in [0, 1]")
+        raise InputError(f"training.schedule.floor: got {floor}, expected a ratio in [0, 1]")
     return partial(_multiplier, shape=shape, warmup=warmup, floor=floor)
 
 

@@ -7,7 +7,6 @@ goes wrong with the files, a process makes for itself what it could not share.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -17,34 +16,36 @@ import uuid
 from collections.abc import Callable, Hashable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
+
+from gatesweep.core.files import hold_lock, try_lock
 
 Recipe = TypeVar("Recipe", bound=Hashable)
 Made = TypeVar("Made")
 CPU = torch.device("cpu")
-MOST = 8  # files of one name: a search over data makes another for each trial
+MAX_FILES = 8  # files of one name: a search over data makes another for each trial
 
 _name: str | None = None
 _folder: Path | None = None
-_user: IO[str] | None = None  # locked as long as this process may read in the folder
+_user: contextlib.ExitStack | None = None  # locked as long as this process may read in the folder
 
 
 @contextlib.contextmanager
-def place() -> Iterator[None]:
+def cache_scope() -> Iterator[None]:
     """Use a name of its own, for this process and those that are told it; this machine's files end with it."""
-    use(uuid.uuid4().hex)
+    join_cache(uuid.uuid4().hex)
     folder = _folder
     try:
         yield
     finally:
-        use(None)
+        join_cache(None)
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def use(name: str | None) -> None:
+def join_cache(name: str | None) -> None:
     """Share, from now on, with the processes of this machine and user that use the same name; None: with nobody."""
     global _name, _folder, _user
     if name == _name:
@@ -59,17 +60,17 @@ def use(name: str | None) -> None:
         _remove_unused(home)
         folder = home / name
         folder.mkdir(exist_ok=True)
-        _user = (folder / "users").open("a")
-        fcntl.flock(_user, fcntl.LOCK_SH)
+        _user = contextlib.ExitStack()
+        _user.enter_context(hold_lock(folder / "users", shared=True))
         _folder = folder
 
 
-def name() -> str | None:
+def cache_name() -> str | None:
     """What this process uses."""
     return _name
 
 
-def made_once(make: Callable[[Recipe, torch.device], Made]) -> Callable[[Recipe, torch.device], Made]:
+def machine_cache(make: Callable[[Recipe, torch.device], Made]) -> Callable[[Recipe, torch.device], Made]:
     """`make`, called once for each recipe in a process, or, by what `use` says, on a machine.
 
     It is a pure function of the recipe, whose `repr` tells it from others, and puts tensors on the device. What is
@@ -89,12 +90,12 @@ def made_once(make: Callable[[Recipe, torch.device], Made]) -> Callable[[Recipe,
 
 
 def _shared(file: Path, make: Callable[[torch.device], Made], device: torch.device) -> Made:
+    lock = contextlib.ExitStack()
     try:
-        lock = file.with_suffix(".lock").open("a")
-    except OSError:  # the folder is gone
+        lock.enter_context(hold_lock(file.with_suffix(".lock")))
+    except OSError:  # the folder is gone, or the disk is full
         return make(device)
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of one that is killed the kernel lets go
         if not file.exists():
             _write(file, make(CPU))
     try:
@@ -114,7 +115,7 @@ def _write(file: Path, made: Any) -> None:
     with contextlib.suppress(OSError):
         aside.replace(file)
         kept = sorted(file.parent.glob("*.pt"), key=lambda one: one.stat().st_mtime_ns)
-        for old in kept[:-MOST]:
+        for old in kept[:-MAX_FILES]:
             old.unlink()  # who has mapped it keeps its pages
 
 
@@ -131,6 +132,6 @@ def _home() -> Path:
 def _remove_unused(home: Path) -> None:
     """Remove what sweeps left that were killed, or that ended on another machine."""
     for folder in home.iterdir():
-        with contextlib.suppress(OSError), (folder / "users").open("a") as users:
-            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError), try_lock(folder / "users") as unused:
+            if unused:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -12,9 +12,9 @@ from torch.func import functional_call, vmap
 from torch.optim import AdamW
 
 from gatesweep.core import rng
-from gatesweep.core.data import mixed
+from gatesweep.core.data import mix_seeds
 from gatesweep.core.loop import Run, grouped
-from gatesweep.core.precision import autocast, exact
+from gatesweep.core.precision import autocast, autocast_disabled
 from gatesweep.core.trainable import Batch, Losses, Mean, Metrics, samples
 
 Share = tuple[Metrics, list[float], bool]  # of a member in an epoch: metrics, the loss of every step, all finite
@@ -85,7 +85,7 @@ class Stack:
         Seconds are a member's share of the stack's.
         """
         began, epoch, length = perf_counter(), self.runs[0].epoch, self.settings.max_epochs
-        rng.seed_everything(mixed(*[run.seed for run in self.runs], epoch))
+        rng.seed_everything(mix_seeds(*[run.seed for run in self.runs], epoch))
         for run in self.runs:
             run.trainable.train()
         mean, norms = Mean(), Mean()
@@ -93,7 +93,7 @@ class Stack:
         for batch, done, share, first, last in grouped(batches, self.settings.accumulate):
             self.set_progress((epoch + done) / length)
             losses = self._losses(batch)
-            with exact(self.settings.precision, self.device):
+            with autocast_disabled(self.settings.precision, self.device):
                 loss = losses["loss"].sum() if share == 1 else losses["loss"].sum() * share
                 (part,) = torch.autograd.grad(loss, self.flat)
             gradient = part if first else gradient + part

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
 from gatesweep.core.distributed import average_gradients, broadcast
-from gatesweep.core.precision import Precision, exact, scaler
+from gatesweep.core.precision import Precision, autocast_disabled, scaler
 from gatesweep.core.trainable import Mean, Trainable
 
 
@@ -76,7 +76,7 @@ class TrainStep:
         self.finite.append(loss.detach())
         if not self.grouped:
             chosen.zero_grad(set_to_none=True)
-        with exact(self.precision, self.device):
+        with autocast_disabled(self.precision, self.device):
             # Only this optimizer's parameters: a generator's loss leaves nothing in the critic's gradients.
             self.scaler.scale(loss if self.share == 1 else loss * self.share).backward(
                 inputs=None if self.ddp else params

@@ -27,8 +27,8 @@ import gatesweep.sweeps  # sets Ray's environment before anything imports it  # 
 import ray
 from ray.cluster_utils import Cluster
 
-from gatesweep.sweeps import config as configuration
-from gatesweep.sweeps.cluster import start_ray
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.execution.cluster import start_ray
 from tests.strikes import NODE, Kind, Round, recorded, strike_driver, strike_node, strike_process, sweep_here
 from tests.undisturbed import differences
 
@@ -145,7 +145,7 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         results = arguments.results or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         results.mkdir(parents=True, exist_ok=True)
-        start_ray(configuration.load([]))
+        start_ray(compose_config([]).resources, None)
         cluster = stack.enter_context(three_nodes()) if any(KINDS[kind].cluster for kind in arguments.kinds) else None
         size = [f"num_samples={arguments.trials}", f"training.max_epochs={arguments.epochs}"]
         chaos, done = Chaos(results, size, kills=arguments.kills, seed=arguments.seed, cluster=cluster), []

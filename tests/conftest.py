@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.groups import CONFIGS
 
 # A shell that runs the tests in the background makes Ctrl-C ignored, and the processes that tests start inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -19,8 +20,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 for name in ("GATESWEEP_RESULTS", "GATESWEEP_STORAGE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
     os.environ.pop(name, None)
 
-TRAINABLES = sorted(path.stem for path in (configuration.CONFIGS / "trainable").glob("*.yaml"))
-EXPERIMENTS = sorted(path.stem for path in (configuration.CONFIGS / "experiment").glob("*.yaml"))
+TRAINABLES = sorted(path.stem for path in (CONFIGS / "trainable").glob("*.yaml"))
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 
 TINY: dict[str, list[str]] = {
     "autoencoder": [
@@ -151,7 +152,7 @@ TINY: dict[str, list[str]] = {
 
 def tiny(name: str, *overrides: str) -> dict[str, Any]:
     """A trainable's configuration at its small setting."""
-    return configuration.load([f"trainable={name}", *TINY[name], "training.max_epochs=3", *overrides])
+    return compose_config([f"trainable={name}", *TINY[name], "training.max_epochs=3", *overrides])
 
 
 @pytest.fixture(autouse=True)
@@ -206,8 +207,8 @@ def ray_here() -> Iterator[None]:
     """One Ray for all sweeps of a process that tests: a sweep that finds one running uses it."""
     import ray
 
-    from gatesweep.sweeps.cluster import start_ray
+    from gatesweep.sweeps.execution.cluster import start_ray
 
-    start_ray(configuration.load([]))
+    start_ray(compose_config([]).resources, None)
     yield
     ray.shutdown()

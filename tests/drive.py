@@ -17,17 +17,17 @@ from typing import Any
 
 import yaml
 
-from gatesweep.core.record import write_atomically
+from gatesweep.core.files import write_atomically
 from gatesweep.core.trainable import Data, Metrics
-from gatesweep.sweeps import cli, report
-from gatesweep.sweeps import config as configuration
-from gatesweep.sweeps.recording import Recorder
-from gatesweep.sweeps.schema import make_gate
-from gatesweep.sweeps.search import Search
-from gatesweep.sweeps.space import read
-from gatesweep.sweeps.train import epochs
-from gatesweep.sweeps.trial import report as reported
-from gatesweep.sweeps.trial import trial_config
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.schema import make_gate
+from gatesweep.sweeps.execution.recorder import Recorder
+from gatesweep.sweeps.execution.training import train_epochs
+from gatesweep.sweeps.execution.trial import epoch_report, trial_config
+from gatesweep.sweeps.records.provenance import provenance
+from gatesweep.sweeps.records.summary import write_summary
+from gatesweep.sweeps.search.searcher import Search
+from gatesweep.sweeps.search.space import read_space
 from tests.conftest import LR, trivial
 from tests.trivial import Line
 
@@ -48,12 +48,12 @@ class Drive:
 
     def __init__(self, results: Path, trials: int, *overrides: str, name: str = "sweep", **trainable: Any) -> None:
         options = [f"num_samples={trials}", "search=random", "tracking=mlflow", *overrides]
-        self.config = configuration.load(trivial(results, LR, *options, **trainable))
+        self.config = compose_config(trivial(results, LR, *options, **trainable))
         self.folder = results / name
         self.folder.mkdir(parents=True)
         write_atomically(self.folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
         gate = make_gate(self.config)
-        search = Search(self.config, read(self.config), gate, self.folder)
+        search = Search(self.config, read_space(self.config), gate, self.folder)
         self.recorder = Recorder(self.folder, self.config, gate, search)
         self.trials = [SimpleNamespace(config=search.suggest(str(n)), last_result={}) for n in range(trials)]
         for trial in self.trials:
@@ -70,14 +70,14 @@ class Drive:
         """Train all trials to their ends, an epoch each in turn; the number of each turn, after it."""
         folders = [self.folder / trial.config["trial"] for trial in self.trials]
         running = [
-            (trial, epochs(trial_config(self.config, trial.config), folder))
+            (trial, train_epochs(trial_config(self.config, trial.config), folder))
             for trial, folder in zip(self.trials, folders, strict=True)
         ]
         turn = 0
         while running:
             turn += 1
             for trial, steps in list(running):
-                result = reported(next(steps))
+                result = epoch_report(next(steps))
                 self.hear(trial, result)
                 if result["done"]:
                     steps.close()
@@ -87,7 +87,7 @@ class Drive:
 
     def end(self) -> None:
         self.recorder.on_experiment_end(self.trials)
-        report.write(self.folder, self.recorder.elapsed, cli.facts())
+        write_summary(self.folder, self.recorder.elapsed, provenance())
 
 
 def publish(sweep: Path, *arguments: str, inside: tuple[str, ...] = ()) -> subprocess.Popen:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from gatesweep.core import record
-from gatesweep.core.gate import HOPELESS
+from gatesweep.core.gate import WORST_SCORE
 from gatesweep.core.record import Record, append_event
-from gatesweep.sweeps import config as configuration
-from gatesweep.sweeps.schema import make_gate
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.schema import make_gate
+from gatesweep.sweeps.config.values import to_yaml
 from tests.conftest import trivial
 
 Epochs = list[tuple[float | None, dict[str, float]]]  # of a trial: score and metrics of each
@@ -35,16 +34,16 @@ def pretend(folder: Path, trials: list[Pretended], *overrides: str, end: str | N
     """A sweep's folder. Epochs of all trials take turns, a second each; `config` replaces top-level keys."""
     folder.mkdir(parents=True)
     longest = max((len(trial.epochs) for trial in trials), default=0) or 6
-    made = {**configuration.load(trivial(folder.parent, None, f"training.max_epochs={longest}", *overrides)), **config}
-    (folder / "config.yaml").write_text(yaml.safe_dump(made, sort_keys=False))
+    made = compose_config(trivial(folder.parent, None, f"training.max_epochs={longest}", *overrides)).replace(**config)
+    (folder / "config.yaml").write_text(to_yaml(made))
     facts = {"versions": {"python": "3.11", "torch": "2.13"}, "git_commit": "0123abc", "overrides": ["name=a b"]}
     append_event(folder / "events.jsonl", "start", **facts)
-    synced, record.os.fsync = record.os.fsync, lambda _: None  # nothing here must survive a crash
+    synced, os.fsync = os.fsync, lambda _: None  # nothing here must survive a crash
     try:
         for index, trial in enumerate(trials):
-            _write(folder / f"trial_{index:04d}", trial, index, len(trials), make_gate(made))
+            _write(folder / f"trial_{index:04d}", trial, index, len(trials), make_gate(made.gate))
     finally:
-        record.os.fsync = synced
+        os.fsync = synced
     if end:
         append_event(folder / "events.jsonl", end, elapsed=float(sum(len(trial.epochs) for trial in trials)))
     return folder
@@ -54,7 +53,7 @@ def _write(folder: Path, trial: Pretended, index: int, of: int, gate: Any) -> No
     written = Record(folder, values=trial.values, elapsed=0.0)
     for epoch, (score, metrics) in enumerate(trial.epochs, 1):
         outcome = trial.outcome if epoch == len(trial.epochs) and trial.outcome != "stopped" else None
-        gated = {} if score == HOPELESS else {"val/loss": 0.1, "val/closeness": 0.5}  # a diverged epoch has none
+        gated = {} if score == WORST_SCORE else {"val/loss": 0.1, "val/closeness": 0.5}  # a diverged epoch has none
         measured = {"system/seconds": 0.5, **gated, **metrics}
         elapsed = float((epoch - 1) * of + index + 1)
         written.epoch(epoch, measured, [0.5, 0.4], score=score, outcome=outcome, reason=trial.reason, elapsed=elapsed)
@@ -78,6 +77,6 @@ def many(count: int, epochs: int, seed: int = 0) -> list[Pretended]:
         if outcome == "passed":
             curve[-1] = (1.3 + 0.4 * draw.random(), {"val/closeness": 0.95})
         if outcome == "diverged":
-            curve[-1] = (HOPELESS, {})
+            curve[-1] = (WORST_SCORE, {})
         trials.append(Pretended({"trainable.lr": lr, "trainable.width": width}, curve, outcome))
     return trials

@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from gatesweep.core.record import STEP_LOSS, Event, read_events
-from gatesweep.sweeps.report import read_result, trial_folders
-from gatesweep.sweeps.tracking import flatten
+from gatesweep.sweeps.config.values import flatten
+from gatesweep.sweeps.records.layout import trial_folders
+from gatesweep.sweeps.records.reader import read_result
 
 STATUS = {"failed": "FAILED", "interrupted": "KILLED"}
 

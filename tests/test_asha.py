@@ -10,8 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 
-from gatesweep.core.gate import HOPELESS
-from gatesweep.sweeps.scheduler import GateASHA, Seen
+from gatesweep.core.gate import WORST_SCORE
+from gatesweep.sweeps.schedulers.asha import GateASHA
+from gatesweep.sweeps.schedulers.history import EpochScore
 
 STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE
 
@@ -26,12 +27,12 @@ def report(scheduler: GateASHA, name: str, epoch: int, score: float) -> str:
     return scheduler.on_trial_result(None, trial(name), {"epoch": epoch, "score": score})
 
 
-def each(seen: list[Seen]) -> list[list[Seen]]:
+def each(seen: list[EpochScore]) -> list[list[EpochScore]]:
     """None of them in a stack."""
     return [[one] for one in seen]
 
 
-def decisions(scheduler: GateASHA, seen: list[Seen]) -> list[str]:
+def decisions(scheduler: GateASHA, seen: list[EpochScore]) -> list[str]:
     return [report(scheduler, *one) for one in seen]
 
 
@@ -61,11 +62,13 @@ def test_ties_go_on(score: float, count: int, factor: int) -> None:
 
 
 def test_a_trial_without_numbers_is_stopped_be_it_the_first_or_between_rungs() -> None:
-    assert at_the_first_rung(HOPELESS, HOPELESS, -0.2, HOPELESS) == [STOP, STOP, CONTINUE, STOP]
+    assert at_the_first_rung(WORST_SCORE, WORST_SCORE, -0.2, WORST_SCORE) == [STOP, STOP, CONTINUE, STOP]
     scheduler = GateASHA(max_t=20, grace_period=2, reduction_factor=3)
-    found = [report(scheduler, "late", epoch, score) for epoch, score in enumerate([HOPELESS, 0.5, 0.5, HOPELESS], 1)]
+    found = [
+        report(scheduler, "late", epoch, score) for epoch, score in enumerate([WORST_SCORE, 0.5, 0.5, WORST_SCORE], 1)
+    ]
     assert found == [CONTINUE, CONTINUE, CONTINUE, STOP]
-    seen = [("late", epoch, score) for epoch, score in enumerate([HOPELESS, 0.5, 0.5, HOPELESS], 1)]
+    seen = [("late", epoch, score) for epoch, score in enumerate([WORST_SCORE, 0.5, 0.5, WORST_SCORE], 1)]
     assert GateASHA(max_t=20, grace_period=2, seen=each(seen)).stopped == {"late"}
 
 
@@ -82,7 +85,7 @@ def test_the_last_epoch_is_left_to_the_trial(max_t: int) -> None:
     scheduler = GateASHA(max_t=max_t, reduction_factor=3)
     for epoch in range(1, max_t + 1):
         report(scheduler, "good", epoch, -0.1)
-    scores = [-0.1] * (max_t - 1) + [HOPELESS]
+    scores = [-0.1] * (max_t - 1) + [WORST_SCORE]
     assert [report(scheduler, "late", epoch, score) for epoch, score in enumerate(scores, 1)] == [CONTINUE] * max_t
 
 
@@ -94,7 +97,7 @@ def test_who_reached_the_last_epoch_does_not_count_as_stopped_after_a_restart(ma
 
 
 NAMES = [f"trial_{number:04d}" for number in range(8)]
-SCORES = st.one_of(st.sampled_from([HOPELESS, -0.5, -0.25, 0.0, 1.5]), st.floats(-3.0, 2.0))
+SCORES = st.one_of(st.sampled_from([WORST_SCORE, -0.5, -0.25, 0.0, 1.5]), st.floats(-3.0, 2.0))
 
 
 @st.composite
@@ -122,7 +125,7 @@ def test_a_scheduler_rebuilt_from_what_was_seen_decides_as_if_never_interrupted(
 ) -> None:
     options, turns, cut = case
     whole = GateASHA(**options)
-    seen: list[Seen] = []
+    seen: list[EpochScore] = []
     stopped: set[str] = set()
     rebuilt: GateASHA | None = None
     for turn, (name, score) in enumerate(turns):
@@ -141,7 +144,7 @@ def test_a_scheduler_rebuilt_from_what_was_seen_decides_as_if_never_interrupted(
             stopped.add(name)
 
 
-def last(seen: list[Seen], name: str) -> int:
+def last(seen: list[EpochScore], name: str) -> int:
     return max((epoch for other, epoch, _ in seen if other == name), default=0)
 
 

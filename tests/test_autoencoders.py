@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from gatesweep.core.loop import Settings, fit
-from gatesweep.sweeps.config import load
+from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.trainables.autoencoders.autoencoder import Autoencoder
 from gatesweep.trainables.autoencoders.latent import (
     EPSILON,
@@ -342,8 +342,8 @@ def test_wrong_hyperparameters_are_named(fields, message):
 @pytest.mark.parametrize("latent", ["none", "linear", "vq"])
 def test_groups_choose_the_parts_and_the_latent_brings_its_gate(latent):
     parts = [f"trainable/latent={latent}", "trainable/encoder=gnn", "trainable.encoder_depth=3"]
-    config = load(["trainable=autoencoder", *parts])
-    node = config["trainable"]
+    config = compose_config(["trainable=autoencoder", *parts])
+    node = config.trainable
     assert (node["latent"], node["encoder"], node["decoder"], node["encoder_depth"]) == (latent, "gnn", "mlp", 3)
-    assert ("n_codes" in node) == ("val/codes_used" in config["gate"]["thresholds"]) == (latent == "vq")
-    assert ("n_codes" in config["search"]["space"]["trainable"]) == (latent == "vq")
+    assert ("n_codes" in node) == ("val/codes_used" in config.gate.thresholds) == (latent == "vq")
+    assert ("n_codes" in config.search.space["trainable"]) == (latent == "vq")

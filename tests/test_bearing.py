@@ -13,8 +13,9 @@ import yaml
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from gatesweep.sweeps.config import CONFIGS, load
-from gatesweep.sweeps.schema import make_gate
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.groups import CONFIGS
+from gatesweep.sweeps.config.schema import make_gate
 from gatesweep.trainables.operators import bearing_metrics as metrics
 from gatesweep.trainables.operators.bearing import BearingOperator
 from gatesweep.trainables.operators.bearing_data import SimulatedBearings
@@ -216,8 +217,8 @@ def test_evaluation_repeats_itself_and_reports_what_the_oracle_does():
 
 def test_noise_of_the_right_size_does_not_pass_the_gate():
     """Each part of the gate is failed alone by a fault in that part, with all else exact."""
-    config = load(["trainable=bearing_operator"])
-    gate = make_gate(config)
+    config = compose_config(["trainable=bearing_operator"])
+    gate = make_gate(config.gate)
     data = bearings(val_bearings=4, windows=8)
     trainable, held = operator(data), data.part("val")
     drawn = torch.Generator().manual_seed(0)

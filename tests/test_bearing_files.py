@@ -15,8 +15,9 @@ from scipy.io import savemat
 
 from gatesweep.core.gate import Gate
 from gatesweep.core.loop import Settings, fit
-from gatesweep.sweeps.config import CONFIGS, load
-from gatesweep.sweeps.schema import make_gate
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.groups import CONFIGS
+from gatesweep.sweeps.config.schema import make_gate
 from gatesweep.trainables.operators.bearing import BearingOperator
 from gatesweep.trainables.operators.bearing_files import FIELDS, RecordedBearings, cut
 from gatesweep.trainables.operators.faults import GEOMETRY, simulate
@@ -88,7 +89,7 @@ def test_faults_are_told_on_bearings_that_were_never_seen(tmp_path):
     assert found[-1].outcome == "passed"
     assert trainable.evaluate(data, "test")["balanced_accuracy"] >= 0.9
     assert {"confusion", "reliability", "envelope"} == trainable.figures(data).keys()
-    gate = make_gate(load(["trainable=bearing_operator", "data=bearings_files", "gate=bearing_files"]))
+    gate = make_gate(compose_config(["trainable=bearing_operator", "data=bearings_files", "gate=bearing_files"]))
     oracle, trivial = ({f"val/{k}": v for k, v in f(data).items()} for f in (trainable.oracle, trainable.trivial))
     assert gate.missed(oracle) == [] and gate.missed(trivial) != []
 

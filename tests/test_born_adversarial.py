@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from gatesweep.sweeps.config import build, load
-from gatesweep.sweeps.schema import make_gate
+from gatesweep.sweeps.config.build import build_run
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.schema import make_gate
 from gatesweep.trainables.born.adversarial import BornAdversarial
 from gatesweep.trainables.born.attacks import surprise, withstands
 from gatesweep.trainables.born.classifier import BornClassifier
@@ -178,9 +179,9 @@ def test_trained_under_attack_a_machine_withstands_more_and_classifies_as_well()
 
 
 def test_the_joint_gate_asks_for_what_the_exact_density_has_and_a_gaussian_has_not():
-    config = load(["experiment=born_joint"])
-    trainable, data = build(config)
-    gate = make_gate(config)
+    config = compose_config(["experiment=born_joint"])
+    trainable, data = build_run(config)
+    gate = make_gate(config.gate)
     oracle, trivial = (
         {f"val/{key}": value for key, value in found(data).items()} for found in (trainable.oracle, trainable.trivial)
     )

@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from gatesweep.core.loop import Settings, fit
-from gatesweep.sweeps.config import CONFIGS
+from gatesweep.sweeps.config.groups import CONFIGS
 from gatesweep.trainables.born.classifier import BornClassifier
 from gatesweep.trainables.born.data import NOISE, BornData, curve
 from gatesweep.trainables.born.files import read_series

@@ -19,8 +19,9 @@ from gatesweep.core import checkpoint
 from gatesweep.core.loop import Epoch, fit
 from gatesweep.core.schedule import schedule
 from gatesweep.core.step import TrainStep
-from gatesweep.sweeps.config import build, override
-from gatesweep.sweeps.schema import make_settings
+from gatesweep.sweeps.config.build import build_run
+from gatesweep.sweeps.config.schema import make_settings
+from gatesweep.sweeps.config.values import with_values
 from gatesweep.trainables.born.critic import PENALTY, Critic, gradient_penalty, loss_of_critic, loss_of_drawn
 from gatesweep.trainables.born.data import BornData
 from gatesweep.trainables.born.gan import ADVERSARIAL, PRETRAINING, RETRAINING, BornGAN
@@ -221,7 +222,7 @@ FORGETFUL = [
 
 @functools.cache
 def forgetful() -> tuple[list[Epoch], BornGAN]:
-    trainable, data = build(tiny("born_gan", *FORGETFUL))
+    trainable, data = build_run(tiny("born_gan", *FORGETFUL))
     assert isinstance(trainable, BornGAN)
     return list(fit(trainable, data, make_settings(tiny("born_gan", *FORGETFUL)))), trainable
 
@@ -251,13 +252,13 @@ def test_a_run_resumes_bitwise_in_the_middle_of_retraining(tmp_path: Path):
     phases = [int(one.metrics["val/phase"]) for one in whole]
     stop = phases.index(RETRAINING) + 1  # an epoch of it is over
     assert phases[stop] == RETRAINING  # and another is to come
-    trainable, data = build(config)
+    trainable, data = build_run(config)
     run = fit(trainable, data, make_settings(config))
     before = [next(run) for _ in range(stop)]
     checkpoint.save(tmp_path / "epoch", before[-1].state(), {"epoch": stop})
     run.close()
 
-    resumed, data = build(override(config, {"seed": 99}))
+    resumed, data = build_run(with_values(config, {"seed": 99}))
     rest = list(fit(resumed, data, make_settings(config), resume=checkpoint.read(tmp_path / "epoch").state()))
     assert curves([*before, *rest]) == curves(whole)
     for key, value in whole_model.state_dict().items():
@@ -276,8 +277,8 @@ def test_two_ranks_forget_and_learn_again_together(tmp_path: Path):
 def _rank(rank: int, *, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    config = override(tiny("born_gan", *FORGETFUL), {"seed": rank, "training.max_epochs": 9})
-    trainable, data = build(config)
+    config = with_values(tiny("born_gan", *FORGETFUL), {"seed": rank, "training.max_epochs": 9})
+    trainable, data = build_run(config)
     found = list(fit(trainable, data, make_settings(config), wrap=DistributedDataParallel))
     phases = [int(one.metrics["val/phase"]) for one in found]
     torch.save((trainable.state_dict(), phases), f"{folder}/{rank}.pt")

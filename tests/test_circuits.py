@@ -13,9 +13,11 @@ import yaml
 from scipy.spatial.distance import cdist
 
 from gatesweep.core.gate import Gate
-from gatesweep.sweeps.config import CONFIGS, build, load
-from gatesweep.sweeps.schema import make_gate
-from gatesweep.sweeps.space import read
+from gatesweep.sweeps.config.build import build_run
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.groups import CONFIGS
+from gatesweep.sweeps.config.schema import make_gate
+from gatesweep.sweeps.search.space import read_space
 from gatesweep.trainables.circuits import losses, metrics
 from gatesweep.trainables.circuits.circuit import (
     NODES,
@@ -93,7 +95,7 @@ def test_what_the_values_part_holds_does_not_change_the_topology():
 
 
 def test_the_network_has_the_size_of_the_source():
-    trainable, _ = build(load(["trainable=circuit_vae"]))
+    trainable, _ = build_run(compose_config(["trainable=circuit_vae"]))
     sizes = [sum(param.numel() for param in part.parameters()) for part in (trainable.encoder, trainable.decoder)]
     assert sizes == pytest.approx([68_915, 33_004], rel=0.1)
     assert sum(param.numel() for param in trainable.parameters()) == pytest.approx(101_919, rel=0.1)
@@ -289,16 +291,16 @@ def test_wrong_hyperparameters_are_named(fields, message):
 
 
 def test_the_sweep_splits_the_latent():
-    config = load(["experiment=circuit_vae"])
-    space = read(config)
-    assert sum(config["trainable"]["latent"].values()) == space["trainable.latent"].total
+    config = compose_config(["experiment=circuit_vae"])
+    space = read_space(config)
+    assert sum(config.trainable["latent"].values()) == space["trainable.latent"].total
     assert {"trainable.weight_kl", "trainable.weight_values", "trainable.weight_chamfer"} <= space.keys()
 
 
 def test_the_reference_gate_is_passed_by_the_data_alone():
-    config = load(["experiment=circuit_reference"])
-    trainable, data = build(config)
-    gate: Gate = make_gate(config)
+    config = compose_config(["experiment=circuit_reference"])
+    trainable, data = build_run(config)
+    gate: Gate = make_gate(config.gate)
     found = [
         {f"val/{name}": value for name, value in one(data).items()} for one in (trainable.oracle, trainable.trivial)
     ]
@@ -306,7 +308,7 @@ def test_the_reference_gate_is_passed_by_the_data_alone():
 
 
 def test_figures_show_every_type():
-    trainable, data = build(tiny("circuit_vae"))
+    trainable, data = build_run(tiny("circuit_vae"))
     drawn = {kind: draw() for kind, draw in trainable.eval().figures(data).items()}
     assert drawn.keys() == {"latent", "bode", "poles_zeros"}
     assert [axis.get_title() for axis in drawn["bode"].axes] == list(SIX)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gatesweep.sweeps import config as configuration
+from gatesweep.sweeps.config.compose import compose_config
 
 ROOT = Path(__file__).parent.parent
 OWN = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--mount"]
@@ -175,7 +175,7 @@ def test_the_job_for_kubernetes_has_the_fields_of_a_rayjob() -> None:
         assert {"GATESWEEP_STORAGE", "GATESWEEP_RESULTS"} < {one["name"] for one in container["env"]}
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
     program, *overrides = job["spec"]["entrypoint"].split()[1:]
-    config = configuration.load(overrides)
+    config = compose_config(overrides)
     assert (ROOT / program).is_file()
     assert config["max_concurrent"] == workers["maxReplicas"]
 

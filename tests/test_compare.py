@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from gatesweep.sweeps import compare, report
+from gatesweep.sweeps.commands.compare import main
+from gatesweep.sweeps.records.reader import read_sweep
+from gatesweep.sweeps.reports.comparison import best_so_far, comparison_row
 from tests import browser
 from tests.browser import visit
 from tests.pretended import Epochs, Pretended, many, pretend
@@ -57,19 +59,19 @@ def test_a_folder_of_results_is_compared_each_sweep_once(results: Path) -> None:
 
 
 def test_a_row_says_what_a_sweep_came_to(results: Path) -> None:
-    row = compare.facts(report.read(results / "second"))
+    row = comparison_row(read_sweep(results / "second"))
     assert (row["sweep"], row["family"], row["state"]) == ("second", "Line", "interrupted")
     assert (row["trials"], row["passed"], row["rate"], row["best score"]) == ("2", "1", "50%", "1.4")
     assert row["to first pass"] == "4 s, 4 epochs" and row["in all"] == "4 s, 4 epochs"
     assert row["metrics of the best"] == "closeness 0.95, loss 0.1" and row["importances"] == ""
-    first, third = (compare.facts(report.read(results / name)) for name in ("first", "third"))
+    first, third = (comparison_row(read_sweep(results / name)) for name in ("first", "third"))
     assert first["importances"].startswith("lr ") and "width" in first["importances"]
     assert (third["state"], third["to first pass"], third["best score"]) == ("not ended", "", "-0.2")
 
 
 def test_the_best_so_far_counts_the_epochs_of_all_trials(results: Path) -> None:
     # trials take turns: -0.5, -0.1 (the other's), -0.2, 1.4
-    line = compare.best_so_far(report.read(results / "second"))
+    line = best_so_far(read_sweep(results / "second"))
     assert line == [(1, -0.5, False), (2, -0.1, False), (4, 1.4, True)]
 
 
@@ -95,6 +97,6 @@ def test_what_cannot_be_compared_is_said_in_one_line(
 ) -> None:
     given = [one if one.startswith("--") else str(results / one) for one in arguments]
     monkeypatch.setattr(sys, "argv", ["compare.py", *given])
-    assert compare.main() == 2
+    assert main() == 2
     said = capsys.readouterr()
     assert said.err.count("\n") == 1 and said.err.startswith("error: ") and str(results) in said.err and said.out == ""

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gatesweep.sweeps import config as configuration
-from gatesweep.sweeps.run import sweep
+from gatesweep.sweeps.commands.resume import configure
+from gatesweep.sweeps.commands.run import run_sweep
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.values import to_yaml, with_values
 from tests.conftest import TINY, trivial
 
 ROOT = Path(__file__).parents[1]
@@ -86,7 +88,7 @@ BEFORE_A_TRIAL = [
 @pytest.mark.parametrize(("override", "message"), BEFORE_ANYTHING)
 def test_a_value_that_cannot_be(override: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:
-        configuration.load(override.split() if override.startswith("trainable=") else [override])
+        compose_config(override.split() if override.startswith("trainable=") else [override])
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -97,7 +99,7 @@ def test_a_sweep_that_cannot_be_starts_no_trial_and_leaves_no_folder(
     with pytest.raises(ValueError) as caught:
         parts = override.split(" tracking.")
         overrides = [parts[0], *(f"tracking.{part}" for part in parts[1:])]
-        sweep(configuration.load([*trivial(tmp_path / "results"), *overrides]))
+        run_sweep(compose_config([*trivial(tmp_path / "results"), *overrides]))
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "results").exists()
 
@@ -106,13 +108,13 @@ def test_a_sweep_that_cannot_be_starts_no_trial_and_leaves_no_folder(
 def test_a_results_folder_that_cannot_be_written(ray_here: None, results: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"results: got .*, expected a folder that can be"):
-        sweep(configuration.load(trivial(Path(results.format(file=tmp_path / "file")))))
+        run_sweep(compose_config(trivial(Path(results.format(file=tmp_path / "file")))))
 
 
 def test_results_that_would_go_with_a_job_s_code(tmp_path: Path) -> None:
     uploaded = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_0" / "results"
     with pytest.raises(ValueError, match=r"which goes with the job's code: results=/a/folder/that/stays"):
-        sweep(configuration.load(trivial(uploaded)))
+        run_sweep(compose_config(trivial(uploaded)))
 
 
 @pytest.mark.parametrize(
@@ -132,12 +134,12 @@ def test_a_cluster_that_is_not_there(address: str, message: str, tmp_path: Path)
 def test_a_folder_that_another_sweep_is_running_in(ray_here: None, tmp_path: Path) -> None:
     import fcntl
 
-    sweep(configuration.load(trivial(tmp_path, None, "num_samples=1")))
+    run_sweep(compose_config(trivial(tmp_path, None, "num_samples=1")))
     folder = (tmp_path / "latest").resolve()
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(ValueError, match="which another sweep is running in"):
-            sweep(configuration.load([f"resume={folder}"]))
+            run_sweep(configure([f"resume={folder}"]))
 
 
 def cli(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -178,7 +180,7 @@ def test_a_sweep_of_ones_own_graph_runs_from_any_working_directory(tmp_path: Pat
 
 def test_a_configuration_is_written_as_yaml_writes_it() -> None:
     for name in ("mlp", "circuit_vae", "born_gan"):
-        config = configuration.load([f"experiment={name}", "name=null"])
-        changed = configuration.override(config, {"trainable.lr": 0.5, "seed": 7})
+        config = compose_config([f"experiment={name}", "name=null"])
+        changed = with_values(config, {"trainable.lr": 0.5, "seed": 7})
         for one in (config, changed, config):
-            assert configuration.to_yaml(one) == yaml.safe_dump(one, sort_keys=False)
+            assert to_yaml(one) == yaml.safe_dump(one, sort_keys=False)

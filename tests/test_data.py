@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatesweep.core.data import check_batch_size, generator, layout, part, require, shuffled
+from gatesweep.core.data import batch_layout, check_batch_size, generator, require, shard_for_rank, shuffled
 
 
 class Pair(NamedTuple):
@@ -27,9 +27,9 @@ def test_an_epoch_shows_each_sample_once(count: int, batch_size: int, epoch: int
 
 def test_the_layout_of_a_batch_names_its_tensors() -> None:
     x, y = torch.zeros(5, 2), torch.zeros(5, dtype=torch.int64)
-    assert layout(x) == {"": ("float32", [5, 2])}
-    assert layout({"a": (x, {"b": y}), "c": "no tensor"}) == {"a.0": ("float32", [5, 2]), "a.1.b": ("int64", [5])}
-    assert layout(Pair(x, y)) == {"0": ("float32", [5, 2]), "1": ("int64", [5])}
+    assert batch_layout(x) == {"": ("float32", [5, 2])}
+    assert batch_layout({"a": (x, {"b": y}), "c": "no tensor"}) == {"a.0": ("float32", [5, 2]), "a.1.b": ("int64", [5])}
+    assert batch_layout(Pair(x, y)) == {"0": ("float32", [5, 2]), "1": ("int64", [5])}
 
 
 def test_the_order_is_one_of_its_seed_and_epoch() -> None:
@@ -51,7 +51,7 @@ def test_neighbouring_seeds_and_epochs_have_nothing_in_common() -> None:
 def test_ranks_see_each_sample_once_and_their_weighted_means_average_to_that_of_all(count: int, world: int) -> None:
     """Uneven tails too, and fewer samples than ranks."""
     batch = {"x": torch.arange(float(count)), "parts": (torch.arange(2 * count).reshape(count, 2), torch.empty(0, 3))}
-    parts = [part(batch, rank, world) for rank in range(world)]
+    parts = [shard_for_rank(batch, rank, world) for rank in range(world)]
     seen = torch.cat([mine["x"] for mine, weight in parts if weight])
     assert sorted(seen.tolist()) == list(range(count))
     assert all(torch.equal(mine["parts"][0][:, 0], 2 * mine["x"].long()) for mine, _ in parts)  # rows stay together
@@ -61,11 +61,11 @@ def test_ranks_see_each_sample_once_and_their_weighted_means_average_to_that_of_
 
 def test_one_worker_trains_on_the_batch_itself() -> None:
     batch = [torch.zeros(3)]
-    assert part(batch, 0, 1) == (batch, 1.0)
+    assert shard_for_rank(batch, 0, 1) == (batch, 1.0)
 
 
 def test_named_tuples_stay_what_they_are() -> None:
-    mine, weight = part(Pair(torch.arange(5), torch.arange(5)), 1, 2)
+    mine, weight = shard_for_rank(Pair(torch.arange(5), torch.arange(5)), 1, 2)
     assert isinstance(mine, Pair) and mine.x.tolist() == mine.y.tolist() == [1, 3]
     assert weight == pytest.approx(2 * 2 / 5)
 

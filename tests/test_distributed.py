@@ -18,18 +18,19 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from gatesweep.core.data import mixed
+from gatesweep.core.data import mix_seeds
 from gatesweep.core.distributed import rank, world_size
 from gatesweep.core.gate import Gate
 from gatesweep.core.loop import Patience, Settings, fit
 from gatesweep.core.trainable import Batch, Trainable, samples
-from gatesweep.sweeps.config import build
-from gatesweep.sweeps.schema import locate, make_settings
+from gatesweep.sweeps.config.build import build_run
+from gatesweep.sweeps.config.schema import make_settings
+from gatesweep.sweeps.config.targets import locate
 from gatesweep.trainables.autoencoders.diffusion import DiffusionAutoencoder
 from tests.conftest import TRAINABLES, tiny
 from tests.examples import ONE, Slope, seen, stored
 
-DECLARED = [one for one in TRAINABLES if locate("trainable", tiny(one)["trainable"]).train_step is Trainable.train_step]
+DECLARED = [one for one in TRAINABLES if locate("trainable", tiny(one).trainable).train_step is Trainable.train_step]
 TWO: dict[str, tuple[str, ...]] = {one: (one,) for one in DECLARED} | {
     # at its default size its own rounding, 6e-8 of the weights, makes a tenth of the loss in ten steps
     "born_adversarial": ("born_adversarial", "trainable.dim=4", "trainable.bond=3", "trainable.std=0.01"),
@@ -88,12 +89,12 @@ class Draws:
 def trained(case: str, wrap: Callable[[nn.Module], nn.Module] = lambda module: module) -> dict[str, Any]:
     """The losses of an epoch and the weights after it, by random numbers that depend on the batch alone."""
     config = tiny(*CASES[case], "training.max_epochs=1")
-    trainable, data = build(config)
+    trainable, data = build_run(config)
     draws, step, batches = Draws(), trainable.train_step, enumerate(data.train(0))
 
     def seeded(batch: Batch, lent: Any) -> Any:
         position, whole = next(batches)
-        torch.manual_seed(mixed(position))
+        torch.manual_seed(mix_seeds(position))
         draws.batch = samples(whole)
         return step(batch, lent)
 
@@ -137,7 +138,7 @@ def _restarted() -> dict[str, Any]:
     found, resume = {}, None
     for run in ("undisturbed", "restarted"):
         dropped.clear()
-        trainable, data = build(config | {"seed": len(found)})  # what the checkpoint holds must win
+        trainable, data = build_run(config | {"seed": len(found)})  # what the checkpoint holds must win
         with mock.patch.object(F, "dropout", dropout):
             states = [stored(e.state()) for e in fit(trainable, data, make_settings(config), wrap=_wrap, resume=resume)]
         found[run] = {"weights": trainable.state_dict(), "dropped": torch.cat(dropped), "epochs": len(states)}

@@ -12,9 +12,10 @@ import torch
 from gatesweep.core.gate import Gate
 from gatesweep.core.loop import Epoch
 from gatesweep.core.trainable import Data
-from gatesweep.sweeps import config as configuration
-from gatesweep.sweeps import figures
-from gatesweep.sweeps.train import epochs
+from gatesweep.sweeps.config.build import build_run
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.execution.figures import check_figures, draw_losses
+from gatesweep.sweeps.execution.training import train_epochs
 from tests.conftest import trivial
 from tests.trivial import Line
 
@@ -38,11 +39,11 @@ class Drawn(Line):
 
 
 def train(folder: Path, *overrides: str) -> list[Epoch]:
-    config = configuration.load(
+    config = compose_config(
         trivial(folder, None, "trainable._target_=tests.test_figures.Drawn", "device=cpu", *overrides, dropout=0.5)
     )
     folder.mkdir()
-    return list(epochs(config, folder))
+    return list(train_epochs(config, folder))
 
 
 def names(folder: Path) -> list[str]:
@@ -82,14 +83,14 @@ def test_a_figure_that_cannot_be_drawn_says_why_and_costs_no_trial(tmp_path: Pat
 
 
 def test_an_unknown_kind_is_named_with_those_there_are() -> None:
-    trainable, data = configuration.build(configuration.load(trivial(Path("results"))))
+    trainable, data = build_run(compose_config(trivial(Path("results"))))
     with pytest.raises(ValueError, match=r"figures\.kinds: got 'reconstruct', expected some of losses"):
-        figures.check({"kinds": ["losses", "reconstruct"], "every": None}, trainable, data)
+        check_figures({"kinds": ["losses", "reconstruct"], "every": None}, trainable, data)
 
 
 def test_each_gated_metric_is_shown_with_its_threshold() -> None:
     history = {"epoch": [1, 2], "train/step_loss": [1.0, 0.5, 0.4, 0.3], "val/auc": [0.5, 0.8], "val/error": [0.4, 0.1]}
-    figure = figures.draw_losses(history, Gate({"val/auc": "> 0.9", "val/error": "< 0.2"}))
+    figure = draw_losses(history, Gate({"val/auc": "> 0.9", "val/error": "< 0.2"}))
     loss, auc, error = figure.axes
     assert loss.lines[0].get_xdata().tolist() == [0.5, 1.0, 1.5, 2.0]
     assert auc.lines[0].get_ydata().tolist() == [0.5, 0.8] and auc.lines[1].get_ydata()[0] == 0.9
@@ -100,9 +101,9 @@ def test_each_gated_metric_is_shown_with_its_threshold() -> None:
 def test_every_term_of_a_loss_has_its_curve() -> None:
     steps = {"epoch": [1, 2], "train/step_loss": [3.0, 2.0], "train/loss": [3.0, 2.0], "train/grad_norm/w": [1.0, 1.0]}
     terms = {"train/data": [2.0, 1.0], "train/physics": [100.0, 1.0]}
-    _, axis = figures.draw_losses(steps | terms, Gate()).axes
+    _, axis = draw_losses(steps | terms, Gate()).axes
     assert [(line.get_label(), line.get_ydata().tolist()) for line in axis.lines] == [
         ("data", [2.0, 1.0]), ("physics", [100.0, 1.0]),
     ]  # fmt: skip
     assert axis.get_yscale() == "log"
-    assert len(figures.draw_losses(steps, Gate()).axes) == 1
+    assert len(draw_losses(steps, Gate()).axes) == 1

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from gatesweep.sweeps import config as configuration
-from gatesweep.sweeps import report
-from gatesweep.sweeps.pages import page
-from gatesweep.sweeps.run import sweep
+from gatesweep.sweeps.commands.resume import configure
+from gatesweep.sweeps.commands.run import run_sweep
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.records.pareto import pareto_lines
+from gatesweep.sweeps.records.summary import leaderboard, write_summary
+from gatesweep.sweeps.reports.page import write_page
 from tests.conftest import trivial
 from tests.pretended import Pretended, pretend
 
@@ -34,12 +36,12 @@ def test_the_front_is_what_no_trial_that_passed_beats_in_both(
     missed = Pretended({}, [(-0.5, {"val/closeness": 0.5, "val/loss": 0.01, "val/size": 1.0})], "stopped")
     trials = [passing(4, 0.1), passing(2, 0.2), passing(1, 0.4), passing(5, 0.3), missed]
     folder = pretend(tmp_path / "sweep", trials, f"search.cost={cost}")
-    summary = report.write(folder, 1.0, {})
+    summary = write_summary(folder, 1.0, {})
     assert {one["trial"]: one[cost] for one in summary["front"]} == front
     assert [one["val/loss"] for one in summary["front"]] == sorted(one["val/loss"] for one in summary["front"])[::-1]
-    assert report.pareto_lines(summary["front"])[-1].startswith("front: trial_0000, val/loss 0.1, ")
-    assert (cost in report.leaderboard(folder)[0]) and report.leaderboard(folder)[0]["epochs"] > 0
-    html = page.write(folder).read_text()
+    assert pareto_lines(summary["front"])[-1].startswith("front: trial_0000, val/loss 0.1, ")
+    assert (cost in leaderboard(folder)[0]) and leaderboard(folder)[0]["epochs"] > 0
+    html = write_page(folder).read_text()
     table = html[html.index("the front of objective and cost") :].partition("</table>")[0]
     assert table.count("<tr><td>") == len(front) and f'href="{next(iter(front))}/"' in table
 
@@ -51,16 +53,16 @@ def test_a_cost_needs_an_objective_and_something_that_is_reported(tmp_path: Path
     }
     for option, message in faults.items():
         with pytest.raises(ValueError, match=message):
-            sweep(configuration.load(trivial(tmp_path / "results", None, "search.cost=epochs", option)))
+            run_sweep(compose_config(trivial(tmp_path / "results", None, "search.cost=epochs", option)))
     assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.usefixtures("ray_here")
 def test_a_sweep_of_two_objectives_stops_trials_and_says_its_front(tmp_path: Path) -> None:
     options = ["search.cost=epochs", "scheduler.grace_period=1", "search.sampler.n_startup_trials=3"]
-    sweep(configuration.load(trivial(tmp_path, None, *options)))
+    run_sweep(compose_config(trivial(tmp_path, None, *options)))
     folder = (tmp_path / "latest").resolve()
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["stopped"] and summary["passed"] and summary["trials"] == 8 and summary["front"]
     with pytest.raises(ValueError, match=r"search\.cost: got None, expected 'epochs', as when the sweep began"):
-        sweep(configuration.load([f"resume={folder}", "search.cost=null"]))
+        run_sweep(configure([f"resume={folder}", "search.cost=null"]))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gatesweep.core.gate import HOPELESS, Gate, proportion, squash
+from gatesweep.core.gate import WORST_SCORE, Gate, proportion, squash
 
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -34,7 +34,7 @@ def test_the_score_is_a_number_whatever_is_reported(
     one: float, other: float, objective: float, comparison: str, bound: float, mode: Any
 ) -> None:
     gate = Gate({"a": rule(comparison, bound), "b": "> 0.5"}, objective="c", mode=mode)
-    assert HOPELESS <= gate.score({"a": one, "b": other, "c": objective}) <= 2.0
+    assert WORST_SCORE <= gate.score({"a": one, "b": other, "c": objective}) <= 2.0
     assert -1.0 <= Gate(objective="c", mode=mode).score({"c": objective}) < 0.0
 
 
@@ -63,13 +63,13 @@ def test_the_objective_ranks_those_that_pass() -> None:
 
 @pytest.mark.parametrize("other", [0.0, 1.0])
 def test_one_metric_that_is_not_a_number_is_hopeless(other: float) -> None:
-    assert TWO.score(metrics(math.nan, other)) == HOPELESS
-    assert TWO.score(metrics(other, math.nan)) == HOPELESS
+    assert TWO.score(metrics(math.nan, other)) == WORST_SCORE
+    assert TWO.score(metrics(other, math.nan)) == WORST_SCORE
     assert not TWO.cleared(metrics(math.nan, 1.0))
 
 
 def test_infinitely_far_is_hopeless() -> None:
-    assert TWO.score(metrics(-math.inf, 1.0)) == HOPELESS
+    assert TWO.score(metrics(-math.inf, 1.0)) == WORST_SCORE
     assert TWO.score(metrics(math.inf, math.inf)) >= 1.0
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from gatesweep.core.data import generator
 from gatesweep.core.schedule import schedule
 from gatesweep.core.step import TrainStep
-from gatesweep.sweeps.config import CONFIGS
+from gatesweep.sweeps.config.groups import CONFIGS
 from gatesweep.trainables.autoencoders.diffusion import DiffusionAutoencoder, cosine, ddim
 from gatesweep.trainables.autoencoders.gan import GANAutoencoder
 from gatesweep.trainables.autoencoders.linear_data import LinearData

@@ -15,8 +15,8 @@ import ray
 import yaml
 
 from gatesweep.core.record import read_events
-from gatesweep.sweeps.office import Office
-from gatesweep.sweeps.report import trial_folders
+from gatesweep.sweeps.execution.coordinator import WorkerGroupCoordinator
+from gatesweep.sweeps.records.layout import trial_folders
 from tests.conftest import LR, trivial
 from tests.processes import descendants
 from tests.test_sweep import run
@@ -128,7 +128,7 @@ def test_what_a_holder_held_is_freed_if_it_dies_between_two_trials() -> None:
         def train(self) -> None:
             time.sleep(4)
 
-    office = ray.remote(num_cpus=0)(Office).remote()
+    office = ray.remote(num_cpus=0)(WorkerGroupCoordinator).remote()
     holders = [ray.remote(num_cpus=0)(Holder).remote() for _ in range(2)]
     dying, living = (ray.get(holder.hold.remote(office, name)) for name, holder in zip("ab", holders, strict=True))
     busy = holders[1].train.remote()

@@ -9,8 +9,8 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from gatesweep.sweeps.journal import Journal
-from gatesweep.sweeps.search import open_study
+from gatesweep.sweeps.search.journal import StudyJournal
+from gatesweep.sweeps.search.study import open_study
 from tests.test_search import asked, search
 
 
@@ -62,7 +62,7 @@ def test_who_reads_a_study_writes_nothing(tmp_path: Path) -> None:
 
 def test_optuna_writes_on_in_a_journal_of_ours(tmp_path: Path) -> None:
     path = tmp_path / "study.journal"
-    study = optuna.create_study(storage=optuna.storages.JournalStorage(Journal(path)), study_name="one")
+    study = optuna.create_study(storage=optuna.storages.JournalStorage(StudyJournal(path)), study_name="one")
     study.ask()
     open_study(tmp_path).ask()
     assert len(open_study(tmp_path).trials) == 2

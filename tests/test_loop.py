@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from gatesweep.core import rng
-from gatesweep.core.gate import HOPELESS, Gate
+from gatesweep.core.gate import WORST_SCORE, Gate
 from gatesweep.core.loop import Epoch, Patience, Settings, fit
 from gatesweep.core.schedule import schedule
 from gatesweep.core.trainable import Data, Diverged, Losses, Metrics, Step, Trainable
-from gatesweep.sweeps.config import load
+from gatesweep.sweeps.config.compose import compose_config
 from tests.examples import ONE, Batches, Slope, critic, line, same, seen, stored, weights
 from tests.trivial import Points
 
@@ -125,7 +125,9 @@ def test_a_loss_that_is_not_a_number_ends_the_run_as_diverged() -> None:
     before = weights_after(lambda: line(lr=0.3))
     epochs = list(fit(line(misbehave="nan", at_epoch=2), Points(), Settings(max_epochs=5)))
     assert [epoch.outcome for epoch in epochs] == [None, "diverged"]
-    assert epochs[1].score == HOPELESS == -1e9 and all(map(math.isnan, epochs[1].losses)) and len(epochs[1].losses) == 4
+    assert (
+        epochs[1].score == WORST_SCORE == -1e9 and all(map(math.isnan, epochs[1].losses)) and len(epochs[1].losses) == 4
+    )
     assert epochs[1].reason == "a training loss or its gradient was not finite"
     assert epochs[1].metrics["system/seconds"] > 0
     assert same(weights_after(lambda: line(lr=0.3)), before)  # what is trained next is not touched by it
@@ -144,7 +146,7 @@ def test_an_infinite_gradient_ends_the_run_as_diverged(clip: float | None) -> No
             return {"loss": self.weight.sqrt().sum()}  # the slope at 0 is infinite
 
     (epoch,) = fit(Cliff(), ONE, Settings(max_epochs=3, clip_norm=clip))
-    assert epoch.outcome == "diverged" and epoch.losses == [0.0] and epoch.score == HOPELESS
+    assert epoch.outcome == "diverged" and epoch.losses == [0.0] and epoch.score == WORST_SCORE
 
 
 class GivesUp(Slope):
@@ -158,7 +160,7 @@ class GivesUp(Slope):
 
 def test_a_trainable_may_say_itself_that_it_diverged() -> None:
     (epoch,) = fit(GivesUp(), Batches(ONE.batches * 5), Settings(max_epochs=3))
-    assert (epoch.outcome, epoch.reason, epoch.score) == ("diverged", "the critic won", HOPELESS)
+    assert (epoch.outcome, epoch.reason, epoch.score) == ("diverged", "the critic won", WORST_SCORE)
 
 
 def test_the_losses_before_it_gave_up_are_kept() -> None:
@@ -174,7 +176,7 @@ def out_of_memory(size: int = 16, **options: Any) -> list[Epoch]:
 def test_lack_of_memory_fails_the_run_with_advice_and_spares_the_process() -> None:
     before = weights_after(lambda: line(lr=0.3))
     epochs = out_of_memory()
-    assert [epoch.outcome for epoch in epochs] == [None, "failed"] and epochs[1].score == HOPELESS
+    assert [epoch.outcome for epoch in epochs] == [None, "failed"] and epochs[1].score == WORST_SCORE
     assert epochs[1].reason and epochs[1].reason.startswith(
         "out of memory at batch size 16: try data.batch_size=8 training.accumulate=2 (the same update)"
     )
@@ -186,7 +188,7 @@ def test_the_advice_for_lack_of_memory_can_be_typed() -> None:
     advice = re.findall(r"[\w.]+=\w+", reason)
     assert len(advice) == 4
     for override in advice:
-        load([override])
+        compose_config([override])
 
 
 def test_the_advice_for_lack_of_memory_keeps_the_update_under_accumulation() -> None:

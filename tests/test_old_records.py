@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from gatesweep.core.record import read_events
-from gatesweep.sweeps import config as configuration
-from gatesweep.sweeps import report
-from gatesweep.sweeps.load import load
-from gatesweep.sweeps.publish import ENVIRONMENT
-from gatesweep.sweeps.run import sweep
-from gatesweep.sweeps.search import open_study
-from gatesweep.sweeps.tracking import Publisher
+from gatesweep.sweeps.commands.load import load
+from gatesweep.sweeps.commands.publish import MLFLOW_ENVIRONMENT
+from gatesweep.sweeps.commands.resume import configure
+from gatesweep.sweeps.commands.run import run_sweep
+from gatesweep.sweeps.records.summary import leaderboard, leaderboard_csv, write_summary
+from gatesweep.sweeps.search.study import open_study
+from gatesweep.sweeps.tracking.publisher import Publisher
 from tests.readback import unlike
 
 RECORDS = sorted(Path(__file__).parent.glob("records/*/*"))
@@ -37,11 +37,11 @@ def old(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_the_leaderboard_is_the_one_that_was_written_then(old: Path) -> None:
     with (old / "leaderboard.csv").open() as stream:
         then = list(csv.DictReader(stream))
-    now = list(csv.DictReader(report.to_csv(report.leaderboard(old)).splitlines()))
+    now = list(csv.DictReader(leaderboard_csv(leaderboard(old)).splitlines()))
     assert now == then and [row["outcome"] for row in now] == ["passed", "interrupted", "stopped", "stopped"]
     summary = json.loads((old / "summary.json").read_text())
     facts = {"versions": summary["versions"], "git_commit": summary["git_commit"]}
-    assert report.write(old, summary["seconds"], facts) == summary
+    assert write_summary(old, summary["seconds"], facts) == summary
 
 
 def test_the_model_comes_back(old: Path) -> None:
@@ -53,7 +53,7 @@ def test_the_model_comes_back(old: Path) -> None:
 
 
 def test_it_is_published_whole(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in ENVIRONMENT.items():
+    for name, value in MLFLOW_ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     uri = f"sqlite:///{old.parent / 'mlflow.db'}"
     Publisher(old, uri, "gatesweep").sync()
@@ -64,7 +64,7 @@ def test_it_is_published_whole(old: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_it_is_gone_on_with(old: Path) -> None:
     """The interrupted trial from its checkpoint, and the one that had not begun."""
     before = {name: (old / name / "events.jsonl").read_text() for name in ("trial_0000", "trial_0001", "trial_0002")}
-    assert sweep(configuration.load([f"resume={old}"])) == 0
+    assert run_sweep(configure([f"resume={old}"])) == 0
     summary = json.loads((old / "summary.json").read_text())
     assert (summary["trials"], summary["interrupted"], summary["failed"], summary["diverged"]) == (5, 0, 0, 0)
     assert {name: (old / name / "events.jsonl").read_text() for name in before} == before

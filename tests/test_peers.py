@@ -8,8 +8,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from gatesweep.sweeps.config import load
-from gatesweep.sweeps.space import read, suggest
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.search.space import read_space, suggest_values
 from tests.benchmarks.peers import first_pass, interval, read_lines, spread
 from tests.benchmarks.systems import prepare, random_search
 from tests.benchmarks.trained import LOG, Job
@@ -18,11 +18,11 @@ from tests.conftest import trivial
 
 @pytest.mark.parametrize("experiment", ["walk_transformer", "circuit_vae"])
 def test_a_peers_flat_point_means_what_it_means_in_a_sweep(tmp_path: Path, experiment: str) -> None:
-    job = Job(load([f"experiment={experiment}"]), tmp_path)
+    job = Job(compose_config([f"experiment={experiment}"]), tmp_path)
     trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3)).ask()
-    values = suggest(trial, read(job.config))
+    values = suggest_values(trial, read_space(job.config))
     assert trial.distributions == job.dimensions()
-    assert suggest(optuna.trial.FixedTrial(trial.params), read(job.config)) == values
+    assert suggest_values(optuna.trial.FixedTrial(trial.params), read_space(job.config)) == values
 
 
 def test_a_peers_trial_ends_when_it_passes_and_tells_of_every_epoch(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ import yaml
 from torch import Tensor
 
 from gatesweep.core.loop import Settings, fit
-from gatesweep.sweeps.config import CONFIGS, build, load
-from gatesweep.sweeps.schema import make_gate
+from gatesweep.sweeps.config.build import build_run
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.groups import CONFIGS
+from gatesweep.sweeps.config.schema import make_gate
 from gatesweep.trainables.operators.data import PROBLEM_KEYS, OperatorData
 from gatesweep.trainables.operators.operator import PhysicsOperator
 from tests.examples import CPU
@@ -170,23 +172,23 @@ def test_metrics_of_fields_whose_errors_are_known():
 
 @pytest.mark.parametrize("noise", [0.02, 0.1])
 def test_noise_on_the_solution_fails_the_gate_by_its_residual(noise):
-    config = load(["trainable=physics_operator"])
-    data = OperatorData(device=CPU, **{key: one for key, one in config["data"].items() if key != "_target_"})
+    config = compose_config(["trainable=physics_operator"])
+    data = OperatorData(device=CPU, **{key: one for key, one in config.data.items() if key != "_target_"})
     trainable = operator(data)
     inputs, exact = data.held_out()
     shake = noise * exact.std() * torch.randn(exact.shape, generator=torch.Generator().manual_seed(0))
     shake[:, :, 0] = 0
     found = trainable._judged(trainable.coarse, inputs, exact + shake, exact) | {"rel_l2_double": 0.0}
-    missed = make_gate(config).missed({f"val/{name}": value for name, value in found.items()})
+    missed = make_gate(config.gate).missed({f"val/{name}": value for name, value in found.items()})
     assert any("residual_ratio" in one for one in missed)
     assert any("energy_increase" in one for one in missed)
 
 
 @pytest.mark.parametrize("name", ["operator_heat", "operator_darcy", "operator_magneto_thermal", "operator_burgers"])
 def test_the_gates_of_other_problems_pass_solutions_and_stop_those_who_know_nothing(name):
-    config = load([f"experiment={name}", "resources=cpu", "device=cpu"])
-    trainable, data = build(config)
-    gate = make_gate(config)
+    config = compose_config([f"experiment={name}", "resources=cpu", "device=cpu"])
+    trainable, data = build_run(config)
+    gate = make_gate(config.gate)
     found = [one(data) for one in (trainable.oracle, trainable.trivial)]
     passed, failed = (gate.missed({f"val/{key}": value for key, value in one.items()}) for one in found)
     assert passed == []

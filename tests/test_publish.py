@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from gatesweep.core.record import read_events
-from gatesweep.sweeps import config as configuration
-from gatesweep.sweeps.database import default_uri
-from gatesweep.sweeps.publish import ENVIRONMENT
-from gatesweep.sweeps.report import trial_folders
-from gatesweep.sweeps.run import sweep as run_sweep
-from gatesweep.sweeps.tracking import Publisher
+from gatesweep.sweeps.commands.publish import MLFLOW_ENVIRONMENT
+from gatesweep.sweeps.commands.run import run_sweep
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.records.layout import trial_folders
+from gatesweep.sweeps.tracking.database import default_uri
+from gatesweep.sweeps.tracking.publisher import Publisher
 from tests.conftest import LR, trivial
 from tests.drive import Drive, finish, followed, publish
 from tests.readback import connect, runs, unlike
@@ -31,7 +31,7 @@ OUT_OF_REACH = "gate.thresholds={val/closeness:'> 2'}"  # so that every trial tr
 
 @pytest.fixture(autouse=True)
 def quick_to_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in ENVIRONMENT.items():
+    for name, value in MLFLOW_ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
 
 
@@ -101,7 +101,7 @@ def test_a_server_killed_in_mid_sweep_and_started_again_misses_nothing(
             tmp_path, LR, "tracking=mlflow", f"tracking.uri={first.uri}", "scheduler=none", OUT_OF_REACH,
             "num_samples=2", "training.max_epochs=25", epoch_seconds=0.1, marker=str(hold),
         )  # fmt: skip
-        config = configuration.load([*overrides, "trainable._target_=tests.drive.Held"])
+        config = compose_config([*overrides, "trainable._target_=tests.drive.Held"])
         servers: list[Server] = []
 
         def accident() -> None:

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from gatesweep.core.loop import Settings
-from gatesweep.sweeps import config as configuration
-from gatesweep.sweeps.space import AnyLeaf
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.search.space import AnyLeaf
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -29,7 +29,7 @@ def test_commands_compose(command: str) -> None:
     if script not in ("sweeps/run.py", "sweeps/train.py"):
         return
     overrides = [one for one in arguments if not one.startswith(("-", "resume="))]
-    configuration.load(overrides)
+    compose_config(overrides)
 
 
 def test_make_targets_exist() -> None:
@@ -61,5 +61,5 @@ def test_the_search_space_of_the_readme_is_one() -> None:
 
 def test_the_default_configuration_is_that_of_the_core() -> None:
     """What `Settings()` leaves out, the YAML leaves out too."""
-    config = configuration.load([])["training"]
+    config = compose_config([])["training"]
     assert set(config) - {"keep_checkpoints"} == {name for name in Settings.__dataclass_fields__ if name != "gate"}

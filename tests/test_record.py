@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatesweep.core.gate import HOPELESS, Gate
-from gatesweep.core.record import Record, append_event, curves, read_events, write_atomically
+from gatesweep.core.files import write_atomically
+from gatesweep.core.gate import WORST_SCORE, Gate
+from gatesweep.core.record import Record, append_event, curves, read_events
 
 GATE = Gate({"val/a": "> 0.9"})
 
@@ -106,13 +107,13 @@ def strict(text: str) -> Any:
 
 def test_what_json_cannot_hold_is_null_and_reads_back_as_nan(tmp_path: Path) -> None:
     record = Record(tmp_path, values={"nested": [math.nan, (1.0, -math.inf)]})
-    record.epoch(1, {"val/a": math.nan, "val/b": math.inf, "val/c": 1.0}, [math.inf, 0.5], score=HOPELESS)
+    record.epoch(1, {"val/a": math.nan, "val/b": math.inf, "val/c": 1.0}, [math.inf, 0.5], score=WORST_SCORE)
     raw = [strict(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert raw[0]["values"] == {"nested": [None, [1.0, None]]}
     assert raw[1]["metrics"] == {"val/a": None, "val/b": None, "val/c": 1.0} and raw[1]["losses"] == [None, 0.5]
     (event,) = epochs(tmp_path)
     assert math.isnan(event["metrics"]["val/a"]) and math.isnan(event["metrics"]["val/b"])
-    assert math.isnan(event["losses"][0]) and event["losses"][1] == 0.5 and event["score"] == HOPELESS
+    assert math.isnan(event["losses"][0]) and event["losses"][1] == 0.5 and event["score"] == WORST_SCORE
     record.end("finished", None, GATE)
     result = strict((tmp_path / "result.json").read_text())
     assert result["metrics"] == {"val/a": None, "val/b": None, "val/c": 1.0}
@@ -123,12 +124,12 @@ def test_the_table_has_one_row_an_epoch_and_grows_columns(tmp_path: Path) -> Non
     record = Record(tmp_path)
     record.epoch(1, {"val/a": 0.1}, [], score=-0.9)
     record.epoch(2, {"val/a": 0.2, "val/late": 7.0}, [], score=-0.8)
-    record.epoch(3, {"val/late": math.nan}, [], score=HOPELESS)
+    record.epoch(3, {"val/late": math.nan}, [], score=WORST_SCORE)
     record.epoch(4, {"val/late": 9.0, "val/a": 0.4}, [], score=-0.6)
     assert scalars(tmp_path) == [
         {"epoch": "1", "score": "-0.9", "val/a": "0.1", "val/late": ""},
         {"epoch": "2", "score": "-0.8", "val/a": "0.2", "val/late": "7.0"},
-        {"epoch": "3", "score": str(HOPELESS), "val/a": "", "val/late": "nan"},
+        {"epoch": "3", "score": str(WORST_SCORE), "val/a": "", "val/late": "nan"},
         {"epoch": "4", "score": "-0.6", "val/a": "0.4", "val/late": "9.0"},
     ]
 
@@ -201,11 +202,11 @@ def test_the_result_of_a_run_that_finished_says_what_it_missed_and_its_best_epoc
 @pytest.mark.parametrize("outcome", ["diverged", "failed"])
 def test_the_result_of_a_run_cut_short_keeps_what_came_before(tmp_path: Path, outcome: str) -> None:
     record = recorded(tmp_path, 0.45)
-    record.epoch(2, {"system/seconds": 0.5}, [0.5, math.nan], score=HOPELESS)  # no gated metric there
+    record.epoch(2, {"system/seconds": 0.5}, [0.5, math.nan], score=WORST_SCORE)  # no gated metric there
     record.end(outcome, "why", GATE)
     result = strict((tmp_path / "result.json").read_text())
     assert result["outcome"] == outcome and result["reason"] == "why" and not result["gate_passed"]
-    assert result["missed"] == [] and result["score"] == HOPELESS and result["best"]["epoch"] == 1
+    assert result["missed"] == [] and result["score"] == WORST_SCORE and result["best"]["epoch"] == 1
     assert result["curves"]["val/a"] == [0.45, None]
     assert result["curves"]["train/step_loss"] == [2.0, 1.0, 0.5, None]
 

@@ -11,10 +11,11 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from gatesweep.core.record import Record
-from gatesweep.sweeps import config as configuration
-from gatesweep.sweeps.schema import make_gate
-from gatesweep.sweeps.search import Search, open_study
-from gatesweep.sweeps.space import read
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.schema import make_gate
+from gatesweep.sweeps.search.searcher import Search
+from gatesweep.sweeps.search.space import read_space
+from gatesweep.sweeps.search.study import open_study
 from tests.conftest import trivial
 
 SPACE = {
@@ -26,8 +27,8 @@ SPACE = {
 
 def search(folder: Path, *overrides: str) -> Search:
     folder.mkdir(exist_ok=True)
-    config = configuration.load(trivial(folder, SPACE, *overrides))
-    return Search(config, read(config), make_gate(config), folder)
+    config = compose_config(trivial(folder, SPACE, *overrides))
+    return Search(config, read_space(config), make_gate(config.gate), folder)
 
 
 def asked(of: Search, count: int) -> list[dict[str, Any]]:

@@ -17,11 +17,12 @@ import pytest
 import torch
 import yaml
 
-from gatesweep.core import shared
-from gatesweep.core.shared import CPU, made_once
-from gatesweep.sweeps import config as configuration
-from gatesweep.sweeps.run import sweep
-from gatesweep.sweeps.schema import locate
+from gatesweep.core.shared import CPU, MAX_FILES, cache_scope, machine_cache
+from gatesweep.sweeps.commands.run import run_sweep
+from gatesweep.sweeps.config.build import _data
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.groups import CONFIGS
+from gatesweep.sweeps.config.targets import locate
 from gatesweep.trainables.autoencoders.events import simulate
 from gatesweep.trainables.autoencoders.files import write_hdf5
 from tests.conftest import trivial
@@ -29,7 +30,7 @@ from tests.test_bearing_files import write as write_recordings
 from tests.test_trainables import same
 from tests.trivial import Points
 
-KINDS = sorted(path.stem for path in (configuration.CONFIGS / "data").glob("*.yaml"))
+KINDS = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
 FEW = {  # of whatever there may be fewer of
     "batch_size": 4,
     "columns": 16,
@@ -60,7 +61,7 @@ class Recipe:
     fault: str | None = None
 
 
-@made_once
+@machine_cache
 def numbers(recipe: Recipe, device: torch.device) -> dict[str, Any]:
     with Path(recipe.log).open("a") as log:
         log.write(f"{os.getpid()}\n")
@@ -106,7 +107,7 @@ def files() -> list[Path]:
 
 def forget() -> None:
     """What this process has made."""
-    configuration._data.cache_clear()
+    _data.cache_clear()
     for module in [one for name, one in sys.modules.items() if name.startswith(("trainables.", __name__))]:
         for value in vars(module).values():
             if hasattr(value, "cache_clear"):
@@ -121,7 +122,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def node(kind: str, folder: Path) -> dict[str, Any]:
     """A file of configs/data with few samples, and with a file of data where it wants one."""
-    found = yaml.safe_load((configuration.CONFIGS / "data" / f"{kind}.yaml").read_text())
+    found = yaml.safe_load((CONFIGS / "data" / f"{kind}.yaml").read_text())
     few = {key: min(value, FEW[key]) for key, value in found.items() if key in FEW and value is not None}
     if kind == "events_file":
         write_hdf5(folder / "events.h5", simulate(200, 18, 0))
@@ -145,7 +146,7 @@ def test_batches_are_the_same_whoever_made_them(kind: str, tmp_path: Path) -> No
         return [*data.train(0), *data.train(1), *data.val()]
 
     alone = batches()
-    with shared.place():
+    with cache_scope():
         forget()
         first = batches()
         made = files()
@@ -159,7 +160,7 @@ def test_batches_are_the_same_whoever_made_them(kind: str, tmp_path: Path) -> No
 
 def test_of_processes_that_start_together_one_makes_it(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with shared.place():
+    with cache_scope():
         children = [forked(lambda: numbers(Recipe(str(log), 0.3), CPU)["x"].sum() > 0) for _ in range(4)]
         assert [exit_code(child) for child in children] == [0] * 4
         assert len(makers(log)) == 1
@@ -169,7 +170,7 @@ def test_of_processes_that_start_together_one_makes_it(tmp_path: Path) -> None:
 
 
 def test_its_pages_are_shared_until_they_are_written_to(tmp_path: Path) -> None:
-    with shared.place():
+    with cache_scope():
         mine = numbers(Recipe(str(tmp_path / "log")), CPU)["x"]
         maps = Path("/proc/self/smaps")
         if maps.exists():
@@ -180,7 +181,7 @@ def test_its_pages_are_shared_until_they_are_written_to(tmp_path: Path) -> None:
 
 
 def test_on_another_device_it_is_a_copy(tmp_path: Path) -> None:
-    with shared.place():
+    with cache_scope():
         assert numbers(Recipe(str(tmp_path / "log")), torch.device("meta"))["x"].device.type == "meta"
         assert numbers(Recipe(str(tmp_path / "log")), CPU)["x"][-1] == 99_999
     assert len(makers(tmp_path / "log")) == 1
@@ -188,7 +189,7 @@ def test_on_another_device_it_is_a_copy(tmp_path: Path) -> None:
 
 def test_who_is_killed_while_making_it_holds_nobody_up(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with shared.place():
+    with cache_scope():
         recipe = Recipe(str(log), fault="slow at first")
         child = forked(lambda: numbers(recipe, CPU))
         while not makers(log):
@@ -206,7 +207,7 @@ def test_what_cannot_be_shared_is_made_by_each(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         return bool(numbers(Recipe(str(tmp_path / "full")), CPU)["x"][-1] == 99_999)
 
-    with shared.place():
+    with cache_scope():
         strange = Recipe(str(tmp_path / "strange"), fault="cannot be pickled")
         assert numbers(strange, CPU)["x"][-1] == 99_999
         assert exit_code(forked(lambda: not forget() and numbers(strange, CPU)["extra"]() == 0)) == 0
@@ -228,20 +229,20 @@ def test_a_folder_that_others_could_write_in_is_not_used(flaw: str, tmp_path: Pa
         home.chmod(0o777)
     else:
         home.touch()
-    with shared.place():
+    with cache_scope():
         assert numbers(Recipe(str(tmp_path / "log")), CPU)["x"][-1] == 99_999
     assert not list(elsewhere.iterdir()) and files() == []
 
 
 def test_what_a_killed_sweep_left_is_removed_by_the_next(tmp_path: Path) -> None:
     def killed() -> None:
-        with shared.place():
+        with cache_scope():
             numbers(Recipe(str(tmp_path / "log")), CPU)
             os._exit(0)
 
     exit_code(forked(killed))
     assert len(files()) == 1
-    with shared.place():
+    with cache_scope():
         assert files() == []
         numbers(Recipe(str(tmp_path / "log")), CPU)
         assert exit_code(forked(killed_with_another_name)) == 0  # what is in use stays
@@ -249,15 +250,15 @@ def test_what_a_killed_sweep_left_is_removed_by_the_next(tmp_path: Path) -> None
 
 
 def killed_with_another_name() -> bool:
-    with shared.place():
+    with cache_scope():
         return True
 
 
 def test_a_search_over_data_keeps_few_files(tmp_path: Path) -> None:
-    with shared.place():
-        for index in range(shared.MOST + 3):
+    with cache_scope():
+        for index in range(MAX_FILES + 3):
             numbers(Recipe(str(tmp_path / f"log{index}")), CPU)
-        assert len(files()) == shared.MOST
+        assert len(files()) == MAX_FILES
 
 
 @pytest.mark.usefixtures("ray_here")
@@ -266,6 +267,6 @@ def test_a_sweep_makes_its_data_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     log = tmp_path / "log"
     data = f"data={{_target_:'tests.test_shared.LoggedPoints',log:'{log}'}}"
     overrides = trivial(tmp_path / "results", None, "num_samples=4", "max_concurrent=2", "scheduler=none")
-    sweep(configuration.load([one for one in overrides if not one.startswith("data=")] + [data]))
+    run_sweep(compose_config([one for one in overrides if not one.startswith("data=")] + [data]))
     assert makers(log) == [os.getpid()]
     assert "shared:" not in (tmp_path / "results" / "latest" / "trial_0000" / "config.yaml").read_text()

@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatesweep.core.trainable import Losses, Metrics, Trainable
-from gatesweep.sweeps.config import load
-from gatesweep.sweeps.schema import check
-from gatesweep.sweeps.space import AnyLeaf, Composition, Space, read, suggest
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.schema import check_config
+from gatesweep.sweeps.search.composition import Composition
+from gatesweep.sweeps.search.space import AnyLeaf, Space, read_space, suggest_values
 
 KEY = "trainable.x"
 
@@ -62,7 +63,7 @@ class Fixed(dict):
 
 def answered(space: Space, **values: Any) -> dict[str, Any]:
     """What `space` suggests if the sampler answers `values` (underscore-free names), at their lowest otherwise."""
-    return suggest(cast(optuna.Trial, Fixed(values)), space)
+    return suggest_values(cast(optuna.Trial, Fixed(values)), space)
 
 
 def leaves(**nodes: Any) -> Space:
@@ -73,16 +74,16 @@ def sampled(node: dict[str, Any], count: int = 40) -> Iterator[dict[str, Any]]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(count):
-        yield suggest(study.ask(), {KEY: AnyLeaf.validate_python(node)})
+        yield suggest_values(study.ask(), {KEY: AnyLeaf.validate_python(node)})
 
 
 def config(space: Mapping[str, Any]) -> dict[str, Any]:
     """A whole configuration whose search space is `space`."""
-    whole = load([])
+    whole = compose_config([])
     whole["trainable"] = {"_target_": "tests.test_space.Model", "lr": 0.1}
     whole["data"] = {"_target_": "tests.trivial.Points", "seed": 0}
     whole["search"]["space"] = {"trainable": space}
-    return check(whole)
+    return check_config(whole)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +159,7 @@ def test_a_conditional_leaf_exists_only_under_its_choice() -> None:
 
 def test_a_leaf_that_is_not_active_is_not_even_asked_for() -> None:
     trial = Fixed(root="flat")
-    suggest(cast(optuna.Trial, trial), CHAIN)
+    suggest_values(cast(optuna.Trial, trial), CHAIN)
     assert set(trial) == {"root", "other"}
 
 
@@ -183,7 +184,7 @@ def test_a_condition_on_null_does_not_hold_where_its_key_is_not_active() -> None
 
 
 def test_a_space_suggests_what_its_configuration_takes(whole: dict[str, Any]) -> None:
-    space = read(
+    space = read_space(
         with_space(
             whole,
             kind={"type": "categorical", "choices": ["plain", None]},
@@ -206,7 +207,7 @@ def test_conditions_that_wait_for_one_another_are_refused(whole: dict[str, Any],
     }
     names = ", ".join(f"trainable.{key}" for key in conditions)
     with pytest.raises(ValueError, match=f"search.space: the conditions of {names} wait for one another"):
-        read(with_space(whole, kind={"type": "categorical", "choices": ["plain"]}, **nodes))
+        read_space(with_space(whole, kind={"type": "categorical", "choices": ["plain"]}, **nodes))
 
 
 # Compositions
@@ -246,7 +247,7 @@ def test_a_composition_keeps_its_total_its_minima_and_its_steps(leaf: Compositio
 def test_a_sampler_of_optuna_finds_only_compositions(leaf: Composition, seed: int) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-    check_sizes(leaf, sizes(leaf, suggest(study.ask(), {KEY: leaf})))
+    check_sizes(leaf, sizes(leaf, suggest_values(study.ask(), {KEY: leaf})))
 
 
 @given(compositions(), st.lists(st.floats(0, 1), min_size=4, max_size=4), st.floats(0, 1))
@@ -321,7 +322,7 @@ def test_a_grid_visits_every_composition_once() -> None:
     found: list[tuple[int, ...]] = []
 
     def objective(trial: optuna.Trial) -> float:
-        found.append(tuple(sizes(leaf, suggest(trial, {KEY: leaf}, exhaustive=True))))
+        found.append(tuple(sizes(leaf, suggest_values(trial, {KEY: leaf}, exhaustive=True))))
         return 0.0
 
     study.optimize(objective, n_trials=100)
@@ -357,7 +358,7 @@ def test_a_grid_visits_every_composition_once() -> None:
 )
 def test_a_bad_leaf_is_refused_by_its_key(whole: dict[str, Any], node: Any, message: str) -> None:
     with pytest.raises(ValueError, match=r"search\.space\.trainable\." + message.replace("{", r"\{")):
-        read(with_space(whole, lr=node))
+        read_space(with_space(whole, lr=node))
 
 
 @pytest.mark.parametrize(
@@ -372,12 +373,12 @@ def test_an_impossible_composition_is_refused(
         f"({sum(parts.values())}) leaves {rest}, which must be a multiple of step={step}, at least 0"
     )
     with pytest.raises(ValueError, match=message):
-        read(with_space(whole, split={"type": "composition", "total": total, "parts": parts, "step": step}))
+        read_space(with_space(whole, split={"type": "composition", "total": total, "parts": parts, "step": step}))
 
 
 def test_a_composition_of_one_part_is_refused(whole: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"search.space.trainable.split.parts: got \{'a': 1\}, expected .* at least 2"):
-        read(with_space(whole, split={"type": "composition", "total": 4, "parts": {"a": 1}}))
+        read_space(with_space(whole, split={"type": "composition", "total": 4, "parts": {"a": 1}}))
 
 
 @pytest.mark.parametrize(
@@ -395,13 +396,13 @@ def test_what_the_configuration_would_not_take_is_refused(
     whole: dict[str, Any], space: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=f"search.space.{message}"):
-        read(with_space(whole, **space))
+        read_space(with_space(whole, **space))
 
 
 def test_what_training_would_not_take_is_refused(whole: dict[str, Any]) -> None:
     nodes = {"training": {"max_epochs": {"type": "int", "low": 0, "high": 4}}}
     with pytest.raises(ValueError, match=r"search.space.training.max_epochs: training.max_epochs: got 0, expected"):
-        read({**whole, "search": {**whole["search"], "space": nodes}})
+        read_space({**whole, "search": {**whole["search"], "space": nodes}})
 
 
 def test_a_nested_space_is_read_by_dotted_key(whole: dict[str, Any]) -> None:
@@ -409,6 +410,6 @@ def test_a_nested_space_is_read_by_dotted_key(whole: dict[str, Any]) -> None:
         "trainable": {"lr": {"type": "float", "low": 0.1, "high": 1}},
         "training": {"schedule": {"warmup": {"type": "float", "low": 0, "high": 0.5}}},
     }
-    space = read({**whole, "search": {**whole["search"], "space": nodes}})
+    space = read_space({**whole, "search": {**whole["search"], "space": nodes}})
     assert list(space) == ["trainable.lr", "training.schedule.warmup"]
-    assert read(with_space(whole)) == {}
+    assert read_space(with_space(whole)) == {}

@@ -19,14 +19,14 @@ from gatesweep.core.loop import Epoch, Run, fit
 from gatesweep.core.stack import Member, Unstackable, fit_stack
 from gatesweep.core.stack_step import Stack
 from gatesweep.core.trainable import Batch, Losses, Trainable
-from gatesweep.sweeps.config import build, override
-from gatesweep.sweeps.schema import locate, make_settings
+from gatesweep.sweeps.config.build import build_run
+from gatesweep.sweeps.config.schema import make_settings
+from gatesweep.sweeps.config.targets import locate
+from gatesweep.sweeps.config.values import with_values
 from tests.conftest import TRAINABLES, tiny
 from tests.examples import Batches, Slope
 
-STACKABLE = [
-    one for one in TRAINABLES if locate("trainable", tiny(one)["trainable"]).train_step is Trainable.train_step
-]
+STACKABLE = [one for one in TRAINABLES if locate("trainable", tiny(one).trainable).train_step is Trainable.train_step]
 CASES: dict[str, tuple[str, ...]] = {one: (one,) for one in STACKABLE} | {
     # at its default size the choice of the worst start makes a thousandth of a rounding
     "born_adversarial": ("born_adversarial", "trainable.dim=4", "trainable.bond=3", "trainable.std=0.01"),
@@ -77,10 +77,10 @@ def _dropped(x: Tensor, p: float) -> Tensor:
 
 def variants(config: dict[str, Any], count: int = 3) -> list[dict[str, Any]]:
     """Configurations that differ in seed, and in every stackable value that is a number."""
-    stackable = locate("trainable", config["trainable"]).stackable
-    numbers = {name: config["trainable"].get(name) for name in stackable}
+    stackable = locate("trainable", config.trainable).stackable
+    numbers = {name: config.trainable.get(name) for name in stackable}
     return [
-        override(
+        with_values(
             config,
             {"seed": position, "trainable.weight_decay": 0.01 * position}
             | {
@@ -98,7 +98,7 @@ def _scales(name: str, value: Any) -> bool:
 
 
 def alone(config: dict[str, Any], resume: dict[str, Any] | None = None) -> tuple[Trainable, list[Epoch]]:
-    trainable, data = build(config)
+    trainable, data = build_run(config)
     return trainable, list(fit(trainable, data, make_settings(config), resume=resume))
 
 
@@ -109,7 +109,7 @@ def together(
     **options: Any,
 ) -> tuple[list[Trainable], list[list[Epoch]]]:
     """The trainables and the epochs of each; `stop` says after which epoch one is stopped."""
-    built = [(*build(config), rng.state()) for config in configs]
+    built = [(*build_run(config), rng.state()) for config in configs]
     states = resume or [None] * len(configs)
     members = [Member(one, drawn, state) for (one, _, drawn), state in zip(built, states, strict=True)]
     epochs: list[list[Epoch]] = [[] for _ in configs]
@@ -168,8 +168,8 @@ def test_a_member_resumes_alone_and_in_a_stack_with_others_of_another_epoch(tmp_
     states = []
     for position, (epochs, config) in enumerate(zip((1, 3, 2), configs, strict=True)):
         running = fit_stack(
-            [Member(build(one)[0], rng.state()) for one in configs],
-            build(config)[1],
+            [Member(build_run(one)[0], rng.state()) for one in configs],
+            build_run(config)[1],
             make_settings(config),
             measure=False,
         )
@@ -178,7 +178,7 @@ def test_a_member_resumes_alone_and_in_a_stack_with_others_of_another_epoch(tmp_
         checkpoint.save(tmp_path / f"{position}", latest.state(), {"epoch": latest.index})
         states.append(checkpoint.read(tmp_path / f"{position}").state())
         running.close()
-    ours, found = together([override(config, {"seed": 99}) for config in configs], resume=states)
+    ours, found = together([with_values(config, {"seed": 99}) for config in configs], resume=states)
     assert [[epoch.index for epoch in one] for one in found] == [[2, 3, 4, 5], [4, 5], [3, 4, 5]]
     for one, config in zip(ours, configs, strict=True):
         same(one, alone(config)[0])
@@ -204,7 +204,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 def test_a_resumed_stack_that_draws_goes_on_bitwise() -> None:
     configs = variants(tiny("circuit_vae", "training.max_epochs=3"))
     whole, _ = together(configs)
-    built = [(*build(config), rng.state()) for config in configs]
+    built = [(*build_run(config), rng.state()) for config in configs]
     running = fit_stack(
         [Member(one, drawn) for one, _, drawn in built], built[0][1], make_settings(configs[0]), measure=False
     )
@@ -218,8 +218,8 @@ def test_a_resumed_stack_that_draws_goes_on_bitwise() -> None:
 
 def test_who_diverges_leaves_the_others_as_they_are() -> None:
     configs = variants(tiny("mlp"))
-    configs[1] = override(configs[1], {"trainable.lr": 1e30, "training.clip_norm": None})
-    configs = [override(config, {"training.clip_norm": None}) for config in configs]
+    configs[1] = with_values(configs[1], {"trainable.lr": 1e30, "training.clip_norm": None})
+    configs = [with_values(config, {"training.clip_norm": None}) for config in configs]
     ours, epochs = together(configs)
     assert [one[-1].outcome == "diverged" for one in epochs] == [False, True, False]
     assert epochs[1][-1].reason == "a training loss or its gradient was not finite"
@@ -287,7 +287,7 @@ def test_a_stack_that_no_longer_pays_goes_on_one_by_one_the_nearest_to_the_gate_
     monkeypatch.setattr(stack, "_seconds", lambda one, batches: 1e-9 if isinstance(one, Stack) else 2e-9)
     configs = variants(tiny("mlp", "training.max_epochs=3"))
     order: list[int] = []
-    built = [(*build(config), rng.state()) for config in configs]
+    built = [(*build_run(config), rng.state()) for config in configs]
     scores: dict[int, float] = {}
     for epochs in fit_stack([Member(one, drawn) for one, _, drawn in built], built[0][1], make_settings(configs[0])):
         order += [position for position, _ in epochs]
@@ -306,7 +306,7 @@ def test_constants_that_no_checkpoint_holds_are_not_stacked() -> None:
             self.register_buffer("kept", torch.zeros(3))
 
     configs = variants(tiny("circuit_vae"))
-    runs = [Run(build(config)[0], make_settings(config), lambda module: module) for config in configs]
+    runs = [Run(build_run(config)[0], make_settings(config), lambda module: module) for config in configs]
     for run in runs:
         run.trainable.add_module("scaled", Scaled())
     made = Stack(runs)

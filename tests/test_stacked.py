@@ -12,14 +12,16 @@ import yaml
 
 from gatesweep.core.record import read_events
 from gatesweep.core.trainable import Data, Metrics
-from gatesweep.sweeps import config as configuration
-from gatesweep.sweeps import preflight, stacked
-from gatesweep.sweeps.recording import rungs_seen
-from gatesweep.sweeps.report import trial_folders
-from gatesweep.sweeps.scheduler import GateASHA
-from gatesweep.sweeps.schema import make_gate
-from gatesweep.sweeps.search import Search, open_study
-from gatesweep.sweeps.space import read
+from gatesweep.sweeps.commands.preflight import check_search
+from gatesweep.sweeps.config.compose import compose_config, load_file
+from gatesweep.sweeps.config.schema import make_gate
+from gatesweep.sweeps.execution.stack import stack_size
+from gatesweep.sweeps.records.layout import trial_folders
+from gatesweep.sweeps.schedulers.asha import GateASHA
+from gatesweep.sweeps.schedulers.history import recorded_scores
+from gatesweep.sweeps.search.searcher import Search
+from gatesweep.sweeps.search.space import read_space
+from gatesweep.sweeps.search.study import open_study
 from tests.conftest import LR, tiny, trivial
 from tests.test_sweep import recorded, run
 from tests.trivial import Line
@@ -69,7 +71,7 @@ def test_a_rung_thins_a_stack_to_its_best_third_and_a_killed_process_changes_not
     assert not (tmp_path / "there").exists() and summary["stopped"] > 0
     close(recorded(killed), recorded(whole))
 
-    seen = rungs_seen(whole)
+    seen = recorded_scores(whole)
     assert [len(together) for together in seen[:2]] == [6, 2]  # a third of six
     best = sorted(seen[0], key=lambda one: one[2])[-2:]
     assert {name for name, _, _ in seen[1]} == {name for name, _, _ in best}
@@ -94,8 +96,8 @@ def test_what_cannot_stack_trains_alone_and_is_asked_for_alone_from_then_on(tmp_
 
 
 def search(folder: Path, *overrides: str, space: dict[str, Any] | None = None) -> Search:
-    config = configuration.load(trivial(folder, space, *overrides))
-    return Search(config, read(config), make_gate(config), folder, stacked.size(config, 1))
+    config = compose_config(trivial(folder, space, *overrides))
+    return Search(config, read_space(config), make_gate(config.gate), folder, stack_size(config, 1))
 
 
 def test_a_group_has_one_shape_and_is_handed_out_again_as_it_was(tmp_path: Path) -> None:
@@ -138,18 +140,18 @@ def test_who_is_handed_back_as_unstackable_comes_alone(tmp_path: Path) -> None:
 )
 def test_how_many_auto_stacks(wanted: Any, trials: int, concurrent: int, size: int | None) -> None:
     config = {"resources": {"stack": wanted}, "num_samples": trials}
-    assert stacked.size(config, concurrent) == size
+    assert stack_size(config, concurrent) == size
 
 
 @pytest.mark.parametrize("options", [["resources.workers=2"], ["scheduler=pbt"], ["scheduler=median"]])
 def test_what_goes_with_no_stack_is_said_at_once(options: list[str]) -> None:
     config = tiny("mlp", "resources.stack=4", *options)
     with pytest.raises(ValueError, match=r"resources\.stack: got 4, expected 1 with "):
-        preflight.check_search(config, read(config))
+        check_search(config, read_space(config))
 
 
 def test_a_record_older_than_stacks_reads_as_without(tmp_path: Path) -> None:
     config = tiny("mlp")
-    del config["resources"]["stack"]
+    del config.resources.stack
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    assert configuration.load_file(tmp_path / "config.yaml", [])["resources"]["stack"] == 1
+    assert load_file(tmp_path / "config.yaml", [])["resources"]["stack"] == 1

@@ -12,11 +12,14 @@ from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from gatesweep.core import checkpoint
-from gatesweep.sweeps import config as configuration
-from gatesweep.sweeps.load import load
-from gatesweep.sweeps.report import trial_folders
-from gatesweep.sweeps.run import sweep
-from gatesweep.sweeps.storage import Mirror, Store, Workplace, restore
+from gatesweep.sweeps.commands.load import load
+from gatesweep.sweeps.commands.resume import restore
+from gatesweep.sweeps.commands.run import run_sweep
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.records.layout import trial_folders
+from gatesweep.sweeps.storage.mirror import Mirror
+from gatesweep.sweeps.storage.store import Store
+from gatesweep.sweeps.storage.uploads import TrialStorage
 from tests.conftest import trivial
 from tests.test_sweep import recorded, run
 
@@ -58,7 +61,7 @@ def test_a_sweep_goes_on_when_its_head_is_gone(storage: str, tmp_path: Path) -> 
     shutil.rmtree(tmp_path / "first")
 
     resume = f"resume='{below(storage, folder.name)}'"
-    sweep(configuration.load([f"results={tmp_path / 'second'}", "num_samples=4", resume]))
+    run_sweep(compose_config([f"results={tmp_path / 'second'}", "num_samples=4", resume]))
     folder = tmp_path / "second" / folder.name
     assert recorded(folder) == recorded(whole)
 
@@ -83,7 +86,7 @@ def test_a_trial_whose_machine_died_goes_on_from_storage(s3: str, tmp_path: Path
 
 def test_half_a_checkpoint_in_storage_is_none(storage: str, tmp_path: Path) -> None:
     trial = tmp_path / "sweep" / "trial_0000"
-    place = Workplace(storage, trial)
+    place = TrialStorage(storage, trial)
     for epoch in (1, 2):
         checkpoint.save(place.folder / "checkpoints" / f"epoch_{epoch:04d}", {"epoch": epoch}, {"epoch": epoch})
     place.push()
@@ -91,7 +94,7 @@ def test_half_a_checkpoint_in_storage_is_none(storage: str, tmp_path: Path) -> N
     place.close()
     assert not place.folder.exists() and not trial.exists()
     Store(storage, "sweep", "trial_0000").delete("checkpoints/epoch_0002/meta.json")  # it is sent last
-    other = Workplace(storage, trial)
+    other = TrialStorage(storage, trial)
     with pytest.warns(UserWarning, match="passing over it"):
         found = checkpoint.newest(other.folder / "checkpoints")
     assert found and found[0].epoch == 1
@@ -100,7 +103,7 @@ def test_half_a_checkpoint_in_storage_is_none(storage: str, tmp_path: Path) -> N
     other.push()
     other.arrived()
     other.close()
-    last = Workplace(storage, trial)
+    last = TrialStorage(storage, trial)
     found = checkpoint.newest(last.folder / "checkpoints")
     assert found and found[1] == again
     last.close()
@@ -114,7 +117,7 @@ def test_a_study_is_never_ahead_of_its_trials(tmp_path: Path) -> None:
         (folder / name / "events.jsonl").write_text("")
         Store(str(storage), "one", name).put("checkpoints/epoch_0001/state.pt", b"")
     (folder / "config.yaml").write_text("")
-    from gatesweep.sweeps.search import open_study
+    from gatesweep.sweeps.search.study import open_study
 
     open_study(folder).ask()
     mirror = Mirror(str(storage), folder)
@@ -136,14 +139,14 @@ def test_a_study_is_never_ahead_of_its_trials(tmp_path: Path) -> None:
 )
 def test_storage_that_cannot_be_used(storage: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError) as caught:
-        sweep(configuration.load([*trivial(tmp_path / "results"), f"storage='{storage}'"]))
+        run_sweep(compose_config([*trivial(tmp_path / "results"), f"storage='{storage}'"]))
     assert message in str(caught.value)
     assert not (tmp_path / "results").exists()
 
 
 def test_storage_is_not_the_results_themselves(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="which is `results` itself: storage=null"):
-        sweep(configuration.load([*trivial(tmp_path), f"storage={tmp_path}"]))
+        run_sweep(compose_config([*trivial(tmp_path), f"storage={tmp_path}"]))
 
 
 def test_what_cannot_be_resumed_from_storage(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ import optuna
 import pytest
 
 from gatesweep.core.record import read_events
-from gatesweep.sweeps import config as configuration
-from gatesweep.sweeps.report import trial_folders
-from gatesweep.sweeps.run import sweep
-from gatesweep.sweeps.search import open_study
+from gatesweep.sweeps.commands.run import run_sweep
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.records.layout import trial_folders
+from gatesweep.sweeps.search.study import open_study
 from tests.conftest import LR, trivial
 
 pytestmark = pytest.mark.usefixtures("ray_here")
@@ -28,9 +28,9 @@ ROOT = Path(__file__).parents[1]
 
 def run(overrides: list[str]) -> tuple[int, Path, dict[str, Any]]:
     """Exit code, folder and summary of a sweep in this process."""
-    config = configuration.load(overrides)
-    code = sweep(config)
-    folder = (Path(config["results"]) / "latest").resolve()
+    config = compose_config(overrides)
+    code = run_sweep(config)
+    folder = (Path(config.results) / "latest").resolve()
     return code, folder, json.loads((folder / "summary.json").read_text())
 
 

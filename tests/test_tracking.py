@@ -20,12 +20,12 @@ import pytest
 import torch
 
 from gatesweep.core.record import STEP_LOSS, read_events
-from gatesweep.sweeps import config as configuration
-from gatesweep.sweeps import tracking
-from gatesweep.sweeps.database import default_uri
-from gatesweep.sweeps.load import load
-from gatesweep.sweeps.report import trial_folders
-from gatesweep.sweeps.run import sweep
+from gatesweep.sweeps.commands.load import load
+from gatesweep.sweeps.commands.run import run_sweep
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.records.layout import trial_folders
+from gatesweep.sweeps.tracking.database import default_uri
+from gatesweep.sweeps.tracking.publisher import Publisher
 from tests.conftest import trivial
 
 ROOT = Path(__file__).parents[1]
@@ -39,8 +39,8 @@ def swept(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "misbehave": {"type": "categorical", "choices": [None, "nan"]},
         "lr": {"type": "categorical", "choices": [1e-4, 0.2]},
     }
-    sweep(
-        configuration.load(
+    run_sweep(
+        compose_config(
             trivial(
                 results, space, "search=grid", "num_samples=null", "tracking=mlflow", "figures=standard", at_epoch=3
             )
@@ -119,7 +119,7 @@ def test_the_figures_of_a_trial_are_there(swept: Path) -> None:
 
 def test_publishing_again_or_elsewhere_changes_nothing(swept: Path) -> None:
     before = rows(swept.parent / "mlflow.db")
-    tracking.Publisher(swept, default_uri(swept), "gatesweep").sync()
+    Publisher(swept, default_uri(swept), "gatesweep").sync()
     assert rows(swept.parent / "mlflow.db") == before
     command = [sys.executable, str(ROOT / "sweeps" / "publish.py"), str(swept)]
     done = subprocess.run(
@@ -132,7 +132,7 @@ def test_publishing_again_or_elsewhere_changes_nothing(swept: Path) -> None:
 
 def test_whatever_fails_is_sent_again_and_nothing_is_there_twice(swept: Path) -> None:
     """A file not there yet, and a server that fails in every method, before or after it has done what was asked."""
-    publisher, calls = tracking.Publisher(swept, f"sqlite:///{swept.parent / 'failing.db'}", "gatesweep"), Counter()
+    publisher, calls = Publisher(swept, f"sqlite:///{swept.parent / 'failing.db'}", "gatesweep"), Counter()
 
     class Failing:
         def __getattr__(self, method: str) -> Any:
@@ -213,7 +213,7 @@ def test_the_passing_model_comes_back(swept: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_without_mlflow_nothing_of_it_is_written(ray_here: None, tmp_path: Path) -> None:
-    sweep(configuration.load(trivial(tmp_path, None, "num_samples=1")))
+    run_sweep(compose_config(trivial(tmp_path, None, "num_samples=1")))
     assert {path.name for path in tmp_path.iterdir()} == {"latest", (tmp_path / "latest").resolve().name}
 
 

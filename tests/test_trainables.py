@@ -17,9 +17,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gatesweep.core import checkpoint
 from gatesweep.core.loop import Epoch, fit
-from gatesweep.sweeps import figures
-from gatesweep.sweeps.config import CONFIGS, build, flatten, load, override
-from gatesweep.sweeps.schema import arguments, locate, make_gate, make_settings
+from gatesweep.sweeps.config.build import build_run
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.groups import CONFIGS
+from gatesweep.sweeps.config.schema import make_gate, make_settings
+from gatesweep.sweeps.config.targets import accepted_arguments, locate
+from gatesweep.sweeps.config.values import flatten, with_values
+from gatesweep.sweeps.execution.figures import draw_figures
 from tests.conftest import EXPERIMENTS, GOLDEN, TRAINABLES, tiny
 
 STEPS = 20  # of the golden losses
@@ -28,7 +32,7 @@ LENT = {"_target_", "device", "seed"}  # what the sweep adds to a file's fields
 
 
 def epochs(config: dict[str, Any], **options: Any) -> list[Epoch]:
-    trainable, data = build(config)
+    trainable, data = build_run(config)
     return list(fit(trainable, data, make_settings(config), **options))
 
 
@@ -42,16 +46,16 @@ def curves(found: list[Epoch]) -> list[Any]:
 
 def test_its_file_names_every_field_and_its_default(name: str) -> None:
     """What a constructor takes can be seen, there or in the file of a part (`trainable/latent=...`)."""
-    config = load([f"trainable={name}"])
+    config = compose_config([f"trainable={name}"])
     parts = [yaml.safe_load(path.read_text()).get("trainable", {}) for path in (CONFIGS / "trainable").glob("*/*.yaml")]
     of_parts = {field for part in parts for field in part}
     for key in ("trainable", "data"):
-        assert not arguments(key, config[key]).keys() - config[key].keys() - LENT - of_parts
-    own = signature(locate("trainable", config["trainable"])).parameters.values()
+        assert not accepted_arguments(key, config[key]).keys() - config[key].keys() - LENT - of_parts
+    own = signature(locate("trainable", config.trainable)).parameters.values()
     defaults = {
         one.name: one.default for one in own if one.kind is one.KEYWORD_ONLY and one.default not in (None, one.empty)
     }
-    assert {name: config["trainable"].get(name, default) for name, default in defaults.items()} == defaults
+    assert {name: config.trainable.get(name, default) for name, default in defaults.items()} == defaults
 
 
 def test_learns(name: str) -> None:
@@ -61,21 +65,21 @@ def test_learns(name: str) -> None:
 
 def test_reports_what_its_gate_reads(name: str) -> None:
     config = tiny(name, "training.max_epochs=1")
-    make_gate(config).require(epochs(config)[0].metrics)
+    make_gate(config.gate).require(epochs(config)[0].metrics)
 
 
 def test_resumes_bitwise(name: str, tmp_path: Path) -> None:
     config = tiny(name)
-    whole_model, data = build(config)
+    whole_model, data = build_run(config)
     whole = list(fit(whole_model, data, make_settings(config)))
 
-    first_model, data = build(config)
+    first_model, data = build_run(config)
     run = fit(first_model, data, make_settings(config))
     first = next(run)
     checkpoint.save(tmp_path / "epoch", first.state(), {"epoch": first.index})
     run.close()
 
-    resumed_model, data = build(override(config, {"seed": 99}))  # what the checkpoint holds must win
+    resumed_model, data = build_run(with_values(config, {"seed": 99}))  # what the checkpoint holds must win
     rest = list(fit(resumed_model, data, make_settings(config), resume=checkpoint.read(tmp_path / "epoch").state()))
     assert curves([first, *rest]) == curves(whole)
     for key, value in whole_model.state_dict().items():
@@ -92,13 +96,13 @@ def test_trains_in_half_precision_as_in_full(name: str) -> None:
 
 def test_uses_every_parameter(name: str) -> None:
     config = tiny(name, "training.max_epochs=1")
-    trainable, data = build(config)
+    trainable, data = build_run(config)
     list(fit(trainable, data, make_settings(config)))  # whether it declares a loss or owns its step
     assert [key for key, param in trainable.named_parameters() if param.grad is None] == []
 
 
 def test_data_are_a_pure_function_of_the_epoch(name: str) -> None:
-    _, data = build(tiny(name))
+    _, data = build_run(tiny(name))
     once, other, again = data.train(0), data.train(1), data.train(0)
     assert all(same(first, second) for first, second in zip(once, again, strict=True))
     assert not all(same(first, second) for first, second in zip(once, other, strict=True))
@@ -113,9 +117,9 @@ def same(one: Any, other: Any) -> bool:
 
 
 def test_the_oracle_passes_the_gate_and_the_trivial_baseline_fails_it(name: str) -> None:
-    config = load([f"trainable={name}"])  # at full size: the gate as it is used
-    trainable, data = build(config)
-    gate = make_gate(config)
+    config = compose_config([f"trainable={name}"])  # at full size: the gate as it is used
+    trainable, data = build_run(config)
+    gate = make_gate(config.gate)
     prefixed = [
         {f"val/{key}": value for key, value in found(data).items()} for found in (trainable.oracle, trainable.trivial)
     ]
@@ -134,7 +138,7 @@ def test_replicates(name: str, tmp_path: Path) -> None:
 def _rank(rank: int, *, config: dict[str, Any], folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    trainable, data = build(override(config, {"seed": rank}))
+    trainable, data = build_run(with_values(config, {"seed": rank}))
     for _ in fit(trainable, data, make_settings(config), wrap=DistributedDataParallel):
         pass
     torch.save(trainable.state_dict(), f"{folder}/{rank}.pt")
@@ -155,17 +159,17 @@ def test_golden_losses(name: str) -> None:
 
 def test_draws_its_figures(name: str, tmp_path: Path) -> None:
     config = tiny(name, "training.max_epochs=1", "figures=standard")
-    trainable, data = build(config)
+    trainable, data = build_run(config)
     for epoch in fit(trainable, data, make_settings(config)):
-        figures.draw(tmp_path, trainable, data, config, epoch)
+        draw_figures(tmp_path, trainable, data, config, epoch)
     kinds = {"losses", *trainable.figures(data)}
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"{kind}-e0001.png" for kind in kinds}
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiments_compose(experiment: str) -> None:
-    config = load([f"experiment={experiment}", "resources=cpu"])
-    assert config["name"] == experiment
+    config = compose_config([f"experiment={experiment}", "resources=cpu"])
+    assert config.name == experiment
     text = (GOLDEN.parents[1] / "configs" / "experiment" / f"{experiment}.yaml").read_text()
     assert f"# python sweeps/run.py experiment={experiment}" in text.splitlines()[1]
     asked = {key: value for key, value in flatten(yaml.safe_load(text)).items() if not key.startswith("defaults")}

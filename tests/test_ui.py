@@ -11,11 +11,11 @@ from urllib.parse import urlencode
 import pytest
 
 from gatesweep.core.record import read_events
-from gatesweep.sweeps import comparison
-from gatesweep.sweeps import config as configuration
-from gatesweep.sweeps.database import default_uri
-from gatesweep.sweeps.report import trial_folders
-from gatesweep.sweeps.run import sweep
+from gatesweep.sweeps.commands.run import run_sweep
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.records.layout import trial_folders
+from gatesweep.sweeps.tracking.database import default_uri
+from gatesweep.sweeps.tracking.view import UI_ADDRESS
 from tests import browser
 from tests.conftest import trivial
 from tests.servers import mlflow_server
@@ -34,7 +34,7 @@ LINES = """title => {
 def swept(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep of twelve trials, more than the ten that MLflow's charts show by themselves."""
     results = tmp_path_factory.mktemp("results")
-    sweep(configuration.load(trivial(results, None, "num_samples=12", "scheduler=none", "tracking=mlflow")))
+    run_sweep(compose_config(trivial(results, None, "num_samples=12", "scheduler=none", "tracking=mlflow")))
     return (results / "latest").resolve()
 
 
@@ -46,7 +46,7 @@ def server(swept: Path) -> Iterator[str]:
 
 def opened(chromium: Any, server: str, url: str, **more: Any) -> Any:
     """The page of a URL that a sweep gave for `make ui`."""
-    return browser.visit(chromium, url.replace(comparison.UI, server), 1700, 1400, **more)
+    return browser.visit(chromium, url.replace(UI_ADDRESS, server), 1700, 1400, **more)
 
 
 def place(swept: Path) -> dict[str, str]:

@@ -11,16 +11,17 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
-from gatesweep.core.gate import HOPELESS
-from gatesweep.sweeps import config as configuration
-from gatesweep.sweeps.report import trial_folders
-from gatesweep.sweeps.run import sweep
-from gatesweep.sweeps.schema import make_gate
-from gatesweep.sweeps.search import Search, open_study
-from gatesweep.sweeps.space import AnyLeaf, read, suggest
-from gatesweep.sweeps.storage import restore
-from gatesweep.sweeps.trial import trial_config
-from gatesweep.sweeps.warm import ORIGIN, place
+from gatesweep.core.gate import WORST_SCORE
+from gatesweep.sweeps.commands.resume import configure, restore
+from gatesweep.sweeps.commands.run import run_sweep
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.schema import make_gate
+from gatesweep.sweeps.execution.trial import trial_config
+from gatesweep.sweeps.records.layout import trial_folders
+from gatesweep.sweeps.search.searcher import Search
+from gatesweep.sweeps.search.space import AnyLeaf, read_space, suggest_values
+from gatesweep.sweeps.search.study import open_study
+from gatesweep.sweeps.search.warm_start import ORIGIN, place_values
 from tests.conftest import LR, trivial
 from tests.pretended import Epochs, Pretended, pretend
 
@@ -34,8 +35,8 @@ SPACE = {
 
 def search(folder: Path, *overrides: str) -> Search:
     folder.mkdir(exist_ok=True)
-    config = configuration.load(trivial(folder, LR, *overrides))
-    return Search(config, read(config), make_gate(config), folder)
+    config = compose_config(trivial(folder, LR, *overrides))
+    return Search(config, read_space(config), make_gate(config.gate), folder)
 
 
 def earlier(folder: Path, trials: list[Pretended]) -> Path:
@@ -60,9 +61,9 @@ def test_every_point_of_a_space_is_found_in_it_again() -> None:
     space = {key: AnyLeaf.validate_python(node) for key, node in SPACE.items()}
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(100):
-        values = suggest(study.ask(), space)
-        point = place({"depth": 5, **values}, space)  # what is not active may be anything
-        assert point and suggest(point, space) == values  # type: ignore[arg-type]
+        values = suggest_values(study.ask(), space)
+        point = place_values({"depth": 5, **values}, space)  # what is not active may be anything
+        assert point and suggest_values(point, space) == values  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -71,13 +72,13 @@ def test_every_point_of_a_space_is_found_in_it_again() -> None:
 def test_what_lies_outside_of_a_space_is_not(values: dict[str, Any]) -> None:
     space = {key: AnyLeaf.validate_python(node) for key, node in SPACE.items()}
     inside = {"kind": None, "lr": 1e-2, "split.a": 2, "split.b": 3, "split.c": 19}
-    assert place(inside, space)
-    assert place({**inside, **values}, space) is None
-    assert place({key: value for key, value in inside.items() if key != "lr"}, space) is None
+    assert place_values(inside, space)
+    assert place_values({**inside, **values}, space) is None
+    assert place_values({key: value for key, value in inside.items() if key != "lr"}, space) is None
 
 
 def test_earlier_trials_are_judged_by_the_gate_of_this_sweep(tmp_path: Path) -> None:
-    lr, broken = {"trainable.lr": 0.1}, [(-1.0, {"val/closeness": 0.4}), (HOPELESS, {})]
+    lr, broken = {"trainable.lr": 0.1}, [(-1.0, {"val/closeness": 0.4}), (WORST_SCORE, {})]
     trials = [
         Pretended(lr, curve(0.5, 0.6, 0.95), "passed"),  # here at once
         Pretended(lr, curve(0.2, 0.5, 0.3), "passed"),  # by another gate
@@ -97,7 +98,7 @@ def test_earlier_trials_are_judged_by_the_gate_of_this_sweep(tmp_path: Path) -> 
         ("stopped", 3, TrialState.PRUNED, 0.3),
         ("finished", 5, TrialState.COMPLETE, 0.5),
         ("stopped", 1, TrialState.PRUNED, 0.3),
-        ("diverged", 2, TrialState.PRUNED, HOPELESS),
+        ("diverged", 2, TrialState.PRUNED, WORST_SCORE),
     ]
     constraints = [list(one.constraints.items()) for one in of.study.trials]
     assert [key for ((key, _),) in constraints] == [*["val/closeness"] * 3, "early", "val/closeness"]
@@ -150,11 +151,11 @@ def test_folders_that_teach_nothing(tmp_path: Path) -> None:
     }
     for name, message in faults.items():
         with pytest.raises(ValueError, match=message):
-            sweep(configuration.load(trivial(tmp_path / "results", None, f"warm_start={tmp_path / name}")))
+            run_sweep(compose_config(trivial(tmp_path / "results", None, f"warm_start={tmp_path / name}")))
     with pytest.raises(ValueError, match="warm_start: got earlier sweeps, expected null: search=grid"):
         space = {"lr": {"type": "categorical", "choices": [0.1]}}
         given = ["search=grid", f"warm_start={tmp_path / 'outside'}"]
-        sweep(configuration.load(trivial(tmp_path / "results", space, *given)))
+        run_sweep(compose_config(trivial(tmp_path / "results", space, *given)))
     assert not (tmp_path / "results").exists()
 
 
@@ -162,11 +163,11 @@ def test_folders_that_teach_nothing(tmp_path: Path) -> None:
 def test_a_sweep_that_begins_with_earlier_trials_has_its_own_alone_in_its_folder_and_its_copy(tmp_path: Path) -> None:
     before = earlier(tmp_path / "b", [Pretended({"trainable.lr": 0.1}, curve(0.2, 0.95), "passed")])
     options = [f"warm_start={before}", "num_samples=2", "training.max_epochs=3", f"storage={tmp_path / 'kept'}"]
-    sweep(configuration.load(trivial(tmp_path / "results", None, *options)))
+    run_sweep(compose_config(trivial(tmp_path / "results", None, *options)))
     folder = (tmp_path / "results" / "latest").resolve()
     assert [one.name for one in trial_folders(folder)] == ["trial_0000", "trial_0001"]
     assert [one.user_attrs[ORIGIN] for one in learned(folder)] == [f"{before}/trial_0000"]
     back = restore(str(tmp_path / "kept" / folder.name), tmp_path / "back")
     assert [one.name for one in trial_folders(back)] == ["trial_0000", "trial_0001"] and len(learned(back)) == 1
     with pytest.raises(ValueError, match="expected earlier sweeps: that is the one which goes on"):
-        sweep(configuration.load([f"resume={folder}", f"warm_start={folder}"]))
+        run_sweep(configure([f"resume={folder}", f"warm_start={folder}"]))

@@ -12,7 +12,7 @@ from optuna.samplers import TPESampler
 from optuna.samplers._tpe.sampler import _split_trials
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from gatesweep.sweeps.window import BEST, NEWEST, Window, Windowed
+from gatesweep.sweeps.search.history_window import BEST_TRIALS, NEWEST_TRIALS, HistoryWindow, WindowedSampler
 
 SHAPES = {"x": FloatDistribution(0, 1), "y": FloatDistribution(1e-4, 1, log=True)}
 
@@ -42,37 +42,39 @@ def asked(study: optuna.Study, sampler: Any) -> list[float]:
 
 
 def test_a_study_that_is_all_in_view_is_asked_as_ever() -> None:
-    plain, windowed, window = study_of(40), study_of(40), Window()
+    plain, windowed, window = study_of(40), study_of(40), HistoryWindow()
     for seed in range(5):
         sampler = TPESampler(seed=seed, group=True)
-        assert asked(plain, sampler) == asked(windowed, Windowed(TPESampler(seed=seed, group=True), window))
+        assert asked(plain, sampler) == asked(windowed, WindowedSampler(TPESampler(seed=seed, group=True), window))
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 def test_what_tpe_takes_for_good_is_in_view_however_old(direction: str) -> None:
-    study = study_of(3 * NEWEST, direction)
+    study = study_of(3 * NEWEST_TRIALS, direction)
     known = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    good, _ = _split_trials(study, known, BEST)
-    seen = Window().of(study).get_trials(deepcopy=False)
+    good, _ = _split_trials(study, known, BEST_TRIALS)
+    seen = HistoryWindow().of(study).get_trials(deepcopy=False)
     assert {trial.number for trial in good} <= {trial.number for trial in seen}
-    assert NEWEST <= len(seen) <= NEWEST + BEST
+    assert NEWEST_TRIALS <= len(seen) <= NEWEST_TRIALS + BEST_TRIALS
     assert [trial.number for trial in seen] == sorted(trial.number for trial in seen)
-    again, _ = _split_trials(study, [trial for trial in seen if trial.state != TrialState.FAIL], BEST)
+    again, _ = _split_trials(study, [trial for trial in seen if trial.state != TrialState.FAIL], BEST_TRIALS)
     assert [trial.number for trial in again] == [trial.number for trial in good]
 
 
 def test_a_view_does_not_depend_on_when_it_was_asked_for() -> None:
     """A resumed sweep sees all trials at once, the one it goes on from saw them end one by one, in another order."""
-    draw, study, window = random.Random(5), study_of(0), Window()
+    draw, study, window = random.Random(5), study_of(0), HistoryWindow()
     waiting: list[optuna.Trial] = []
-    for _ in range(NEWEST + 100):
+    for _ in range(NEWEST_TRIALS + 100):
         waiting.append(study.ask())
         waiting[-1].suggest_float("x", 0, 1)
         if len(waiting) > 8:
             trial = waiting.pop(draw.randrange(8))
             study.tell(trial, round(draw.random(), 1))
         seen = window.of(study).get_trials(deepcopy=False)
-    assert [trial.number for trial in seen] == [trial.number for trial in Window().of(study).get_trials(deepcopy=False)]
+    assert [trial.number for trial in seen] == [
+        trial.number for trial in HistoryWindow().of(study).get_trials(deepcopy=False)
+    ]
     assert {trial.number for trial in waiting} <= {trial.number for trial in seen}  # however old
 
 
@@ -83,7 +85,7 @@ def test_until_a_trial_has_passed_another_sampler_draws() -> None:
             study.add_trial(create_trial(state=TrialState.PRUNED, user_attrs={"outcome": "passed"}))
         sampler = TPESampler(seed=1, **options)
         before = TPESampler(seed=1, multivariate=False)
-        return asked(study, Windowed(sampler, Window(), before) if windowed else sampler)
+        return asked(study, WindowedSampler(sampler, HistoryWindow(), before) if windowed else sampler)
 
     for passed in (False, True):
         assert drawn(True, passed, multivariate=True) == drawn(False, passed, multivariate=passed)

@@ -14,12 +14,12 @@ import yaml
 
 from gatesweep.core import checkpoint
 from gatesweep.core.record import STEP_LOSS, Event, curves, plain, read_events
-from gatesweep.sweeps import scheduler
-from gatesweep.sweeps.publish import ENVIRONMENT
-from gatesweep.sweeps.recording import rungs_seen
-from gatesweep.sweeps.report import OUTCOMES, trial_folders
-from gatesweep.sweeps.search import open_study
-from gatesweep.sweeps.space import read
+from gatesweep.sweeps.commands.publish import MLFLOW_ENVIRONMENT
+from gatesweep.sweeps.records.layout import OUTCOMES, trial_folders
+from gatesweep.sweeps.schedulers.factory import make_scheduler
+from gatesweep.sweeps.schedulers.history import recorded_scores
+from gatesweep.sweeps.search.space import read_space
+from gatesweep.sweeps.search.study import open_study
 
 
 def differences(swept: Path, whole: Path) -> list[str]:
@@ -43,7 +43,7 @@ def epochs(trial: Path) -> list[Event]:
 def rungs(sweep: Path) -> Any:
     """What the scheduler of a resumed sweep knows: each bracket's rungs, and whom it stopped."""
     config = yaml.safe_load((sweep / "config.yaml").read_text())
-    made = scheduler.make(config, read(config), rungs_seen(sweep))
+    made = make_scheduler(config, read_space(config), recorded_scores(sweep))
     brackets = getattr(made, "_brackets", [])  # scheduler=none has none
     return [bracket._rungs for bracket in brackets], sorted(getattr(made, "stopped", ()))
 
@@ -123,7 +123,7 @@ def _study(sweep: Path) -> Any:
 
 def _mlflow(sweep: Path) -> Iterator[str]:
     """One run for the sweep and one for each trial, over, with every point of every curve once, and no more."""
-    for name, value in ENVIRONMENT.items():
+    for name, value in MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 

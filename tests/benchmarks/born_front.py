@@ -13,8 +13,10 @@ import numpy as np
 import torch
 
 from gatesweep.core.loop import fit
-from gatesweep.sweeps.config import build, load, override
-from gatesweep.sweeps.schema import make_settings
+from gatesweep.sweeps.config.build import build_run
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.schema import make_settings
+from gatesweep.sweeps.config.values import with_values
 from gatesweep.trainables.born.adversarial import BornAdversarial
 
 SHOWN = ("accuracy", "robust_accuracy_10", "joint_nll_per_dim", "frechet", "sliced_w1")
@@ -28,7 +30,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="e.g. data.dataset=circles training.max_epochs=60")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    base = load(["experiment=born_joint", "gate.thresholds={}", *arguments.overrides])
+    base = compose_config(["experiment=born_joint", "gate.thresholds={}", *arguments.overrides])
     print(f"| weight | eps | {' | '.join(SHOWN)} |\n|{'---|' * (len(SHOWN) + 2)}")
     for weight, eps in product(arguments.weights, arguments.sizes):
         rows = [trained(base, weight, eps, seed) for seed in range(arguments.seeds)]
@@ -40,11 +42,11 @@ def main() -> None:
 
 def trained(base: dict[str, Any], weight: float, eps: float, seed: int) -> dict[str, float]:
     """Metrics on the test points after all epochs: no gate ends the run."""
-    every = base["training"]["max_epochs"]  # nothing costly on the way
+    every = base.training.max_epochs  # nothing costly on the way
     varied = {"trainable.weight_generative": weight, "trainable.eps": eps, "seed": seed}
     spared = {"trainable.robustness_every": every, "trainable.frechet_every": every}
-    config = override(base, varied | spared)
-    trainable, data = build(config)
+    config = with_values(base, varied | spared)
+    trainable, data = build_run(config)
     for _ in fit(trainable, data, make_settings(config)):
         pass
     assert isinstance(trainable, BornAdversarial)

@@ -28,7 +28,8 @@ from torch.nn.parallel import DistributedDataParallel
 from gatesweep.core.loop import Settings, fit
 from gatesweep.core.precision import DTYPES
 from gatesweep.core.trainable import Data, Trainable
-from gatesweep.sweeps.config import build, load
+from gatesweep.sweeps.config.build import build_run
+from gatesweep.sweeps.config.compose import compose_config
 
 WARM_UP = 2  # epochs of each side that do not count
 SIDES: dict[str, list[str]] = {
@@ -83,8 +84,8 @@ def measured(index: int, *, folder: str, repetitions: int) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=index, world_size=2)
     wrap = functools.partial(DistributedDataParallel, forward_sync_buffers=False, gradient_as_bucket_view=True)
     for name, overrides in SIDES.items():
-        config = load([*overrides, "device=cpu"])
-        sides = [loop(*build(config), wrap, "fp32") for loop in (bare, ours)]
+        config = compose_config([*overrides, "device=cpu"])
+        sides = [loop(*build_run(config), wrap, "fp32") for loop in (bare, ours)]
         times: list[list[float]] = [[], []]
         spent: list[list[float]] = [[], []]
         for repetition in range(WARM_UP + repetitions):
@@ -95,7 +96,7 @@ def measured(index: int, *, folder: str, repetitions: int) -> None:
                 spent[side].append(process_time() - began)
         if index == 0:
             bare_cpu, ours_cpu = (min(one[WARM_UP:]) for one in spent)
-            steps = len(build(config)[1].train(0))
+            steps = len(build_run(config)[1].train(0))
             print(row(name, [one[WARM_UP:] for one in times], bare_cpu / ours_cpu, steps), flush=True)
     dist.destroy_process_group()
     os._exit(0)
@@ -115,7 +116,7 @@ def amp(device: str, repetitions: int) -> None:
     for name, loop in (("bare", bare), ("gatesweep", ours)):
         found = {}
         for precision in ("fp32", "bf16"):
-            trainable, data = build(load([*REFERENCE, f"device={device}"]))
+            trainable, data = build_run(compose_config([*REFERENCE, f"device={device}"]))
             steps, running = len(data.train(0)), loop(trainable, data, lambda module: module, precision)
             for _ in range(WARM_UP):
                 next(running)

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from gatesweep.sweeps.report import leaderboard
+from gatesweep.sweeps.records.summary import leaderboard
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = [

@@ -18,9 +18,10 @@ from matplotlib.figure import Figure
 from optuna.trial import TrialState
 
 from gatesweep.core.loop import fit
-from gatesweep.sweeps.config import build, override
-from gatesweep.sweeps.schema import make_gate, make_settings
-from gatesweep.sweeps.search import open_study
+from gatesweep.sweeps.config.build import build_run
+from gatesweep.sweeps.config.schema import make_gate, make_settings
+from gatesweep.sweeps.config.values import with_values
+from gatesweep.sweeps.search.study import open_study
 from gatesweep.trainables.circuits.trainable import LATENT, CircuitVAE
 
 SHOWN = ("db_error", "pole_error_p95", "value_error", "topology_accuracy", "prior_valid", "silhouette", "active")
@@ -104,9 +105,9 @@ def print_splits(best: dict[str, Any], splits: Mapping[str, Any], found: str, se
 def trained(best: dict[str, Any], split: str, seed: int) -> dict[str, float]:
     """Metrics on the test circuits after all epochs: no gate ends the run."""
     sizes = dict(zip(LATENT, map(int, split.split("+")), strict=True))
-    config = override(best, {"trainable.latent": sizes, "seed": seed, "data.seed": seed, "gate.thresholds": {}})
-    assert not make_gate(config).rules
-    trainable, data = build(config)
+    config = with_values(best, {"trainable.latent": sizes, "seed": seed, "data.seed": seed, "gate.thresholds": {}})
+    assert not make_gate(config.gate).rules
+    trainable, data = build_run(config)
     for _ in fit(trainable, data, make_settings(config)):
         pass
     assert isinstance(trainable, CircuitVAE)

@@ -12,8 +12,9 @@ from time import perf_counter
 import torch
 
 from gatesweep.core.loop import fit
-from gatesweep.sweeps.config import build, load
-from gatesweep.sweeps.schema import make_settings
+from gatesweep.sweeps.config.build import build_run
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.schema import make_settings
 
 SOURCE = {0.0: (0.0553, 0.939, 0.005), 0.02: (0.0271, 0.339, 0.006), 0.1: (0.0182, 0.171, 0.0085)}
 
@@ -35,20 +36,20 @@ def main() -> None:
 
 def row(weight: float, arguments: argparse.Namespace) -> str:
     """The last epoch's metrics. Residuals (rms) and their weight are in the equation's own units, as the source's."""
-    config = load(
+    config = compose_config(
         [
             *("experiment=operator_burgers", "resources=cpu", "device=cpu", "tracking=none", "gate.thresholds={}"),
             *(f"trainable.width={arguments.width}", "trainable.layers=4", "trainable.weight_conservation=0.0"),
             *("trainable.lr=1e-2", "trainable.double_every=1000000", f"data.n_labelled={arguments.labelled}"),
         ]
     )
-    per_epoch = config["data"]["n_unlabelled"] // config["data"]["batch_size"]
-    config["training"]["max_epochs"] = round(arguments.updates / per_epoch)
-    config["trainable"]["residual"] = "spectral" if weight else "none"
-    trainable, data = build(config)
+    per_epoch = config.data["n_unlabelled"] // config.data["batch_size"]
+    config.training.max_epochs = round(arguments.updates / per_epoch)
+    config.trainable["residual"] = "spectral" if weight else "none"
+    trainable, data = build_run(config)
     rate = trainable.rate.item()
-    config["trainable"]["weight_physics"] = weight * rate**2
-    trainable, data = build(config)
+    config.trainable["weight_physics"] = weight * rate**2
+    trainable, data = build_run(config)
     began = perf_counter()
     *_, last = fit(trainable, data, make_settings(config))
     seconds = perf_counter() - began

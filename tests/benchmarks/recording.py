@@ -27,7 +27,7 @@ import gatesweep.sweeps  # sets Ray's environment before anything imports it  # 
 import pytest
 import sqlalchemy
 
-from gatesweep.sweeps.publish import ENVIRONMENT
+from gatesweep.sweeps.commands.publish import MLFLOW_ENVIRONMENT
 from tests.drive import Drive, publish
 from tests.readback import unlike
 from tests.servers import mlflow_server, postgresql
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--stock", type=int, default=100, help="reports to MLflowLoggerCallback, of all trials")
     parser.add_argument("--pause", type=float, default=0.1, help="seconds between two reports of a trial")
     arguments = parser.parse_args()
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(MLFLOW_ENVIRONMENT)
     packages = ", ".join(f"{name} {version(name)}" for name in ("ray", "mlflow", "sqlalchemy"))
     print(f"{arguments.trials} trials of {arguments.reports} reports; {packages}, Python {platform.python_version()}\n")
     with tempfile.TemporaryDirectory() as name:

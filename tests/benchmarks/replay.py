@@ -17,11 +17,13 @@ from pathlib import Path
 from statistics import geometric_mean, mean, quantiles, stdev
 from typing import Any
 
-from gatesweep.sweeps import simulation, space
-from gatesweep.sweeps.pool import Curve, Pool, read
-from gatesweep.sweeps.replay import Setting, Summary, settings, summarise
-from gatesweep.sweeps.schema import make_gate
-from gatesweep.sweeps.search import Search, make_sampler
+from gatesweep.sweeps.commands.replay import Setting, SettingSummary, replay_settings, summarise_replicas
+from gatesweep.sweeps.config.schema import make_gate
+from gatesweep.sweeps.search.sampler import make_sampler
+from gatesweep.sweeps.search.searcher import Search
+from gatesweep.sweeps.search.space import Space, read_space
+from gatesweep.sweeps.simulation.recorded import LearningCurve, RecordedSweep, read_recorded
+from gatesweep.sweeps.simulation.simulate import point_distance, simulate_sweep
 
 POOLS = Path(__file__).parent / "pools"
 SHARES = (0.1, 0.25, 0.4, 0.5, 0.65, 0.8)  # of the epochs, as grace periods
@@ -34,29 +36,29 @@ SAMPLERS = {
 }
 
 
-def part(of: Pool, held_back: bool) -> Pool:
+def part(of: RecordedSweep, held_back: bool) -> RecordedSweep:
     """Every third trial is held back, where there are enough."""
     if len(of.curves) < ENOUGH:
         return replace(of, curves=[] if held_back else of.curves, concurrent=2)
     return replace(of, curves=[one for at, one in enumerate(of.curves) if (at % 3 == 2) == held_back], concurrent=2)
 
 
-def budget(of: Pool) -> float:
+def budget(of: RecordedSweep) -> float:
     """A third of the seconds that all trials take, two at a time."""
     return sum(sum(curve.seconds) + of.start for curve in of.curves) / 2 / 3
 
 
-def grace(of: Pool, share: float) -> int:
-    return max(1, round(share * of.config["training"]["max_epochs"]))
+def grace(of: RecordedSweep, share: float) -> int:
+    return max(1, round(share * of.config.training.max_epochs))
 
 
 def asha(epochs: int, factor: int = 3, brackets: int = 1) -> list[str]:
     return [f"grace_period={epochs}", f"scheduler.reduction_factor={factor}", f"scheduler.brackets={brackets}"]
 
 
-def found(of: Pool, overrides: Sequence[str], count: int) -> Summary:
-    (setting,) = settings(of, [f"time_budget={budget(of)}", *overrides])
-    return summarise(list(setting.replicas(of, count)))
+def found(of: RecordedSweep, overrides: Sequence[str], count: int) -> SettingSummary:
+    (setting,) = replay_settings(of, [f"time_budget={budget(of)}", *overrides])
+    return summarise_replicas(list(setting.replicas(of, count)))
 
 
 def line(*cells: Any) -> None:
@@ -71,21 +73,21 @@ def head(*cells: str) -> None:
     print("|" + "---|" * len(cells), flush=True)
 
 
-def described(one: Summary) -> tuple[str, ...]:
+def described(one: SettingSummary) -> tuple[str, ...]:
     low, middle, high = (f"{value:.3g}" for value in one.first_pass)
     return f"{one.false_kills:.0%}", f"{one.epochs:.0%}", f"{one.passed:.1f}", f"{middle} ({low} to {high})"
 
 
-def pools(pools: Sequence[Pool]) -> None:
+def pools(pools: Sequence[RecordedSweep]) -> None:
     head("experiment", "trials", "pass", "epochs", "grace_period now", "seconds a trial", "budget s")
     for of in pools:
         passing = sum(curve.passes for curve in of.curves)
         seconds = sum(sum(curve.seconds) for curve in of.curves) / len(of.curves)
-        epochs = of.config["training"]["max_epochs"]
-        line(of.name, len(of.curves), passing, epochs, of.config["grace_period"], seconds, budget(part(of, False)))
+        epochs = of.config.training.max_epochs
+        line(of.name, len(of.curves), passing, epochs, of.config.grace_period, seconds, budget(part(of, False)))
 
 
-def graces(pools: Sequence[Pool], count: int) -> None:
+def graces(pools: Sequence[RecordedSweep], count: int) -> None:
     """Each experiment's grace period, on the trials to choose on and on those held back."""
     head(
         "experiment",
@@ -99,8 +101,8 @@ def graces(pools: Sequence[Pool], count: int) -> None:
     )
     for of in pools:
         shown = {"none": ["scheduler=none"], "median": ["scheduler=median"]}
-        for epochs in dict.fromkeys([grace(of, share) for share in SHARES] + [of.config["grace_period"]]):
-            now = ", now" if epochs == of.config["grace_period"] else ""
+        for epochs in dict.fromkeys([grace(of, share) for share in SHARES] + [of.config.grace_period]):
+            now = ", now" if epochs == of.config.grace_period else ""
             shown[f"asha {epochs}{now}"] = asha(epochs)
         for name, overrides in shown.items():
             rest = part(of, True)
@@ -108,7 +110,7 @@ def graces(pools: Sequence[Pool], count: int) -> None:
             line(of.name, name, *described(found(part(of, False), overrides, count)), again[0], again[2])
 
 
-def halvings(pools: Sequence[Pool], count: int) -> None:
+def halvings(pools: Sequence[RecordedSweep], count: int) -> None:
     """Reduction factor and brackets at every grace period: passes in time over those of no scheduler."""
     head("grace period, of the epochs", *(f"{factor}, {brackets} brackets" for factor, brackets in HALVINGS))
     for held_back in (False, True):
@@ -122,13 +124,13 @@ def halvings(pools: Sequence[Pool], count: int) -> None:
             line(f"{share}{', held back' if held_back else ''}", *cells)
 
 
-def sure(pools: Sequence[Pool], count: int) -> None:
+def sure(pools: Sequence[RecordedSweep], count: int) -> None:
     """How sure is it? Passes in time over those without a scheduler, on pools drawn from each pool's trials again."""
     head("experiment", *(f"grace {share}" for share in SHARES), "now")
     for of in pools:
-        graces = [grace(of, share) for share in SHARES] + [of.config["grace_period"]]
-        (plain,) = settings(of, ["scheduler=none"])
-        halving = [settings(of, asha(epochs))[0] for epochs in graces]
+        graces = [grace(of, share) for share in SHARES] + [of.config.grace_period]
+        (plain,) = replay_settings(of, ["scheduler=none"])
+        halving = [replay_settings(of, asha(epochs))[0] for epochs in graces]
         ratios: list[list[float]] = [[] for _ in graces]
         for draw in range(count):
             drawn = replace(of, curves=random.Random(draw).choices(of.curves, k=len(of.curves)), concurrent=2)
@@ -138,9 +140,9 @@ def sure(pools: Sequence[Pool], count: int) -> None:
         line(of.name, *(interval(values) for values in ratios))
 
 
-def passed(of: Pool, setting: Setting) -> float:
+def passed(of: RecordedSweep, setting: Setting) -> float:
     limited = replace(setting, config={**setting.config, "time_budget": budget(of)})
-    return summarise(list(limited.replicas(of, 10))).passed
+    return summarise_replicas(list(limited.replicas(of, 10))).passed
 
 
 def interval(values: list[float]) -> str:
@@ -148,17 +150,23 @@ def interval(values: list[float]) -> str:
     return f"{mean(values):.2f} ({cuts[0]:.2f} to {cuts[-1]:.2f})"
 
 
-def samplers(pools: Sequence[Pool], count: int) -> None:
+def samplers(pools: Sequence[RecordedSweep], count: int) -> None:
     """Half of each pool's trials, as a sampler picks them, with today's grace period; `+-` is the standard error."""
     head("experiment", "sampler", "replicas", "passed", "first pass s")
     for of in pools:
         fixed = [f"num_samples={len(of.curves) // 2}", f"grace_period={of.config['grace_period']}", "max_concurrent=2"]
         for name, overrides in SAMPLERS.items():
-            (setting,) = settings(of, [*overrides, *fixed])
+            (setting,) = replay_settings(of, [*overrides, *fixed])
             replicas = list(setting.replicas(of, count if "gp" not in name else max(2, count // 4)))
             passed = [one.passed for one in replicas]
             error = stdev(passed) / len(passed) ** 0.5
-            line(of.name, name, len(passed), f"{mean(passed):.1f} +- {error:.1f}", described(summarise(replicas))[-1])
+            line(
+                of.name,
+                name,
+                len(passed),
+                f"{mean(passed):.1f} +- {error:.1f}",
+                described(summarise_replicas(replicas))[-1],
+            )
 
 
 class Landscape:
@@ -167,21 +175,21 @@ class Landscape:
     So one may stay for ever with what does not pass, which one that is offered each trial once cannot.
     """
 
-    def __init__(self, config: dict[str, Any], points: space.Space, curves: list[Curve], together: bool) -> None:
-        self.curves, self.search = curves, Search(config, points, make_gate(config), None)
+    def __init__(self, config: dict[str, Any], points: Space, curves: list[LearningCurve], together: bool) -> None:
+        self.curves, self.search = curves, Search(config, points, make_gate(config.gate), None)
         if together:  # Optuna's sampler as it is
             self.search.sampler = lambda number, like=None: make_sampler(config, number)  # type: ignore[method-assign]
 
-    def ask(self) -> Curve:
+    def ask(self) -> LearningCurve:
         trial = self.search._ask()
         self.search.suggestion(trial)
-        return min(self.curves, key=lambda one: simulation.distance(one.params, trial.params, trial.distributions))
+        return min(self.curves, key=lambda one: point_distance(one.params, trial.params, trial.distributions))
 
     def tell(self, *ended: Any) -> None:
         self.search.tell(*ended)
 
 
-def searches(pools: Sequence[Pool], count: int) -> None:
+def searches(pools: Sequence[RecordedSweep], count: int) -> None:
     """Whole searches of such spaces, with today's scheduler: until the first pass, and for 24 trials."""
     head("experiment", "sampler", "first pass s", "95 % of searches", "none in 150 trials", "passed of 24 trials")
     for of in (replace(of, concurrent=2) for of in pools if len(of.curves) >= ENOUGH):
@@ -192,12 +200,12 @@ def searches(pools: Sequence[Pool], count: int) -> None:
         ):
             first, passed = [], []
             for most, enough in ((150, 1), (24, None)):
-                (setting,) = settings(of, [f"search={choice}", f"num_samples={most}"])
+                (setting,) = replay_settings(of, [f"search={choice}", f"num_samples={most}"])
                 for number in range(count):
                     config = {**setting.config, "seed": 1000 + 37 * number, "stop_after_passes": enough}
-                    points = space.read(config)
+                    points = read_space(config)
                     source = Landscape(config, points, of.curves, together)
-                    done = simulation.replay(config, of, points, source)
+                    done = simulate_sweep(config, of, points, source)
                     if enough:
                         first.append(done.first_pass)
                     else:
@@ -218,7 +226,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
     parser.add_argument("--pools", nargs="*", help="names of pools; all of them")
     arguments = parser.parse_args()
-    chosen = [read(POOLS / name) for name in arguments.pools or sorted(path.name for path in POOLS.iterdir())]
+    chosen = [read_recorded(POOLS / name) for name in arguments.pools or sorted(path.name for path in POOLS.iterdir())]
     for name in arguments.parts or parts:
         call = partial(parts[name], count=replicas[name]) if name in replicas else parts[name]
         call(chosen)

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from gatesweep.core.loop import fit
-from gatesweep.sweeps.config import build, load
-from gatesweep.sweeps.schema import make_settings
+from gatesweep.sweeps.config.build import build_run
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.schema import make_settings
 from gatesweep.trainables.born.attacks import fgsm, pgd, withstands
 from gatesweep.trainables.born.data import BornData
 from gatesweep.trainables.born.trainable import Born
@@ -50,8 +51,10 @@ def main() -> None:
 def robustness(method: str, seed: int, count: int, overrides: list[str]) -> list[float]:
     """Accuracy on test points as they are, and after each attack of each size."""
     spared = ["trainable.robustness=[]", "trainable.frechet_every=1000", "gate.thresholds={}", "gate.objective=null"]
-    config = load([*METHODS[method], *spared, "data.batch_size=256", f"seed={seed}", f"data.seed={seed}", *overrides])
-    trainable, data = build(config)
+    config = compose_config(
+        [*METHODS[method], *spared, "data.batch_size=256", f"seed={seed}", f"data.seed={seed}", *overrides]
+    )
+    trainable, data = build_run(config)
     for _ in fit(trainable, data, make_settings(config)):
         pass
     assert isinstance(trainable, Born) and isinstance(data, BornData)

@@ -35,18 +35,19 @@ import ray
 import yaml
 
 from gatesweep.core.record import Record
-from gatesweep.sweeps import run
-from gatesweep.sweeps.cluster import start_ray
-from gatesweep.sweeps.config import load
-from gatesweep.sweeps.recording import Recorder
-from gatesweep.sweeps.schema import make_gate
-from gatesweep.sweeps.search import Search
-from gatesweep.sweeps.space import read
+from gatesweep.sweeps.commands.resume import configure
+from gatesweep.sweeps.commands.run import run_sweep, tune_sweep
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.schema import make_gate
+from gatesweep.sweeps.execution.cluster import start_ray
+from gatesweep.sweeps.execution.recorder import Recorder
+from gatesweep.sweeps.search.searcher import Search
+from gatesweep.sweeps.search.space import read_space
 from tests.conftest import trivial
 
 COLUMNS = "search | scheduler | trials | epochs | wall | CPU | main | start s | end s | resume s | peak MB"
 Moment = tuple[float, float, float]  # seconds of the wall, of this process, of this thread
-tune_sweep = run.tune_sweep
+tune_sweep = tune_sweep
 
 
 def now() -> Moment:
@@ -62,9 +63,9 @@ def timed(config: dict[str, Any], profiler: cProfile.Profile | None = None) -> l
         profiler.runcall(tune_sweep, *arguments) if profiler else tune_sweep(*arguments)
         moments.append(now())
 
-    run.tune_sweep = tuned
+    tune_sweep = tuned
     with contextlib.redirect_stdout(io.StringIO()):
-        run.sweep(config)
+        run_sweep(config)
     return [*moments, now()]
 
 
@@ -74,12 +75,12 @@ def measure(trials: int, search: str, scheduler: str, options: list[str], profil
     chosen = [f"num_samples={trials}", f"search={search}", f"scheduler={scheduler}", "max_concurrent=2"]
     chosen += ["grace_period=1", f"training.max_epochs={3 if scheduler == 'asha' else 1}", *options]
     with tempfile.TemporaryDirectory() as results:
-        config = load(trivial(Path(results), None, *chosen))
+        config = compose_config(trivial(Path(results), None, *chosen))
         start_ray(config)
         began, first, last, ended = timed(config, profiler)
         folder = (Path(results) / "latest").resolve()
         epochs = sum(1 for file in folder.glob("trial_*/scalars.csv") for _ in file.open()) - trials
-        again, _, found, _ = timed(load([f"resume={folder}"]))
+        again, _, found, _ = timed(configure([f"resume={folder}"]))
         ray.shutdown()
     if profiler:
         text = io.StringIO()
@@ -110,11 +111,11 @@ def after(trials: int, search: str, scheduler: str, options: list[str], profile:
         chosen = [f"num_samples={trials + 350}", f"search={search}", f"scheduler={scheduler}", "max_concurrent=2"]
         chosen += ["grace_period=1", f"training.max_epochs={3 if scheduler == 'asha' else 1}", *options]
         folder = Path(results) / "sweep"
-        config = load(trivial(Path(results), None, *chosen))
-        grow(config, load(trivial(Path(results), None, *chosen, "search=random")), folder, trials)
+        config = compose_config(trivial(Path(results), None, *chosen))
+        grow(config, compose_config(trivial(Path(results), None, *chosen, "search=random")), folder, trials)
         Recorder._end, Search.suggest = ended, asked  # type: ignore[method-assign]
         start_ray(config)
-        began, *_, last = timed(load([f"resume={folder}"]), profiler)
+        began, *_, last = timed(configure([f"resume={folder}"]), profiler)
         ray.shutdown()
     if profiler:
         text = io.StringIO()
@@ -130,9 +131,9 @@ def grow(config: dict[str, Any], drawn: dict[str, Any], folder: Path, trials: in
     """Write a sweep of so many trials that were drawn at random and missed the gate in their only epoch."""
     folder.mkdir()
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    gate, synced = make_gate(config), os.fsync
+    gate, synced = make_gate(config.gate), os.fsync
     os.fsync = lambda file: None  # type: ignore[assignment]  # nothing here must survive a crash
-    asked = Search(drawn, read(config), gate, folder)
+    asked = Search(drawn, read_space(config), gate, folder)
     for index in range(trials):
         trial = asked.suggest("")
         assert isinstance(trial, dict)

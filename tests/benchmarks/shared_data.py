@@ -19,9 +19,9 @@ from typing import Any
 import torch
 import yaml
 
-from gatesweep.core import shared
-from gatesweep.sweeps.config import CONFIGS
-from gatesweep.sweeps.schema import locate
+from gatesweep.core.shared import cache_name, cache_scope, join_cache
+from gatesweep.sweeps.config.groups import CONFIGS
+from gatesweep.sweeps.config.targets import locate
 
 DEFAULT = [
     "planar",
@@ -54,7 +54,7 @@ def proportional() -> float:
 def child(kind: str, name: str | None) -> None:
     """Build when told, say so, and weigh when told."""
     torch.set_num_threads(1)
-    shared.use(name)
+    join_cache(name)
     locate("data", fields(kind))
     print("ready", flush=True)
     sys.stdin.readline()
@@ -100,10 +100,10 @@ def main() -> None:
     print("| data | processes | each its own: s | shared: s | each its own: MiB | shared: MiB |")
     print("|---|---|---|---|---|---|")
     for kind in arguments.kinds:
-        with shared.place():
+        with cache_scope():
             build(kind)  # as the driver does
             for processes in arguments.processes:
-                own, ours = together(kind, processes, None), together(kind, processes, shared.name())
+                own, ours = together(kind, processes, None), together(kind, processes, cache_name())
                 row = f"{own[0]:.3f} | {ours[0]:.3f} | {own[1]:.0f} | {ours[1]:.0f}"
                 print(f"| {kind} | {processes} | {row} |", flush=True)
 

@@ -17,8 +17,10 @@ from gatesweep.core import rng
 from gatesweep.core.loop import Run
 from gatesweep.core.stack_step import Stack
 from gatesweep.core.trainable import owns_step
-from gatesweep.sweeps.config import build, load, override
-from gatesweep.sweeps.schema import make_settings
+from gatesweep.sweeps.config.build import build_run
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.schema import make_settings
+from gatesweep.sweeps.config.values import with_values
 from tests.conftest import TRAINABLES
 
 
@@ -26,9 +28,9 @@ def runs(config: dict, count: int) -> list[Run]:
     """Members that differ in seed and learning rate."""
     made = []
     for position in range(count):
-        lr = config["trainable"]["lr"] * (0.5 + position / count)
-        member = override(config, {"seed": position, "trainable.lr": lr})
-        trainable, data = build(member)
+        lr = config.trainable["lr"] * (0.5 + position / count)
+        member = with_values(config, {"seed": position, "trainable.lr": lr})
+        trainable, data = build_run(member)
         run = Run(trainable, make_settings(member), lambda module: module)
         trainable.begin(data)
         run.generators = rng.state()
@@ -39,7 +41,7 @@ def runs(config: dict, count: int) -> list[Run]:
 def compare(config: dict, count: int, batches: int, rounds: int) -> list[tuple[float, float]]:
     """Seconds one by one and stacked, of each round."""
     stack, alone = Stack(runs(config, count)), runs(config, count)
-    some = build(config)[1].train(0)[:batches]
+    some = build_run(config)[1].train(0)[:batches]
     found = []
     for _ in range(rounds + 1):
         began = perf_counter()
@@ -67,18 +69,18 @@ def main() -> None:
     print(f"{'trainable':24}{'batch':>6}{'threads':>8}{'members':>8}{'alone ms':>10}{'stacked ms':>11}  ratio")
     for name in arguments.trainables:
         size = [f"data.batch_size={arguments.batch_size}"] if arguments.batch_size else []
-        config = load([f"trainable={name}", f"device={arguments.device}", *size])
-        if owns_step(build(config)[0]):
+        config = compose_config([f"trainable={name}", f"device={arguments.device}", *size])
+        if owns_step(build_run(config)[0]):
             continue
         for threads in arguments.threads:
             torch.set_num_threads(threads)
             for count in arguments.members:
                 found = compare(config, count, arguments.batches, arguments.rounds)
-                steps = min(arguments.batches, len(build(config)[1].train(0))) * count
+                steps = min(arguments.batches, len(build_run(config)[1].train(0))) * count
                 alone, stacked = (1e3 * median(one[side] for one in found) / steps for side in (0, 1))
                 ratios = sorted(first / second for first, second in found)
                 spread = f"{median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-                batch = config["data"]["batch_size"]
+                batch = config.data["batch_size"]
                 print(f"{name:24}{batch:6}{threads:8}{count:8}{alone:10.2f}{stacked:11.2f}  {spread}", flush=True)
 
 

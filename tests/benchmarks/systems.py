@@ -22,7 +22,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from gatesweep.sweeps.config import load
+from gatesweep.sweeps.config.compose import compose_config
 from tests.benchmarks.trained import CONFIG, Job, append, loss
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ PROCESSES = ("optuna", "random")  # started once for each trial at a time; the o
 def prepare(folder: Path, overrides: list[str]) -> Job:
     """What peers read in the place of the configuration that gatesweep composes."""
     folder.mkdir(parents=True)
-    (folder / CONFIG).write_text(json.dumps(load(overrides)))
+    (folder / CONFIG).write_text(json.dumps(compose_config(overrides)))
     return Job.read(folder)
 
 
@@ -56,7 +56,7 @@ def start(name: str, folder: Path, overrides: list[str]) -> list[subprocess.Pope
 
 def stops(job: Job) -> bool:
     """Whether the comparison stops trials early."""
-    return not job.config["scheduler"]["_target_"].endswith("FIFOScheduler")
+    return not job.config.scheduler["_target_"].endswith("FIFOScheduler")
 
 
 def tune_asha(job: Job, process: int) -> None:
@@ -66,7 +66,7 @@ def tune_asha(job: Job, process: int) -> None:
 
 def tune_our_rungs(job: Job, process: int) -> None:
     """The same with gatesweep's rungs, so that what is left between the two is what they are told."""
-    ours = job.config["scheduler"]
+    ours = job.config.scheduler
     stock_tune(job, grace_period=ours["grace_period"], reduction_factor=ours["reduction_factor"])
 
 
@@ -76,7 +76,7 @@ def stock_tune(job: Job, **rungs: Any) -> None:
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    from gatesweep.sweeps.cluster import start_ray
+    from gatesweep.sweeps.execution.cluster import start_ray
 
     def train(point: dict[str, Any]) -> None:
         number = zlib.crc32(tune.get_context().get_trial_id().encode()) % 10_000
@@ -117,7 +117,7 @@ def train_in_tune(job: Job, process: int) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    from gatesweep.sweeps.cluster import start_ray
+    from gatesweep.sweeps.execution.cluster import start_ray
 
     def worker(given: dict[str, Any]) -> None:
         for epoch in job.train(given["point"], given["number"]):
@@ -174,13 +174,13 @@ def random_search(job: Job, process: int) -> None:
 
 
 def optimize(job: Job, study: optuna.Study, process: int = 0) -> None:
-    from gatesweep.sweeps.space import read, suggest
+    from gatesweep.sweeps.search.space import read_space, suggest_values
 
-    space = read(job.config)
+    space = read_space(job.config)
 
     def objective(trial: optuna.Trial) -> float:
         value = float("inf")
-        for epoch in job.train_on(suggest(trial, space), trial.number + 5000 * process):
+        for epoch in job.train_on(suggest_values(trial, space), trial.number + 5000 * process):
             value = loss(epoch)
             trial.report(value, epoch.index)
             if trial.should_prune():

@@ -17,9 +17,10 @@ import optuna
 import torch
 
 from gatesweep.core.loop import Epoch, fit
-from gatesweep.sweeps.config import build, override
-from gatesweep.sweeps.schema import make_settings
-from gatesweep.sweeps.space import read, suggest
+from gatesweep.sweeps.config.build import build_run
+from gatesweep.sweeps.config.schema import make_settings
+from gatesweep.sweeps.config.values import with_values
+from gatesweep.sweeps.search.space import read_space, suggest_values
 
 CONFIG, LOG = "config.json", "log.jsonl"
 
@@ -43,36 +44,36 @@ class Job:
 
     @property
     def max_epochs(self) -> int:
-        return self.config["training"]["max_epochs"]
+        return self.config.training.max_epochs
 
     @property
     def trials(self) -> int:
-        return self.config["num_samples"]
+        return self.config.num_samples
 
     @property
     def at_once(self) -> int:
-        return self.config["max_concurrent"]
+        return self.config.max_concurrent
 
     @property
     def seed(self) -> int:
-        return self.config["seed"]
+        return self.config.seed
 
     def dimensions(self) -> dict[str, optuna.distributions.BaseDistribution]:
         """The search space as flat dimensions, a composition's fractions among them."""
-        space = read(self.config)
+        space = read_space(self.config)
         assert not any(leaf.when for leaf in space.values()), "conditional leaves have no flat form"
         trial = optuna.create_study().ask()
-        suggest(trial, space)
+        suggest_values(trial, space)
         return trial.distributions
 
     def train(self, point: dict[str, Any], number: int) -> Iterator[Epoch]:
         """Trial `number` at a point of `dimensions()`: as gatesweep trains it, but for checkpoints."""
-        return self.train_on(suggest(optuna.trial.FixedTrial(point), read(self.config)), number)
+        return self.train_on(suggest_values(optuna.trial.FixedTrial(point), read_space(self.config)), number)
 
     def train_on(self, values: dict[str, Any], number: int) -> Iterator[Epoch]:
-        torch.set_num_threads(self.config["resources"]["threads"])
-        config = override(self.config, {**values, "seed": self.seed + number})
-        trainable, data = build(config)
+        torch.set_num_threads(self.config.resources.threads)
+        config = with_values(self.config, {**values, "seed": self.seed + number})
+        trainable, data = build_run(config)
         for epoch in fit(trainable, data, make_settings(config)):
             facts = {"trial": number, "epoch": epoch.index, "outcome": epoch.outcome}
             append(self.folder / LOG, **facts, seconds=epoch.metrics["system/seconds"])

@@ -17,16 +17,16 @@ from typing import Any
 
 import ray
 
-from gatesweep.sweeps.cluster import start_ray
-from gatesweep.sweeps.config import load
-from gatesweep.sweeps.run import sweep
+from gatesweep.sweeps.commands.run import run_sweep
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.execution.cluster import start_ray
 
 
 def run(results: Path, *overrides: str) -> tuple[Path, dict[str, Any]]:
     """A sweep's folder and summary."""
     common = [f"results={results}", "tracking=none", "figures=none", "max_concurrent=1"]
     with contextlib.redirect_stdout(io.StringIO()):
-        sweep(load([*common, *overrides]))
+        run_sweep(compose_config([*common, *overrides]))
     folder = (results / "latest").resolve()
     return folder, json.loads((folder / "summary.json").read_text())
 
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--experiments", nargs="+", default=["mlp", "born_classifier"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     arguments = parser.parse_args()
-    start_ray(load([]))
+    start_ray(compose_config([]).resources, None)
     print("| experiment | seed | earlier: passed | cold: epochs, seconds | warm: epochs, seconds |", flush=True)
     print("|---|---|---|---|---|", flush=True)
     for experiment in arguments.experiments:

@@ -24,7 +24,7 @@ from statistics import median
 from typing import Any
 
 from gatesweep.core.record import read_events
-from gatesweep.sweeps.report import trial_folders
+from gatesweep.sweeps.records.layout import trial_folders
 
 BEGAN = time.time()
 SPANS = "GATESWEEP_SPANS"  # the file that all processes append to
@@ -62,18 +62,19 @@ def timed(owner: Any, name: str, part: str) -> None:
 def command(overrides: list[str]) -> int:
     """What `sweeps/run.py` does, with timers."""
     import gatesweep.sweeps  # sets Ray's environment  # noqa: F401  isort: skip
-
     from gatesweep.core import checkpoint
-    from gatesweep.sweeps import config, figures, preflight, report, run
-    from gatesweep.sweeps.trial import DirectTrial
+    from gatesweep.sweeps.commands import run
+    from gatesweep.sweeps.config.compose import compose_config
+    from gatesweep.sweeps.execution import training
+    from gatesweep.sweeps.execution.trial import DirectTrial
 
     class TimedTrial(DirectTrial):
         def setup(self, *given: Any, **options: Any) -> None:
             began = time.time()
-            timed(config, "build", "build")
+            timed(training, "build_run", "build")
             timed(checkpoint, "save", "checkpoint")
             timed(checkpoint, "prune", "checkpoint")
-            timed(figures, "draw", "figures")
+            timed(training, "draw_figures", "figures")
             super().setup(*given, **options)
             log("setup", began)
 
@@ -87,13 +88,12 @@ def command(overrides: list[str]) -> int:
     run.DirectTrial = TimedTrial  # type: ignore[misc]
     log("python and imports", BEGAN)
     timed(run, "start_ray", "start of Ray")
-    timed(run.tuning, "run", "tune")
-    timed(report, "write", "summary and report.html")
+    timed(run, "run_tune", "tune")
+    timed(run, "write_summary", "summary and report.html")
     timed(run, "_write_page", "summary and report.html")
-    timed(run, "_stop_publisher", "publisher")
-    timed(preflight, "check_run", "check_run")
-    loaded = config.load(overrides)
-    return run.sweep(loaded)
+    timed(run, "stop_publisher", "publisher")
+    timed(run, "check_run", "check_run")
+    return run.run_sweep(compose_config(overrides))
 
 
 def measured(overrides: list[str]) -> tuple[float, list[Span]]:

@@ -26,10 +26,10 @@ import ray
 
 from gatesweep.core.checkpoint import newest
 from gatesweep.core.record import Event, read_events
-from gatesweep.sweeps.cluster import start_ray
-from gatesweep.sweeps.config import load
-from gatesweep.sweeps.report import trial_folders
-from gatesweep.sweeps.run import sweep
+from gatesweep.sweeps.commands.run import run_sweep
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.execution.cluster import start_ray
+from gatesweep.sweeps.records.layout import trial_folders
 from tests.conftest import trivial
 from tests.processes import descendants
 
@@ -58,9 +58,9 @@ class Watch:
 
 def swept(folder: Path, name: str, *overrides: str, **trainable: Any) -> list[list[Event]]:
     """The events of each trial, in the order of their numbers."""
-    config = load([*trivial(folder / name, None, *overrides, **trainable), "max_concurrent=1"])
+    config = compose_config([*trivial(folder / name, None, *overrides, **trainable), "max_concurrent=1"])
     with contextlib.redirect_stdout(io.StringIO()):
-        sweep(config)
+        run_sweep(config)
     latest = (folder / name / "latest").resolve()
     for trial in trial_folders(latest):
         found, epochs = newest(trial / "checkpoints"), [e for e in read_events(trial / "events.jsonl") if "epoch" in e]
@@ -116,7 +116,7 @@ def main() -> None:
     kept, new = [*TWO, "resources.reuse_workers=true"], [*TWO, "resources.reuse_workers=false"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        start_ray(load([]))
+        start_ray(compose_config([]).resources, None)
         rows = {"one process kept": overhead(folder, "direct", trials)}
         rows["two workers, group kept"] = overhead(folder, "kept", trials, *kept)
         rows["two workers, new TorchTrainer"] = overhead(folder, "new", trials, *new)

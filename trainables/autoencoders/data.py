@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gatesweep.core.data import check_batch_size, require, shuffled
-from gatesweep.core.shared import made_once
+from gatesweep.core.shared import machine_cache
 from gatesweep.trainables.autoencoders import files
 from gatesweep.trainables.autoencoders.events import Events, simulate
 
@@ -117,7 +117,7 @@ class Recipe:
             require(value is None or value >= 1, f"data.{field}", value, "at least 1")
 
 
-@made_once
+@machine_cache
 def event_splits(recipe: Recipe, device: torch.device) -> Splits:
     """The events of a recipe, made or read once and kept on the device for every trial that asks."""
     events = _events(recipe)
@@ -213,7 +213,7 @@ class DigitRecipe:
     data_seed: int
 
 
-@made_once
+@machine_cache
 def digit_splits(recipe: DigitRecipe, device: torch.device) -> Splits:
     from sklearn.datasets import load_digits
 

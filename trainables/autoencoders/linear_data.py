@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gatesweep.core.data import check_batch_size, generator, require, shuffled
-from gatesweep.core.shared import made_once
+from gatesweep.core.shared import machine_cache
 
 Task = Literal["regression", "classification"]
 Batch = tuple[Tensor, Tensor]  # features (B, F), targets (B,)
@@ -37,7 +37,7 @@ class Linear:
     exact: Tensor
 
 
-@made_once
+@machine_cache
 def linear(recipe: Recipe, device: torch.device) -> Linear:
     """The samples of a recipe, drawn once and kept on the device."""
     draws = generator(recipe.data_seed)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gatesweep.core.data import check_batch_size, require, shuffled
-from gatesweep.core.shared import made_once
+from gatesweep.core.shared import machine_cache
 from gatesweep.trainables.born.files import read_series
 from gatesweep.trainables.born.mixture import Mixture
 
@@ -49,7 +49,7 @@ class Points:
     exact: Mixture | None
 
 
-@made_once
+@machine_cache
 def points(recipe: Recipe, device: torch.device) -> Points:
     """The points of a recipe, made once and kept on the device for every trial that asks."""
     rng = np.random.default_rng(recipe.data_seed)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gatesweep.core.data import check_batch_size, require, shuffled
-from gatesweep.core.shared import made_once
+from gatesweep.core.shared import machine_cache
 from gatesweep.trainables.circuits.circuit import TYPES, Circuits, generate, load
 from gatesweep.trainables.circuits.physics import Roots, grid, response, roots
 
@@ -73,7 +73,7 @@ class Filters:
     most: dict[str, int] = field(default_factory=dict)  # poles, zeros, zeros at the origin of any circuit
 
 
-@made_once
+@machine_cache
 def filters(recipe: Recipe, device: torch.device) -> Filters:
     """The circuits of a recipe, made once and kept on the device for every trial that asks."""
     rng = np.random.default_rng(recipe.data_seed)

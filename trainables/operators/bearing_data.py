@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gatesweep.core.data import check_batch_size, generator, require, shuffled
-from gatesweep.core.shared import made_once
+from gatesweep.core.shared import machine_cache
 from gatesweep.trainables.operators.faults import CLASSES, RATE, Windows, simulate
 from gatesweep.trainables.operators.motor import Casing, Drive
 
@@ -112,7 +112,7 @@ class Recipe:
         require(0 < self.labelled <= 1, "data.labelled", self.labelled, "a fraction above 0, at most 1")
 
 
-@made_once
+@machine_cache
 def simulated(recipe: Recipe, device: torch.device) -> dict[str, Batch]:
     """Simulate the windows of each part, once, and keep them on the device."""
     parts = {}

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from gatesweep.core.data import require
 from gatesweep.core.errors import InputError
-from gatesweep.core.shared import made_once
+from gatesweep.core.shared import machine_cache
 from gatesweep.trainables.operators.bearing_data import PARTS, Batch, BearingData
 from gatesweep.trainables.operators.bearing_model import DECIMATION
 
@@ -137,7 +137,7 @@ def cut(signal: NDArray[np.float64], samples: int, overlap: float) -> NDArray[np
     return np.lib.stride_tricks.sliding_window_view(signal, samples)[::step]
 
 
-@made_once
+@machine_cache
 def recorded(recipe: FileRecipe, device: torch.device) -> tuple[dict[str, Batch], tuple[str, ...]]:
     """Read the windows of each part, once, to the device. Returns them by part, and the names of the classes.
 

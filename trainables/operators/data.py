@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gatesweep.core.data import check_batch_size, generator, require, shuffled
-from gatesweep.core.shared import made_once
+from gatesweep.core.shared import machine_cache
 from gatesweep.trainables.operators.darcy import Darcy, Medium
 from gatesweep.trainables.operators.grid import Grid
 from gatesweep.trainables.operators.magneto_thermal import MagnetoThermal
@@ -166,7 +166,7 @@ class Solved:
     refined: dict[str, Samples]  # the held-out samples on a grid of half the step
 
 
-@made_once
+@machine_cache
 def solved(recipe: Recipe, device: torch.device) -> Solved:
     """Draw and solve the samples of a recipe, once, and keep them on the device.
 

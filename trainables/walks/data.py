@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gatesweep.core.data import check_batch_size, generator, require
-from gatesweep.core.shared import made_once
+from gatesweep.core.shared import machine_cache
 from gatesweep.trainables.walks import graph as graphs
 from gatesweep.trainables.walks import rules as jumpers
 from gatesweep.trainables.walks.compliance import Judge
@@ -69,7 +69,7 @@ class Corpus:
     held_out: Batch
 
 
-@made_once
+@machine_cache
 def corpus(recipe: Recipe, device: torch.device) -> Corpus:
     """The corpus of a recipe, made once and kept on the device for every trial that asks."""
     if recipe.graph_dir is None:

@@ -1,0 +1,58 @@
+"""Compare sweeps: `python sweeps/compare.py results/A results/B [--html compare.html]`, or `results/*`.
+
+Sweeps that still run, or were interrupted, are taken as they are. Exit codes: 0, and 2 where there is none to compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gatesweep.core.errors import InputError
+from gatesweep.sweeps.commands.cli import PASSED, run_command
+from gatesweep.sweeps.records.layout import is_sweep
+from gatesweep.sweeps.records.reader import read_sweep
+from gatesweep.sweeps.records.text import text_table
+from gatesweep.sweeps.reports.comparison import comparison_row, describe_gate, group_by_gate, write_comparison
+
+
+def find_sweeps(arguments: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The folders of sweeps, each once, and what is there but is none; raises InputError for what is not there."""
+    missing = [path for path in arguments if not path.exists()]
+    if missing:
+        raise InputError(f"got {str(missing[0])!r}, which is not there")
+    found = list(dict.fromkeys(path.resolve() for path in arguments))
+    sweeps = [path for path in found if is_sweep(path)]
+    return sweeps, [path for path in found if path not in sweeps]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweeps", type=Path, nargs="+", metavar="FOLDER", help="of a sweep, e.g. results/latest")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page, too")
+    return run_command(parser, compare_command, argv)
+
+
+def compare_command(arguments: argparse.Namespace) -> int:
+    """Print the table, and write the page if one is asked for; returns the exit code. Raises InputError."""
+    folders, others = find_sweeps(arguments.sweeps)
+    if not folders:
+        raise InputError(f"got {str(arguments.sweeps[0])!r}, expected folders of sweeps (it is none)")
+    if arguments.html and not arguments.html.resolve().parent.is_dir():
+        raise InputError(f"--html: got {str(arguments.html)!r}, whose folder is not there")
+    if others:
+        print(f"no sweeps, left out: {', '.join(path.name for path in others)}", file=sys.stderr)
+    sweeps = [read_sweep(folder) for folder in folders]
+    rows = [comparison_row(sweep) for sweep in sweeps]
+    print(text_table(rows))
+    if len(group_by_gate(sweeps)) > 1:
+        print("\nThe gates differ, so scores do not compare:")
+        for group in group_by_gate(sweeps):
+            print(f"  {describe_gate(group[0].gate)}: {', '.join(sweep.folder.name for sweep in group)}")
+    if arguments.html:
+        write_comparison(arguments.html, sweeps, rows)
+        print(f"page {arguments.html}")
+    return PASSED

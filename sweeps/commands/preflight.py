@@ -1,0 +1,128 @@
+"""What can be known to be wrong before the first trial, found out before there is a folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import urllib.request
+from pathlib import Path
+
+import ray
+import torch
+from ray.tune.schedulers import FIFOScheduler
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from gatesweep.core.errors import InputError
+from gatesweep.core.trainable import owns_step, samples
+from gatesweep.sweeps.config.build import build_run
+from gatesweep.sweeps.config.recorded import read_config
+from gatesweep.sweeps.config.schema import Config, make_gate, make_settings
+from gatesweep.sweeps.config.values import with_values
+from gatesweep.sweeps.execution.figures import check_figures
+from gatesweep.sweeps.execution.trial import several_workers
+from gatesweep.sweeps.records.pareto import TRIAL_COSTS
+from gatesweep.sweeps.schedulers.asha import GateASHA
+from gatesweep.sweeps.schedulers.factory import make_scheduler
+from gatesweep.sweeps.schedulers.pbt import Population
+from gatesweep.sweeps.search.leaves import Float
+from gatesweep.sweeps.search.sampler import is_exhaustive, make_sampler
+from gatesweep.sweeps.search.space import Space
+from gatesweep.sweeps.search.warm_start import check_warm_start, warm_start_folders
+
+
+def check_tracking(uri: str | None) -> None:
+    """Raise InputError unless an MLflow server answers at an http(s) `uri`."""
+    if uri is None or uri.startswith(("sqlite:///", "postgresql")):
+        return
+    if not uri.startswith(("http://", "https://")):
+        raise InputError(f"tracking.uri: got {uri!r}, expected http://host:port, sqlite:///file or postgresql://...")
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
+            return
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise InputError(f"tracking.uri: got {uri!r}, expected a running MLflow server ({reason})") from error
+
+
+def check_search(config: Config, space: Space) -> None:
+    """The sampler and the scheduler can be made, and suit the space."""
+    chosen = make_scheduler(config.scheduler, config.training.max_epochs, space)
+    make_sampler(config.search.sampler, config.seed)
+    if isinstance(chosen, Population) and several_workers(config, space):
+        raise InputError("resources.workers: scheduler=pbt copies trials, which needs workers of 1")
+    if config.resources.stack != 1:
+        got = f"resources.stack: got {config.resources.stack!r}, expected 1"
+        if several_workers(config, space):
+            raise InputError(f"{got} with several workers: a stack is one process")
+        if not isinstance(chosen, GateASHA) and type(chosen) is not FIFOScheduler:
+            raise InputError(f"{got} with this scheduler: a stack can be thinned by scheduler=asha, or by none")
+    if isinstance(chosen, Population) and config.confirm.seeds:
+        raise InputError("confirm.seeds: got some, expected 0: with scheduler=pbt no trial keeps its values throughout")
+    if is_exhaustive(config.search.sampler):
+        for key, leaf in space.items():
+            if isinstance(leaf, Float) and leaf.step is None and leaf.low < leaf.high:
+                raise InputError(f"search.space.{key}.step: missing, expected one: search=grid needs a finite space")
+    elif config.num_samples is None:
+        raise InputError("num_samples: got None, expected a number of trials (null is for search=grid)")
+    before = read_config(Path(config.resume) / "config.yaml") if config.resume else None
+    cost = config.search.cost
+    if before and before.search.cost != cost:
+        raise InputError(f"search.cost: got {cost!r}, expected {before.search.cost!r}, as when the sweep began")
+    if cost and config.gate.objective is None:
+        raise InputError(
+            f"search.cost: got {cost!r}, but the gate has no objective beside it: gate.objective=<a metric>"
+        )
+    if config.warm_start:
+        if is_exhaustive(config.search.sampler):
+            raise InputError("warm_start: got earlier sweeps, expected null: search=grid visits every point anyway")
+        check_warm_start(config, space, warm_start_folders(before) if before else [])
+
+
+def check_machines(folder: Path, new: bool) -> None:
+    """Raise InputError unless every machine of the cluster sees the sweep's folder; a `new` one is removed then."""
+    here = ray.get_runtime_context().get_node_id()
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    seen = ray.remote(num_cpus=0)(os.path.isfile)
+    asked = {
+        node["NodeManagerAddress"]: seen.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(str(folder / "config.yaml"))
+        for node in others
+    }
+    blind = [address for address, answer in asked.items() if not ray.get(answer)]
+    if blind:
+        if new:
+            shutil.rmtree(folder)
+        raise InputError(
+            f"storage: got null, but {', '.join(blind)} does not see {str(folder)!r}: "
+            "results=<a folder that all machines share>, or storage=<such a folder, or s3://bucket/sweeps>"
+        )
+
+
+def check_run(config: Config, space: Space) -> None:
+    """A run can be built, at every corner of the search space too, and reports what its gate reads."""
+    torch.set_num_threads(config.resources.threads)
+    trainable, data = build_run(config)
+    make_settings(config).check(trainable)
+    batch, workers = data.train(0)[0], config.resources.workers
+    if samples(batch) < workers:
+        raise InputError(f"resources.workers: got {workers}, expected at most {samples(batch)}, the samples of a batch")
+    with torch.no_grad():
+        reported = {f"train/{name}" for name in trainable(batch)}
+        trainable.eval()
+        reported |= {f"val/{name}" for name in trainable.evaluate(data)}
+    gate = make_gate(config.gate)
+    if owns_step(trainable):  # what such a step reports is seen only in training
+        reported |= {metric for metric in gate.reads if metric.startswith("train/")}
+    check_figures(config.figures, trainable, data)
+    gate.require(dict.fromkeys(reported | {"train/grad_norm"}, 0.0))
+    cost = config.search.cost
+    if cost and cost not in (*TRIAL_COSTS, *reported) and not cost.startswith("system/"):
+        raise InputError(f"search.cost: got {cost!r}, expected epochs, seconds or one of {', '.join(sorted(reported))}")
+    for key, leaf in space.items():
+        for values in leaf.extremes(key):
+            try:
+                build_run(with_values(config, values))
+            except Exception as error:  # whatever a family raises about its arguments
+                shown = ", ".join(f"{name}={value}" for name, value in values.items())
+                raise InputError(f"search.space.{key}: {shown} cannot be built: {error}") from error

@@ -1,0 +1,98 @@
+"""Publish a sweep's run directories to MLflow: `python sweeps/publish.py results/latest [tracking.uri=...]`.
+
+MLflow is a projection of the run directories. Runs are found by their tags and points carry the time at which they
+were recorded, so publishing again, or onto another server, changes nothing that is already there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from gatesweep.core.errors import InputError
+from gatesweep.sweeps.commands.cli import BAD_INPUT, FAULT, PASSED, run_command
+from gatesweep.sweeps.config.recorded import read_config
+from gatesweep.sweeps.records.layout import CONFIG
+from gatesweep.sweeps.tracking.database import default_uri
+from gatesweep.sweeps.tracking.publisher import Publisher
+
+# Quiet, and quick to give up: whatever was not sent is sent at the next attempt.
+MLFLOW_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+
+
+def follow_sweep(sweep: Path, uri: str, experiment: str, every: float = 2.0) -> bool:
+    """Publish what comes until standard input closes, then the rest; a tracking server may come and go meanwhile."""
+    publisher, warned, closing, attempts = None, False, False, 0
+    while True:
+        try:
+            if publisher is None:
+                publisher = Publisher(sweep, uri, experiment)
+                print(f"compare in MLflow{'' if uri.startswith('http') else ' (make ui)'}: {publisher.url}", flush=True)
+            publisher.sync(final=closing)
+            if closing:
+                return True
+        except Exception as error:
+            attempts += closing
+            if not warned:
+                warned = True
+                print(f"tracking: {uri}: {_reason(error)}; the sweep goes on, the record is kept", file=sys.stderr)
+            if attempts >= 3:
+                return False
+        if closing:
+            time.sleep(1)
+        else:
+            closing = bool(select.select([sys.stdin], [], [], every)[0])
+
+
+def _reason(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path, help="folder of a sweep, e.g. results/latest")
+    parser.add_argument("overrides", nargs="*", metavar="tracking.uri=URI", help="default: the sweep's own")
+    parser.add_argument("--follow", action="store_true", help="go on until standard input closes")
+    return run_command(parser, publish_command, argv)
+
+
+def publish_command(arguments: argparse.Namespace) -> int:
+    """Publish the sweep once, or with `--follow` as long as it runs; returns the exit code. Raises InputError."""
+    sweep = arguments.sweep.resolve()
+    if not (sweep / CONFIG).is_file():
+        raise InputError(f"sweep: got {str(arguments.sweep)!r}, expected the folder of a sweep (it has no {CONFIG})")
+    tracking = read_config(sweep / CONFIG).tracking
+    for override in arguments.overrides:
+        key, _, value = override.partition("=")
+        if key not in ("tracking.uri", "tracking.experiment"):
+            raise InputError(f"got {override!r}, expected tracking.uri=... or tracking.experiment=...")
+        tracking = tracking.replace(**{key.removeprefix("tracking."): value})
+    uri = tracking.uri or default_uri(sweep)
+    for name, value in MLFLOW_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)  # MLflow reads them when it is imported, below
+    if arguments.follow:
+        return PASSED if follow_sweep(sweep, uri, tracking.experiment) else FAULT
+    try:
+        publisher = Publisher(sweep, uri, tracking.experiment)
+        publisher.sync()
+        print(publisher.url)
+    except Exception as error:
+        print(f"tracking.uri: {uri}: {_reason(error)}", file=sys.stderr)
+        return BAD_INPUT
+    return PASSED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""MLflow's publisher as a process of its own: it can neither slow a sweep down nor end it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gatesweep
+from gatesweep.sweeps.records.layout import MLFLOW_POINTER
+
+PATIENCE_SECONDS = 60  # how long the publisher may take for what is left when the sweep has ended
+
+
+def start_publisher(folder: Path) -> subprocess.Popen:
+    """Start to publish what comes in a sweep's folder, at a lower priority than the trials."""
+    command = [sys.executable, "-m", "gatesweep.sweeps.commands.publish", str(folder), "--follow"]
+    root = Path(gatesweep.__file__).parents[1]
+    publisher = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=root, start_new_session=True)
+    # Its imports take two seconds of processor time while the trials' processes start.
+    os.setpriority(os.PRIO_PROCESS, publisher.pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10))
+    return publisher
+
+
+def stop_publisher(publisher: subprocess.Popen, folder: Path) -> None:
+    """Let the publisher send the rest, and print the address where MLflow shows the sweep."""
+    assert publisher.stdin
+    publisher.stdin.close()
+    try:
+        complete = publisher.wait(timeout=PATIENCE_SECONDS) == 0
+    except subprocess.TimeoutExpired:
+        publisher.kill()
+        complete = False
+    if not complete:
+        print(f"tracking: not all was published; later: python sweeps/publish.py {folder}", flush=True)
+    if (pointer := folder / MLFLOW_POINTER).exists():
+        print(f"compare {json.loads(pointer.read_text())['compare']}", flush=True)

@@ -1,0 +1,38 @@
+"""Write the report of a sweep again: `python sweeps/report.py results/latest`.
+
+That writes `summary.json`, `leaderboard.csv` and `report.html`, also for a sweep that was killed before it could, and
+prints the leaderboard. While a sweep runs, only the page is written. Exit codes: 0, and 2 for bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from gatesweep.core.errors import InputError
+from gatesweep.sweeps.commands.cli import PASSED, run_command
+from gatesweep.sweeps.records.layout import CONFIG, is_running
+from gatesweep.sweeps.records.reader import read_sweep
+from gatesweep.sweeps.records.summary import leaderboard, leaderboard_text, write_summary
+from gatesweep.sweeps.reports.page import write_page
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path, help="folder of a sweep, e.g. results/latest")
+    return run_command(parser, report_command, argv)
+
+
+def report_command(arguments: argparse.Namespace) -> int:
+    """Write the report and print the leaderboard; returns the exit code. Raises InputError."""
+    folder = arguments.sweep.resolve()
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"sweep: got {str(arguments.sweep)!r}, expected the folder of a sweep (it has no {CONFIG})")
+    sweep = read_sweep(folder)
+    if not is_running(folder):
+        write_summary(folder, sweep.seconds, {key: sweep.facts.get(key) for key in ("versions", "git_commit")})
+    print(leaderboard_text(leaderboard(folder)))
+    print(f"report {write_page(folder)}")
+    return PASSED

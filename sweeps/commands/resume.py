@@ -1,0 +1,84 @@
+"""The configuration of a sweep that starts or goes on, also from a copy in storage."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from hydra.core.override_parser.types import Override
+
+from gatesweep.core.errors import InputError
+from gatesweep.sweeps.config.compose import changed_config, compose_config, parse_override
+from gatesweep.sweeps.config.recorded import read_config
+from gatesweep.sweeps.config.schema import Config
+from gatesweep.sweeps.records.layout import belongs_to_trial
+from gatesweep.sweeps.search.study import open_study
+from gatesweep.sweeps.search.warm_start import warm_start_numbers
+from gatesweep.sweeps.storage.store import Store
+
+
+def configure(overrides: Sequence[str]) -> Config:
+    """The configuration that `overrides` ask for: a new one, or with `resume=` that of an earlier sweep.
+
+    Raises InputError in one line.
+    """
+    parsed = [parse_override(item) for item in overrides]
+    for override in parsed:
+        if override.key_or_group == "resume" and override.value():
+            others = [other for other in parsed if other is not override]
+            return _resumed(_local_folder(str(override.value()), others), others)
+    return compose_config(overrides)
+
+
+def _local_folder(sweep: str, overrides: Sequence[Override]) -> Path:
+    """The folder of a sweep, which is brought from storage first where `sweep` is the copy that is kept there."""
+    if "://" not in sweep and not _is_copy(Path(sweep)):
+        return Path(sweep)
+    given = next((str(one.value()) for one in overrides if one.key_or_group == "results"), None)
+    return restore(sweep, Path(given or os.environ.get("GATESWEEP_RESULTS", "results")).resolve())
+
+
+def _is_copy(folder: Path) -> bool:
+    path = folder / "config.yaml"
+    storage = read_config(path).storage if path.is_file() else None
+    return storage is not None and Path(storage).expanduser().resolve() == folder.resolve().parent
+
+
+def _resumed(folder: Path, overrides: Sequence[Override]) -> Config:
+    """The configuration of an earlier sweep, with `overrides` of its existing keys."""
+    if not (folder / "config.yaml").is_file():
+        raise InputError(f"resume: got {str(folder)!r}, expected the folder of a sweep (it has no config.yaml)")
+    config = changed_config(folder / "config.yaml", overrides)
+    return config.replace(resume=str(folder.resolve()), results=str(folder.resolve().parent))
+
+
+def restore(uri: str, results: Path) -> Path:
+    """Bring the record of a sweep back from storage, into `results`; returns its folder. Raises InputError."""
+    store = Store(uri)
+    folder = results / store.root.name
+    if folder.exists():
+        raise InputError(f"resume: got {uri!r}, which is in {str(folder)!r} already: resume={folder}")
+    names = store.listed()
+    if "config.yaml" not in names:
+        raise InputError(f"resume: got {uri!r}, expected the copy of a sweep (it has no config.yaml)")
+    aside = results / f".{folder.name}.part"
+    shutil.rmtree(aside, ignore_errors=True)
+    for name in names:
+        if not belongs_to_trial(name):
+            store.get(name, aside / name)
+    aside.rename(folder)
+    _forget_unknown(store, folder)
+    return folder
+
+
+def _forget_unknown(store: Store, folder: Path) -> None:
+    """Remove trials that the study had not heard of when its copy was made: it will ask for others by their names."""
+    study = open_study(folder)
+    known = len(study.get_trials(deepcopy=False)) - len(warm_start_numbers(study))
+    for name in store.listed():
+        trial = PurePosixPath(name).parts[0]
+        if trial.startswith("trial_") and int(trial.removeprefix("trial_")) >= known:
+            store.delete(name)
+            shutil.rmtree(folder / trial, ignore_errors=True)

@@ -1,0 +1,129 @@
+"""Train once, without Ray: `python sweeps/train.py experiment=walk_transformer trainable.lr=0.003`.
+
+The record is that of a sweep's trial, under `results/latest_run`. `--resume` goes on with it, or with another
+FOLDER; `--config results/latest/trial_0003/config.yaml` trains that trial again. Exit codes as of a sweep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from gatesweep.core.errors import InputError
+from gatesweep.core.files import write_atomically
+from gatesweep.core.record import Record
+from gatesweep.core.trainable import Batch, Data
+from gatesweep.sweeps.commands.cli import (
+    INTERRUPTED,
+    NONE_PASSED,
+    PASSED,
+    check_results_folder,
+    make_folder,
+    make_parser,
+    new_folder,
+    point_link,
+    print_config,
+    run_command,
+)
+from gatesweep.sweeps.config.build import build_run
+from gatesweep.sweeps.config.compose import compose_config, load_file
+from gatesweep.sweeps.config.recorded import read_values
+from gatesweep.sweeps.config.schema import Config, check_config, make_gate
+from gatesweep.sweeps.config.values import to_yaml
+from gatesweep.sweeps.execution.figures import check_figures
+from gatesweep.sweeps.execution.training import train_epochs
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = make_parser(__doc__ or "")
+    parser.add_argument("--resume", nargs="?", const="", metavar="FOLDER", help="default: results/latest_run")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a config.yaml to start from")
+    return run_command(parser, train, argv)
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """One run from its start or its last checkpoint; returns the exit code."""
+    config, folder = _where(arguments)
+    config = config.replace(storage=None)  # one run leaves all of it in its folder
+    if arguments.cfg:
+        return print_config(config)
+    check_results_folder(folder)
+    check_figures(config.figures, *build_run(config))  # whatever is wrong with it is said before there is a folder
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    gate = make_gate(config.gate)
+    make_folder(folder)
+    write_atomically(folder / "config.yaml", to_yaml(config))
+    record = Record(folder)
+    point_link(folder.parent / "latest_run", folder)
+    print(f"run {folder}", flush=True)
+    bar = tqdm(total=config.training.max_epochs, disable=None, bar_format="{desc} {percentage:3.0f}%|{bar:24}| "
+               "{elapsed} ETA {remaining}{postfix}", desc="epoch", initial=record.epochs)  # fmt: skip
+    try:
+        for epoch in train_epochs(config, folder, recorded=record.epochs, watch=lambda data: _watched(data, bar)):
+            facts = {"score": epoch.score, "outcome": epoch.outcome, "reason": epoch.reason}
+            record.epoch(epoch.index, epoch.metrics, epoch.losses, **facts)
+            bar.n = epoch.index
+            bar.set_postfix_str(f"{epoch.index}/{bar.total} {_shown(epoch.metrics, gate.reads)}")
+            with tqdm.external_write_mode():
+                print(f"epoch {epoch.index:3}  {_shown(epoch.metrics, gate.reads)}", flush=True)
+    except KeyboardInterrupt:
+        bar.close()
+        record.append("interrupted")
+        print(f"interrupted; go on with: python sweeps/train.py --resume {folder}", flush=True)
+        return INTERRUPTED
+    bar.close()
+    assert record.last
+    result = record.end(record.last["outcome"], record.last["reason"], gate)
+    why = result["reason"] or "; ".join(result["missed"])
+    print(f"{result['outcome']} after {result['epochs']} epochs{': ' if why else ''}{why}", flush=True)
+    return PASSED if result["gate_passed"] else NONE_PASSED
+
+
+def _where(arguments: argparse.Namespace) -> tuple[Config, Path]:
+    """The configuration of the run and its folder."""
+    if arguments.resume is not None:
+        results = next(
+            (one.removeprefix("results=") for one in arguments.overrides if one[:8] == "results="), "results"
+        )
+        folder = Path(arguments.resume or f"{results}/latest_run").resolve()
+        if not (folder / "config.yaml").is_file():
+            raise InputError(f"--resume: got {str(folder)!r}, expected the folder of a run (it has no config.yaml)")
+        return check_config(read_values(folder / "config.yaml")), folder
+    if arguments.config:
+        if not arguments.config.is_file():
+            raise InputError(f"--config: got {str(arguments.config)!r}, expected a config.yaml")
+        config = load_file(arguments.config, arguments.overrides)
+    else:
+        config = compose_config(arguments.overrides)
+    return config, new_folder(config, "run")
+
+
+def _shown(metrics: dict[str, float], names: Sequence[str]) -> str:
+    wanted = dict.fromkeys(["train/loss", "val/loss", *names])
+    return "  ".join(f"{name} {metrics[name]:.4f}" for name in wanted if name in metrics)
+
+
+def _watched(data: Data, bar: tqdm) -> Data:
+    """The same data, moving a bar, in epochs, as its batches are taken."""
+    seen = copy.copy(data)
+    seen.train = lambda epoch: _Counted(data.train(epoch), bar)  # type: ignore[method-assign]
+    return seen
+
+
+class _Counted(Sequence[Batch]):
+    def __init__(self, batches: Sequence[Batch], bar: tqdm) -> None:
+        self.batches, self.bar = batches, bar
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, position: Any) -> Batch:
+        self.bar.update(1 / len(self))
+        return self.batches[position]

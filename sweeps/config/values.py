@@ -1,0 +1,47 @@
+"""Configurations as values by dotted key, and as YAML."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import yaml
+
+from gatesweep.sweeps.config.schema import Config
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """A copy of `config` with dotted keys set, e.g. {"trainable.lr": 0.001}; nothing is checked."""
+    return Config.of(set_values(config.to_dict(), values))
+
+
+def set_values(nested: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of plain nested values with dotted keys set; a key that was not there is added."""
+    changed: dict[str, Any] = json.loads(json.dumps(nested))
+    for key, value in values.items():
+        *path, last = key.split(".")
+        node = changed
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return changed
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def to_yaml(config: Config) -> str:
+    """The text of a `config.yaml`. Sections that were written before come from a cache: a sweep writes one a trial."""
+    return "".join(_section_yaml(key, json.dumps(value)) for key, value in config.to_dict().items())
+
+
+@lru_cache(maxsize=256)
+def _section_yaml(key: str, value: str) -> str:
+    return yaml.dump({key: json.loads(value)}, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False)

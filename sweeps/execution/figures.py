@@ -1,0 +1,132 @@
+"""Figures of a run: `figures/<kind>-e<epoch>.png`, those of its family and the losses of every trainable."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from gatesweep.core import rng
+from gatesweep.core.errors import InputError
+from gatesweep.core.loop import CUT_SHORT, Epoch
+from gatesweep.core.trainable import Data, Trainable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+from gatesweep.core.files import renamed_into
+from gatesweep.core.gate import Gate
+from gatesweep.core.record import STEP_LOSS, curves
+from gatesweep.sweeps.config.schema import FiguresConfig
+from gatesweep.sweeps.records.layout import FIGURES
+
+LOSSES = "losses"  # the kind that is drawn here, from the curves
+NO_TERMS = ("train/loss", "train/grad_norm", STEP_LOSS)  # of what starts with train/
+
+
+def check_figures(section: FiguresConfig, trainable: Trainable, data: Data) -> None:
+    """Raise InputError where a kind is asked for that nobody draws."""
+    known = [LOSSES, *trainable.figures(data)]
+    for kind in section.kinds or []:
+        if kind not in known:
+            raise InputError(f"figures.kinds: got {kind!r}, expected some of {', '.join(known)}")
+
+
+def figures_due(section: FiguresConfig, epoch: Epoch) -> bool:
+    """Whether an epoch gets figures: the one a run ends with, and every so many from the first on."""
+    if epoch.outcome in CUT_SHORT or section.kinds == []:
+        return False
+    return epoch.outcome is not None or (section.every is not None and (epoch.index - 1) % section.every == 0)
+
+
+def draw_figures(
+    folder: Path, trainable: Trainable, data: Data, epoch: Epoch, *, kinds: Sequence[str] | None, gate: Gate
+) -> None:
+    """Write the figures of one epoch; training goes on as if nothing had been drawn.
+
+    A figure that cannot be drawn leaves its traceback in the place of the picture: it is no reason to lose a trial.
+    """
+    generators = rng.state()
+    history = curves(epoch.state()["history"])
+    drawings: dict[str, Callable[[], Figure]] = {LOSSES: partial(draw_losses, history, gate)}
+    trainable.eval()
+    with torch.no_grad():
+        drawings |= trainable.figures(data)
+        (folder / FIGURES).mkdir(exist_ok=True)
+        for kind in drawings if kinds is None else kinds:
+            path = folder / FIGURES / f"{kind}-e{epoch.index:04d}.png"
+            try:
+                _write_figure(drawings[kind](), path)
+            except Exception:
+                path.with_suffix(".txt").write_text(traceback.format_exc())
+    rng.restore(generators)
+
+
+def epoch_figures(folder: Path, epoch: int) -> list[Path]:
+    """The figures of one epoch of a run."""
+    return sorted((folder / FIGURES).glob(f"*-e{epoch:04d}.png"))
+
+
+def draw_losses(history: Mapping[str, Sequence[float]], gate: Gate) -> Figure:
+    """The loss of every step and epoch, its terms, and each gated metric with its threshold, failing side shaded."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    terms = [name for name in history if name.startswith("train/") and not name.startswith(NO_TERMS)]
+    panels = 1 + bool(terms) + len(gate.rules)
+    columns = min(3, panels)
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
+    axes = iter(figure.subplots(rows, columns, squeeze=False).flat)
+    _draw_loss(next(axes), history)
+    if terms:
+        _draw_terms(next(axes), history, terms)
+    for rule in gate.rules:
+        axis = next(axes)
+        axis.plot(history["epoch"], history[rule.metric], marker=".", color="C0")
+        axis.margins(y=0.15)
+        low, high = axis.get_ylim()
+        low, high = min(low, rule.bound), max(high, rule.bound)
+        room = 0.05 * ((high - low) or 1.0)
+        low, high = low - room, high + room
+        axis.axhspan(*((low, rule.bound) if rule.comparison.startswith(">") else (rule.bound, high)), color="0.9")
+        axis.axhline(rule.bound, color="C3", linewidth=1)
+        axis.set(title=f"{rule.metric} {rule.comparison} {rule.bound:g}", xlabel="epoch", ylim=(low, high))
+    for axis in figure.axes:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axis in axes:
+        axis.set_visible(False)
+    return figure
+
+
+def _draw_loss(axis: Axes, history: Mapping[str, Sequence[float]]) -> None:
+    steps, epochs = history[STEP_LOSS], history["epoch"]
+    per_epoch = len(steps) / len(epochs)
+    axis.plot([(step + 1) / per_epoch for step in range(len(steps))], steps, color="0.75", label="each step")
+    for name in ("train/loss", "val/loss"):
+        if name in history:
+            axis.plot(epochs, history[name], marker=".", label=name)
+    if 0 < 20 * min(steps) < max(steps):
+        axis.set_yscale("log")
+    axis.set(title="loss", xlabel="epoch")
+    axis.legend()
+
+
+def _draw_terms(axis: Axes, history: Mapping[str, Sequence[float]], terms: Sequence[str]) -> None:
+    for name in terms:
+        axis.plot(history["epoch"], history[name], marker=".", label=name.removeprefix("train/"))
+    values = [value for name in terms for value in history[name] if value is not None]
+    if values and min(values) > 0 and max(values) > 20 * min(values):
+        axis.set_yscale("log")
+    axis.set(title="what else training reports", xlabel="epoch")
+    axis.legend(fontsize="small")
+
+
+def _write_figure(figure: Figure, path: Path) -> None:
+    """Aside, then renamed: whoever publishes figures never sees half of one."""
+    with renamed_into(path) as aside:
+        figure.savefig(aside, dpi=100, format="png")

@@ -1,0 +1,24 @@
+"""When a sweep ends early: enough passes, or its time is up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import tune
+
+from gatesweep.sweeps.execution.recorder import Recorder
+
+
+class SweepStopper(tune.Stopper):
+    """Ends the sweep after so many passes, or when its time is up."""
+
+    def __init__(self, recorder: Recorder, passes: int | None, seconds: float | None) -> None:
+        self.recorder = recorder
+        self.passes, self.seconds = passes, seconds
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        enough = self.passes is not None and self.recorder.outcomes["passed"] >= self.passes
+        return enough or (self.seconds is not None and self.recorder.elapsed >= self.seconds)

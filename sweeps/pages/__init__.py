@@ -1,1 +1,0 @@
-"""The pages that people read: a sweep's `report.html`, and several sweeps side by side."""

@@ -1,0 +1,217 @@
+"""The plots of a sweep, as dictionaries that plotly.js draws.
+
+Colours are names of CSS variables, `var(--ink)`, which the page fills in: so plots follow its light and dark.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gatesweep.core.gate import Threshold
+from gatesweep.core.record import Event
+from gatesweep.sweeps.config.targets import locate
+from gatesweep.sweeps.records.pareto import counted_trials, trial_cost
+from gatesweep.sweeps.records.reader import SweepRecord, TrialRecord
+from gatesweep.sweeps.reports.render import format_score
+from gatesweep.sweeps.reports.score_axis import AXIS, TITLE, PlotFigure, ScoreAxis
+
+Cutoff = tuple[int, float, int]  # of a rung: its epoch, the score that it last asked for, and how many reached it
+# How each outcome is drawn, never by colour alone; in the order of legends and tables.
+OUTCOME_STYLES: dict[str, dict[str, Any]] = {
+    "passed": {"dash": "solid", "symbol": "circle", "width": 2.2},
+    "finished": {"dash": "dash", "symbol": "square", "width": 1.6},
+    "stopped": {"dash": "dot", "symbol": "triangle-down", "width": 1.4},
+    "diverged": {"dash": "dashdot", "symbol": "x", "width": 1.6},
+    "failed": {"dash": "longdash", "symbol": "diamond", "width": 1.6},
+    "interrupted": {"dash": "longdashdot", "symbol": "circle-open", "width": 1.6},
+}
+MOST_POINTS = 20_000  # of a plot, however many trials it shows
+
+
+def plot_progress(sweep: SweepRecord, axis: ScoreAxis, cutoffs: Sequence[Cutoff]) -> PlotFigure:
+    """The score of every trial over its epochs, with the rungs of successive halving and their cut-offs."""
+    traces = outcome_curves(sweep.trials, lambda event: axis(event["score"]), shown="")
+    layout = axis.layout()
+    layout |= {"xaxis": {**AXIS, "title": {**TITLE, "text": "epoch"}, "rangemode": "tozero"}, "height": 480}
+    for milestone in sorted({milestone for milestone, _, _ in cutoffs}):
+        line = {"type": "line", "yref": "paper", "x0": milestone, "x1": milestone, "y0": 0, "y1": 1, "layer": "below"}
+        layout["shapes"].append({**line, "line": {"color": "var(--muted)", "width": 1, "dash": "dot"}})
+    if cutoffs:
+        traces.append(
+            {
+                "x": [milestone for milestone, _, _ in cutoffs],
+                "y": [axis(cutoff) for _, cutoff, _ in cutoffs],
+                "customdata": [[f"{cutoff:.4g}", count] for _, cutoff, count in cutoffs],
+                "mode": "markers",
+                "name": "cut-off at a rung",
+                "marker": {"symbol": "line-ew", "size": 26, "line": {"width": 3, "color": "var(--ink)"}},
+                "hovertemplate": "rung at epoch %{x}, reached by %{customdata[1]}<br>"
+                "stopped below a score of %{customdata[0]}<extra></extra>",
+            }
+        )
+    return {"data": traces, "layout": layout}
+
+
+def plot_pareto(sweep: SweepRecord, found: Sequence[Mapping[str, Any]], cost: str) -> PlotFigure:
+    """The objective of the trials that count over their cost; a line joins those that none beats in both."""
+    objective, shown = str(sweep.gate.objective), counted_trials(sweep.trials, sweep.gate)
+    points = {
+        "x": [_finite(trial_cost(one, cost)) for one in shown],
+        "y": [_finite(one.metrics.get(objective)) for one in shown],
+        "customdata": [one.name for one in shown],
+        "mode": "markers",
+        "marker": {"size": 9, "color": "var(--passed)", "symbol": OUTCOME_STYLES["passed"]["symbol"]},
+        "hovertemplate": f"<b>%{{customdata}}</b><br>{cost} %{{x:.4g}}<br>{objective} %{{y:.4g}}<extra></extra>",
+    }
+    line: PlotFigure = {"x": [one[cost] for one in found], "y": [one[objective] for one in found], "mode": "lines"}
+    line |= {"line": {"color": "var(--muted)", "width": 1.5}, "hoverinfo": "skip"}
+    axes = {
+        "xaxis": {**AXIS, "title": {**TITLE, "text": cost}},
+        "yaxis": {**AXIS, "title": {**TITLE, "text": objective}},
+    }
+    return {"data": [line, points], "layout": {**axes, "height": 380, "showlegend": False}}
+
+
+def rung_cutoffs(sweep: SweepRecord) -> list[Cutoff]:
+    """Every rung, rebuilt from the record; other schedulers have none."""
+    from gatesweep.sweeps.schedulers.asha import GateASHA  # here, for Ray Tune takes seconds to import
+    from gatesweep.sweeps.schedulers.factory import make_scheduler
+    from gatesweep.sweeps.schedulers.history import group_by_arrival
+
+    target = locate("scheduler", sweep.config.scheduler)
+    if not (isinstance(target, type) and issubclass(target, GateASHA)):
+        return []
+    seen = [
+        (event["elapsed"], (name, event["epoch"], event["score"]))
+        for name, event in sweep.heard()
+        if event["score"] is not None
+    ]
+    chosen: Any = make_scheduler(sweep.config.scheduler, sweep.config.training.max_epochs, {}, group_by_arrival(seen))
+    found = [
+        (milestone, bracket.cutoff(recorded), len(recorded))
+        for bracket in chosen._brackets
+        for milestone, recorded in bracket._rungs
+    ]
+    last = sweep.config.training.max_epochs
+    return sorted((round(epoch), float(cutoff), count) for epoch, cutoff, count in found if count and epoch < last)
+
+
+def plot_metrics(sweep: SweepRecord) -> list[tuple[str, PlotFigure]]:
+    """Each gated metric over epochs with its threshold, failing side shaded; then the objective."""
+    gate = sweep.gate
+    drawn = [(rule, f"{rule.metric} {rule.comparison} {rule.bound:g}") for rule in gate.rules]
+    figures = [(title, _plot_metric(sweep.trials, rule.metric, rule, gate.bound)) for rule, title in drawn]
+    if gate.objective and gate.objective not in gate.thresholds:
+        better = "smaller" if gate.mode == "min" else "larger"
+        figures.append(
+            (f"{gate.objective} ({better} is better)", _plot_metric(sweep.trials, gate.objective, None, "point"))
+        )
+    return figures
+
+
+def _plot_metric(trials: Sequence[TrialRecord], name: str, rule: Threshold | None, bound: str) -> PlotFigure:
+    traces = outcome_curves(
+        trials, lambda event: compared_value(event["metrics"], rule, bound) if rule else event["metrics"].get(name)
+    )
+    values = [value for trace in traces for value in trace["y"] if value is not None]
+    values += [rule.bound] if rule else []
+    xaxis = {**AXIS, "title": {**TITLE, "text": "epoch"}, "rangemode": "tozero"}
+    layout: PlotFigure = {"xaxis": xaxis, "yaxis": dict(AXIS), "height": 260, "showlegend": False, "shapes": []}
+    layout["margin"] = {"l": 58, "r": 8, "t": 8, "b": 40}
+    if not values:
+        return {"data": [], "layout": layout}
+    low, high = min(values), max(values)
+    logarithmic = low > 0 and high > 50 * low
+    if logarithmic:
+        low, high = math.log10(low), math.log10(high)
+    room = 0.06 * (high - low or abs(high) or 1.0)
+    low, high = low - room, high + room
+    layout["yaxis"] |= {"range": [low, high], "type": "log" if logarithmic else "linear"}
+    if logarithmic:
+        powers = range(math.floor(low), math.ceil(high) + 1)
+        every = [value * 10.0**power for power in powers for value in ((1, 3) if high - low < 3 else (1,))]
+        layout["yaxis"] |= {"tickvals": every, "ticktext": [f"{value:g}" for value in every], "tickmode": "array"}
+    if rule:
+        edges = [10**low if logarithmic else low, rule.bound]
+        if rule.comparison.startswith("<"):
+            edges = [rule.bound, 10**high if logarithmic else high]
+        across = {"xref": "paper", "x0": 0, "x1": 1, "layer": "below"}
+        layout["shapes"] = [
+            {
+                "type": "rect",
+                **across,
+                "y0": edges[0],
+                "y1": edges[1],
+                "fillcolor": "var(--shade)",
+                "line": {"width": 0},
+            },
+            {
+                "type": "line",
+                **across,
+                "y0": rule.bound,
+                "y1": rule.bound,
+                "line": {"color": "var(--ink)", "width": 1.2},
+            },
+        ]
+    return {"data": traces, "layout": layout}
+
+
+def compared_value(metrics: Mapping[str, float], rule: Threshold, bound: str) -> float | None:
+    """The number that a threshold is compared with, as `Gate` does it."""
+    end = rule.metric + ("_low" if rule.comparison.startswith(">") else "_high")
+    value = metrics.get(rule.metric)
+    return metrics.get(end, value) if bound == "wilson" else value
+
+
+def outcome_curves(
+    trials: Sequence[TrialRecord], value: Callable[[Event], float | None], shown: str = ": %{y:.4g}"
+) -> list[PlotFigure]:
+    """One trace an outcome: the curves of its trials, a gap between any two, a mark at the end of each."""
+    most = max(10, min(200, MOST_POINTS // max(1, len(trials))))
+    thinner = min(1.0, (25 / max(1, len(trials))) ** 0.35)  # where there are many lines
+    traces = []
+    for outcome, style in OUTCOME_STYLES.items():
+        chosen = [trial for trial in trials if trial.outcome == outcome and trial.epochs]
+        x: list[int | None] = []
+        y: list[float | None] = []
+        sizes, named = [], []
+        for trial in chosen:
+            points = thin_epochs(trial.epochs, most)
+            heights = [_finite(value(event)) for event in points]
+            end = max((index for index, height in enumerate(heights) if height is not None), default=-1)
+            x += [*(event["epoch"] for event in points), None]
+            y += [*heights, None]
+            sizes += [4 + 5 * thinner if index == end else 0 for index in range(len(points) + 1)]
+            named += [[trial.name, format_score(event["score"])] for event in points] + [["", ""]]
+        if not any(height is not None for height in y):
+            continue
+        traces.append(
+            {
+                "x": x,
+                "y": y,
+                "customdata": named,
+                "name": f"{outcome} ({len(chosen)})",
+                "mode": "lines+markers",
+                "line": {"color": f"var(--{outcome})", "dash": style["dash"], "width": thinner * style["width"]},
+                "marker": {"symbol": style["symbol"], "size": sizes, "opacity": 1, "line": {"width": 0}},
+                "hovertemplate": f"<b>%{{customdata[0]}}</b>, {outcome}<br>epoch %{{x}}{shown}<br>"
+                "score %{customdata[1]}<extra></extra>",
+            }
+        )
+    return traces
+
+
+def thin_epochs(epochs: Sequence[Event], most: int) -> list[Event]:
+    """At most `most` epochs, evenly; the first, the best and the last are among them."""
+    if len(epochs) <= most:
+        return list(epochs)
+    last = len(epochs) - 1
+    kept = {round(index * last / (most - 2)) for index in range(most - 1)}
+    scores = [-math.inf if event["score"] is None else event["score"] for event in epochs]
+    return [epochs[index] for index in sorted({*kept, scores.index(max(scores))})]
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
