@@ -13,6 +13,7 @@ import torch
 import yaml
 from scipy.io import savemat
 
+from gatesweep.core.errors import InputError
 from gatesweep.core.gate import Gate
 from gatesweep.core.loop import Settings, fit
 from gatesweep.sweeps.config.compose import compose_config
@@ -89,7 +90,7 @@ def test_faults_are_told_on_bearings_that_were_never_seen(tmp_path):
     assert found[-1].outcome == "passed"
     assert trainable.evaluate(data, "test")["balanced_accuracy"] >= 0.9
     assert {"confusion", "reliability", "envelope"} == trainable.figures(data).keys()
-    gate = make_gate(compose_config(["trainable=bearing_operator", "data=bearings_files", "gate=bearing_files"]))
+    gate = make_gate(compose_config(["trainable=bearing_operator", "data=bearings_files", "gate=bearing_files"]).gate)
     oracle, trivial = ({f"val/{k}": v for k, v in f(data).items()} for f in (trainable.oracle, trainable.trivial))
     assert gate.missed(oracle) == [] and gate.missed(trivial) != []
 
@@ -148,6 +149,13 @@ def test_broken_files_are_named(tmp_path):
     signal[7] = np.nan
     savemat(tmp_path / "100.mat", {"X100_DE_time": signal})
     with pytest.raises(ValueError, match=r"data\.path: got '.*100\.mat', expected finite samples"):
+        recorded(path)
+    lines = write(tmp_path).read_text().splitlines()
+    path.write_text("\n".join((lines[0], "", lines[1], lines[2].rsplit(",", 1)[0])))  # a blank line, a missing field
+    with pytest.raises(InputError, match=r"data\.path line 4: got None, expected a value in column 'split'"):
+        recorded(path)
+    path.write_bytes(b"file,label\n\xff\xfe,normal\n")
+    with pytest.raises(InputError, match=r"data\.path: got '.*bearings\.csv', expected a CSV file: "):
         recorded(path)
     path.write_text("file,label\n100.mat,normal\n")
     with pytest.raises(ValueError, match=r"it has no bearing, load, rpm, split"):

@@ -13,7 +13,7 @@ from torch import Tensor
 from gatesweep.core.loop import Settings, fit
 from gatesweep.core.precision import autocast
 from gatesweep.trainables.operators.data import OperatorData
-from gatesweep.trainables.operators.derivatives import OfField, OfNetwork, Stencils
+from gatesweep.trainables.operators.derivatives import GridField, NetworkField, Stencils
 from gatesweep.trainables.operators.fno import FNO, PADDING, Spectral, Transform, coordinate_channels
 from gatesweep.trainables.operators.grid import Axis, Grid
 from gatesweep.trainables.operators.operator import PhysicsOperator
@@ -120,15 +120,17 @@ def test_the_chain_rule_is_exact_where_the_grid_would_alias():
     envelope, base = grid.rows.coordinates()[:, None].expand(grid.shape), torch.zeros(3, 2, *grid.shape).double()
 
     spread = torch.tensor([[[1.0]], [[2.0]]]).double()
-    found = OfNetwork(hidden, network, base, envelope, spread, Stencils(grid, "spectral").double())
-    exact = OfField(envelope[:, :1] * spread * network.project(finer), Stencils(fine, "spectral").double())
-    aliased = OfField(found.values, Stencils(grid, "spectral").double())
+    found = NetworkField(hidden, network, base, envelope, spread, Stencils(grid, "spectral").double())
+    exact = GridField(envelope[:, :1] * spread * network.project(finer), Stencils(fine, "spectral").double())
+    aliased = GridField(found.values, Stencils(grid, "spectral").double())
     torch.testing.assert_close(found.values, exact.values[..., ::8], rtol=1e-9, atol=1e-9)
     for order in (1, 2):
-        expected = exact(1, order)[..., ::8]
+        expected = exact.derivative(axis=1, order=order)[..., ::8]
         size = expected.abs().max()
-        assert (found(1, order) - expected).abs().max() < 3e-5 * size  # the matrices are of single precision
-        assert (aliased(1, order) - expected).abs().max() > 1e-3 * size
+        assert (
+            found.derivative(axis=1, order=order) - expected
+        ).abs().max() < 3e-5 * size  # the matrices are of single precision
+        assert (aliased.derivative(axis=1, order=order) - expected).abs().max() > 1e-3 * size
 
 
 @pytest.mark.parametrize("problem", ["burgers", "darcy", "magneto_thermal"])

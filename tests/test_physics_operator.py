@@ -15,7 +15,7 @@ from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.config.groups import CONFIGS
 from gatesweep.sweeps.config.schema import make_gate
-from gatesweep.trainables.operators.data import ASKED, OperatorData
+from gatesweep.trainables.operators.data import PROBLEM_KEYS, OperatorData
 from gatesweep.trainables.operators.operator import PhysicsOperator
 from tests.examples import CPU
 
@@ -287,4 +287,4 @@ def test_data_files_ask_for_what_their_problem_needs(name):
     assert fields.keys() == signature(OperatorData).parameters.keys() - {"device", "seed"}
     assert fields["problem"] == name
     given = {key for key in ("diffusion", "speed", "boundary", "medium") if fields[key] is not None}
-    assert given == set(ASKED[name])
+    assert given == set(PROBLEM_KEYS[name])
