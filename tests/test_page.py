@@ -264,7 +264,9 @@ def test_of_very_many_trials_the_best_are_on_the_page_and_it_says_so(
     large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page, "MAX_ROWS", 60)
+    monkeypatch.setattr(page, "MAX_LINES", 10)
     monkeypatch.setattr(parameters, "MAX_LINES", 10)
+    monkeypatch.setattr(page, "MAX_LEAVES", 40)
     monkeypatch.setattr(parameters, "MAX_LEAVES", 40)
     said, html = text_of(large), (large / "report.html").read_text()
     assert "The other 40 are in leaderboard.csv" in said and "A line for each of the best 10 trials." in said

@@ -233,7 +233,10 @@ def test_the_command_prints_a_line_for_each_sweep_and_setting(tmp_path: Path, ca
         (["POOL", "training.max_epochs=9"], "got 'training.max_epochs=9', expected one of scheduler"),
         (["POOL", "search.space.trainable.lr.high=2"], "expected one of scheduler"),
         (["POOL", "scheduler=asa"], "scheduler: got 'asa', expected one of asha, hyperband, median, none, pbt"),
-        (["POOL", "scheduler=pbt"], "scheduler: got sweeps.scheduler.Population, expected one that only stops trials"),
+        (
+            ["POOL", "scheduler=pbt"],
+            "scheduler: got gatesweep.sweeps.schedulers.pbt.Population, expected one that only stops trials",
+        ),
         (["POOL", "scheduler=median", "scheduler.hard_stop=false"], "scheduler: it asked to PAUSE a trial"),
         (["POOL", "grace_period=0,2"], "grace_period: got 0"),
         (["POOL", "grace_period=interval(1,2)"], "expected values with commas between"),
