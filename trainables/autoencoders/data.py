@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gatesweep.core.data import check_batch_size, require, shuffled
-from gatesweep.core.shared import machine_cache
+from gatesweep.core.cache import machine_cache
 from gatesweep.trainables.autoencoders import files
 from gatesweep.trainables.autoencoders.events import Events, simulate
 

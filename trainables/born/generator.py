@@ -24,7 +24,7 @@ class BornGenerator(Born):
     def __init__(self, data: BornData, *, hybrid: float = 0.1, **fields: Any) -> None:
         super().__init__(data, **fields)
         require(0 <= hybrid <= 1, "trainable.hybrid", hybrid, "0 to 1")
-        self.vary(hybrid=hybrid)
+        self.register_stacked(hybrid=hybrid)
 
     def forward(self, batch: Batch) -> Losses:
         x, labels = batch

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gatesweep.core.data import check_batch_size, require, shuffled
-from gatesweep.core.shared import machine_cache
+from gatesweep.core.cache import machine_cache
 from gatesweep.trainables.circuits.circuit import TYPES, Circuits, generate, load
 from gatesweep.trainables.circuits.physics import Roots, grid, response, roots
 
