@@ -13,6 +13,7 @@ import torch
 
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.config.groups import CONFIGS
+from gatesweep.sweeps.config.schema import Config
 
 # A shell that runs the tests in the background makes Ctrl-C ignored, and the processes that tests start inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -150,7 +151,7 @@ TINY: dict[str, list[str]] = {
 }
 
 
-def tiny(name: str, *overrides: str) -> dict[str, Any]:
+def tiny(name: str, *overrides: str) -> Config:
     """A trainable's configuration at its small setting."""
     return compose_config([f"trainable={name}", *TINY[name], "training.max_epochs=3", *overrides])
 

@@ -15,12 +15,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import yaml
-
 from gatesweep.core.files import write_atomically
 from gatesweep.core.trainable import Data, Metrics
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.config.schema import make_gate
+from gatesweep.sweeps.config.values import to_yaml
 from gatesweep.sweeps.execution.recorder import Recorder
 from gatesweep.sweeps.execution.training import train_epochs
 from gatesweep.sweeps.execution.trial import epoch_report, trial_config
@@ -51,8 +50,8 @@ class Drive:
         self.config = compose_config(trivial(results, LR, *options, **trainable))
         self.folder = results / name
         self.folder.mkdir(parents=True)
-        write_atomically(self.folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
-        gate = make_gate(self.config)
+        write_atomically(self.folder / "config.yaml", to_yaml(self.config))
+        gate = make_gate(self.config.gate)
         search = Search(self.config, read_space(self.config), gate, self.folder)
         self.recorder = Recorder(self.folder, self.config, gate, search)
         self.trials = [SimpleNamespace(config=search.suggest(str(n)), last_result={}) for n in range(trials)]

@@ -183,4 +183,4 @@ def test_a_configuration_is_written_as_yaml_writes_it() -> None:
         config = compose_config([f"experiment={name}", "name=null"])
         changed = with_values(config, {"trainable.lr": 0.5, "seed": 7})
         for one in (config, changed, config):
-            assert to_yaml(one) == yaml.safe_dump(one, sort_keys=False)
+            assert to_yaml(one) == yaml.safe_dump(one.to_dict(), sort_keys=False)

@@ -138,7 +138,7 @@ def _restarted() -> dict[str, Any]:
     found, resume = {}, None
     for run in ("undisturbed", "restarted"):
         dropped.clear()
-        trainable, data = build_run(config | {"seed": len(found)})  # what the checkpoint holds must win
+        trainable, data = build_run(config.replace(seed=len(found)))  # what the checkpoint holds must win
         with mock.patch.object(F, "dropout", dropout):
             states = [stored(e.state()) for e in fit(trainable, data, make_settings(config), wrap=_wrap, resume=resume)]
         found[run] = {"weights": trainable.state_dict(), "dropped": torch.cat(dropped), "epochs": len(states)}

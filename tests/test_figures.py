@@ -14,6 +14,7 @@ from gatesweep.core.loop import Epoch
 from gatesweep.core.trainable import Data
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.schema import FiguresConfig
 from gatesweep.sweeps.execution.figures import check_figures, draw_losses
 from gatesweep.sweeps.execution.training import train_epochs
 from tests.conftest import trivial
@@ -85,7 +86,7 @@ def test_a_figure_that_cannot_be_drawn_says_why_and_costs_no_trial(tmp_path: Pat
 def test_an_unknown_kind_is_named_with_those_there_are() -> None:
     trainable, data = build_run(compose_config(trivial(Path("results"))))
     with pytest.raises(ValueError, match=r"figures\.kinds: got 'reconstruct', expected some of losses"):
-        check_figures({"kinds": ["losses", "reconstruct"], "every": None}, trainable, data)
+        check_figures(FiguresConfig(kinds=["losses", "reconstruct"], every=None), trainable, data)
 
 
 def test_each_gated_metric_is_shown_with_its_threshold() -> None:

@@ -108,7 +108,7 @@ def curve(number: int, *scores: float, seconds: float = 1.0, lr: float = 0.1) ->
 
 def made(*curves: LearningCurve, start: float = 0.5, concurrent: int = 1) -> RecordedSweep:
     config = compose_config(trivial(Path("results"), LR, "scheduler=none", f"num_samples={len(curves)}"))
-    return RecordedSweep("made", {**config, "max_concurrent": None}, list(curves), start, concurrent)
+    return RecordedSweep("made", config.replace(max_concurrent=None), list(curves), start, concurrent)
 
 
 def once(of: RecordedSweep, *overrides: str) -> SimulatedSweep:
@@ -202,7 +202,7 @@ def test_distance_is_taken_in_the_unit_cube() -> None:
 
 def test_curves_that_were_saved_replay_like_the_sweep_that_they_are_of(tmp_path: Path) -> None:
     of = made(curve(0, *GOOD), replace(curve(1, *BAD), metrics=[{"val/closeness": math.nan}] * 4))
-    save_recorded(replace(of, config={**of.config, "results": str(tmp_path)}), tmp_path / "kept")
+    save_recorded(replace(of, config=of.config.replace(results=str(tmp_path))), tmp_path / "kept")
     again = read_recorded(tmp_path / "kept")
     assert repr(again.curves) == repr(of.curves) and (again.start, again.concurrent) == (of.start, of.concurrent)
     assert str(tmp_path) not in (tmp_path / "kept" / "config.yaml").read_text()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from gatesweep.core.trainable import Losses, Metrics, Trainable
 from gatesweep.sweeps.config.compose import compose_config
-from gatesweep.sweeps.config.schema import check_config
+from gatesweep.sweeps.config.schema import Config, check_config
 from gatesweep.sweeps.search.composition import Composition
 from gatesweep.sweeps.search.space import AnyLeaf, Space, read_space, suggest_values
 
@@ -77,22 +77,22 @@ def sampled(node: dict[str, Any], count: int = 40) -> Iterator[dict[str, Any]]:
         yield suggest_values(study.ask(), {KEY: AnyLeaf.validate_python(node)})
 
 
-def config(space: Mapping[str, Any]) -> dict[str, Any]:
+def config(space: Mapping[str, Any]) -> Config:
     """A whole configuration whose search space is `space`."""
-    whole = compose_config([])
-    whole["trainable"] = {"_target_": "tests.test_space.Model", "lr": 0.1}
-    whole["data"] = {"_target_": "tests.trivial.Points", "seed": 0}
-    whole["search"]["space"] = {"trainable": space}
-    return check_config(whole)
+    whole = compose_config([]).replace(
+        trainable={"_target_": "tests.test_space.Model", "lr": 0.1},
+        data={"_target_": "tests.trivial.Points", "seed": 0},
+    )
+    return check_config(with_space(whole, **space).to_dict())
 
 
 @pytest.fixture(scope="module")
-def whole() -> dict[str, Any]:
+def whole() -> Config:
     return config({})
 
 
-def with_space(whole: dict[str, Any], **space: Any) -> dict[str, Any]:
-    return {**whole, "search": {**whole["search"], "space": {"trainable": space}}}
+def with_space(whole: Config, **space: Any) -> Config:
+    return whole.replace(search=whole.search.replace(space={"trainable": space}))
 
 
 # Leaves
@@ -183,7 +183,7 @@ def test_a_condition_on_null_does_not_hold_where_its_key_is_not_active() -> None
     assert answered(space, root="flat") == {"root": "flat"}
 
 
-def test_a_space_suggests_what_its_configuration_takes(whole: dict[str, Any]) -> None:
+def test_a_space_suggests_what_its_configuration_takes(whole: Config) -> None:
     space = read_space(
         with_space(
             whole,
@@ -200,7 +200,7 @@ def test_a_space_suggests_what_its_configuration_takes(whole: dict[str, Any]) ->
     "conditions",
     [{"width": "depth", "depth": "width"}, {"width": "width"}, {"lr": "width", "width": "depth", "depth": "lr"}],
 )
-def test_conditions_that_wait_for_one_another_are_refused(whole: dict[str, Any], conditions: dict[str, str]) -> None:
+def test_conditions_that_wait_for_one_another_are_refused(whole: Config, conditions: dict[str, str]) -> None:
     nodes = {
         key: {"type": "int", "low": 1, "high": 2, "when": {f"trainable.{other}": 1}}
         for key, other in conditions.items()
@@ -356,7 +356,7 @@ def test_a_grid_visits_every_composition_once() -> None:
         ),
     ],
 )
-def test_a_bad_leaf_is_refused_by_its_key(whole: dict[str, Any], node: Any, message: str) -> None:
+def test_a_bad_leaf_is_refused_by_its_key(whole: Config, node: Any, message: str) -> None:
     with pytest.raises(ValueError, match=r"search\.space\.trainable\." + message.replace("{", r"\{")):
         read_space(with_space(whole, lr=node))
 
@@ -366,7 +366,7 @@ def test_a_bad_leaf_is_refused_by_its_key(whole: dict[str, Any], node: Any, mess
     [(9, {"a": 2, "b": 2}, 2, 5), (4, {"a": 3, "b": 3}, 1, -2), (4, {"a": -1, "b": 3}, 1, 2)],
 )
 def test_an_impossible_composition_is_refused(
-    whole: dict[str, Any], total: int, parts: dict[str, int], step: int, rest: int
+    whole: Config, total: int, parts: dict[str, int], step: int, rest: int
 ) -> None:
     message = re.escape(
         f"search.space.trainable.split: expected a possible composition: total={total} less the minima "
@@ -376,7 +376,7 @@ def test_an_impossible_composition_is_refused(
         read_space(with_space(whole, split={"type": "composition", "total": total, "parts": parts, "step": step}))
 
 
-def test_a_composition_of_one_part_is_refused(whole: dict[str, Any]) -> None:
+def test_a_composition_of_one_part_is_refused(whole: Config) -> None:
     with pytest.raises(ValueError, match=r"search.space.trainable.split.parts: got \{'a': 1\}, expected .* at least 2"):
         read_space(with_space(whole, split={"type": "composition", "total": 4, "parts": {"a": 1}}))
 
@@ -392,24 +392,22 @@ def test_a_composition_of_one_part_is_refused(whole: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_what_the_configuration_would_not_take_is_refused(
-    whole: dict[str, Any], space: dict[str, Any], message: str
-) -> None:
+def test_what_the_configuration_would_not_take_is_refused(whole: Config, space: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"search.space.{message}"):
         read_space(with_space(whole, **space))
 
 
-def test_what_training_would_not_take_is_refused(whole: dict[str, Any]) -> None:
+def test_what_training_would_not_take_is_refused(whole: Config) -> None:
     nodes = {"training": {"max_epochs": {"type": "int", "low": 0, "high": 4}}}
     with pytest.raises(ValueError, match=r"search.space.training.max_epochs: training.max_epochs: got 0, expected"):
-        read_space({**whole, "search": {**whole["search"], "space": nodes}})
+        read_space(whole.replace(search=whole.search.replace(space=nodes)))
 
 
-def test_a_nested_space_is_read_by_dotted_key(whole: dict[str, Any]) -> None:
+def test_a_nested_space_is_read_by_dotted_key(whole: Config) -> None:
     nodes = {
         "trainable": {"lr": {"type": "float", "low": 0.1, "high": 1}},
         "training": {"schedule": {"warmup": {"type": "float", "low": 0, "high": 0.5}}},
     }
-    space = read_space({**whole, "search": {**whole["search"], "space": nodes}})
+    space = read_space(whole.replace(search=whole.search.replace(space=nodes)))
     assert list(space) == ["trainable.lr", "training.schedule.warmup"]
     assert read_space(with_space(whole)) == {}

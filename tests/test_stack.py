@@ -20,7 +20,7 @@ from gatesweep.core.stack import Member, Unstackable, fit_stack
 from gatesweep.core.stack_step import Stack
 from gatesweep.core.trainable import Batch, Losses, Trainable
 from gatesweep.sweeps.config.build import build_run
-from gatesweep.sweeps.config.schema import make_settings
+from gatesweep.sweeps.config.schema import Config, make_settings
 from gatesweep.sweeps.config.targets import locate
 from gatesweep.sweeps.config.values import with_values
 from tests.conftest import TRAINABLES, tiny
@@ -75,7 +75,7 @@ def _dropped(x: Tensor, p: float) -> Tensor:
     return x * (torch.rand(x.shape) >= p) / (1 - p) if p else x
 
 
-def variants(config: dict[str, Any], count: int = 3) -> list[dict[str, Any]]:
+def variants(config: Config, count: int = 3) -> list[Config]:
     """Configurations that differ in seed, and in every stackable value that is a number."""
     stackable = locate("trainable", config.trainable).stackable
     numbers = {name: config.trainable.get(name) for name in stackable}
@@ -97,13 +97,13 @@ def _scales(name: str, value: Any) -> bool:
     return isinstance(value, float) and name not in ("weight_decay", "kl_warmup", "ramp", "hybrid")
 
 
-def alone(config: dict[str, Any], resume: dict[str, Any] | None = None) -> tuple[Trainable, list[Epoch]]:
+def alone(config: Config, resume: dict[str, Any] | None = None) -> tuple[Trainable, list[Epoch]]:
     trainable, data = build_run(config)
     return trainable, list(fit(trainable, data, make_settings(config), resume=resume))
 
 
 def together(
-    configs: Sequence[dict[str, Any]],
+    configs: Sequence[Config],
     stop: Callable[[int, int], bool] = lambda position, epoch: False,
     resume: Sequence[dict[str, Any] | None] | None = None,
     **options: Any,

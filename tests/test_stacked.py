@@ -97,7 +97,13 @@ def test_what_cannot_stack_trains_alone_and_is_asked_for_alone_from_then_on(tmp_
 
 def search(folder: Path, *overrides: str, space: dict[str, Any] | None = None) -> Search:
     config = compose_config(trivial(folder, space, *overrides))
-    return Search(config, read_space(config), make_gate(config.gate), folder, stack_size(config, 1))
+    return Search(
+        config,
+        read_space(config),
+        make_gate(config.gate),
+        folder,
+        stack_size(config.resources.stack, config.num_samples, 1),
+    )
 
 
 def test_a_group_has_one_shape_and_is_handed_out_again_as_it_was(tmp_path: Path) -> None:
@@ -139,8 +145,7 @@ def test_who_is_handed_back_as_unstackable_comes_alone(tmp_path: Path) -> None:
     [(1, 16, 2, None), (8, 16, 2, 8), ("auto", 16, 2, 4), ("auto", 1000, 2, 16), ("auto", 3, 2, 1)],
 )
 def test_how_many_auto_stacks(wanted: Any, trials: int, concurrent: int, size: int | None) -> None:
-    config = {"resources": {"stack": wanted}, "num_samples": trials}
-    assert stack_size(config, concurrent) == size
+    assert stack_size(wanted, trials, concurrent) == size
 
 
 @pytest.mark.parametrize("options", [["resources.workers=2"], ["scheduler=pbt"], ["scheduler=median"]])
@@ -151,7 +156,7 @@ def test_what_goes_with_no_stack_is_said_at_once(options: list[str]) -> None:
 
 
 def test_a_record_older_than_stacks_reads_as_without(tmp_path: Path) -> None:
-    config = tiny("mlp")
-    del config.resources.stack
+    config = tiny("mlp").to_dict()
+    del config["resources"]["stack"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    assert load_file(tmp_path / "config.yaml", [])["resources"]["stack"] == 1
+    assert load_file(tmp_path / "config.yaml", []).resources.stack == 1

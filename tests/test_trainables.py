@@ -20,7 +20,7 @@ from gatesweep.core.loop import Epoch, fit
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.config.groups import CONFIGS
-from gatesweep.sweeps.config.schema import make_gate, make_settings
+from gatesweep.sweeps.config.schema import Config, make_gate, make_settings
 from gatesweep.sweeps.config.targets import accepted_arguments, locate
 from gatesweep.sweeps.config.values import flatten, with_values
 from gatesweep.sweeps.execution.figures import draw_figures
@@ -31,7 +31,7 @@ IN_FULL_PRECISION = {"born_adversarial", "born_classifier", "born_generator"}  #
 LENT = {"_target_", "device", "seed"}  # what the sweep adds to a file's fields
 
 
-def epochs(config: dict[str, Any], **options: Any) -> list[Epoch]:
+def epochs(config: Config, **options: Any) -> list[Epoch]:
     trainable, data = build_run(config)
     return list(fit(trainable, data, make_settings(config), **options))
 
@@ -50,7 +50,7 @@ def test_its_file_names_every_field_and_its_default(name: str) -> None:
     parts = [yaml.safe_load(path.read_text()).get("trainable", {}) for path in (CONFIGS / "trainable").glob("*/*.yaml")]
     of_parts = {field for part in parts for field in part}
     for key in ("trainable", "data"):
-        assert not accepted_arguments(key, config[key]).keys() - config[key].keys() - LENT - of_parts
+        assert not accepted_arguments(key, getattr(config, key)).keys() - getattr(config, key).keys() - LENT - of_parts
     own = signature(locate("trainable", config.trainable)).parameters.values()
     defaults = {
         one.name: one.default for one in own if one.kind is one.KEYWORD_ONLY and one.default not in (None, one.empty)
@@ -135,7 +135,7 @@ def test_replicates(name: str, tmp_path: Path) -> None:
         assert torch.equal(value, second[key]), key
 
 
-def _rank(rank: int, *, config: dict[str, Any], folder: str) -> None:
+def _rank(rank: int, *, config: Config, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     trainable, data = build_run(with_values(config, {"seed": rank}))
@@ -161,7 +161,7 @@ def test_draws_its_figures(name: str, tmp_path: Path) -> None:
     config = tiny(name, "training.max_epochs=1", "figures=standard")
     trainable, data = build_run(config)
     for epoch in fit(trainable, data, make_settings(config)):
-        draw_figures(tmp_path, trainable, data, config, epoch)
+        draw_figures(tmp_path, trainable, data, epoch, kinds=None, gate=make_gate(config.gate))
     kinds = {"losses", *trainable.figures(data)}
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"{kind}-e0001.png" for kind in kinds}
 
@@ -173,7 +173,7 @@ def test_experiments_compose(experiment: str) -> None:
     text = (GOLDEN.parents[1] / "configs" / "experiment" / f"{experiment}.yaml").read_text()
     assert f"# python sweeps/run.py experiment={experiment}" in text.splitlines()[1]
     asked = {key: value for key, value in flatten(yaml.safe_load(text)).items() if not key.startswith("defaults")}
-    assert asked.items() <= flatten(config).items()
+    assert asked.items() <= flatten(config.to_dict()).items()
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from gatesweep.core import checkpoint
 from gatesweep.core.record import STEP_LOSS, Event, curves, plain, read_events
 from gatesweep.sweeps.commands.publish import MLFLOW_ENVIRONMENT
+from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.records.layout import OUTCOMES, trial_folders
 from gatesweep.sweeps.schedulers.factory import make_scheduler
 from gatesweep.sweeps.schedulers.history import recorded_scores
@@ -42,8 +42,8 @@ def epochs(trial: Path) -> list[Event]:
 
 def rungs(sweep: Path) -> Any:
     """What the scheduler of a resumed sweep knows: each bracket's rungs, and whom it stopped."""
-    config = yaml.safe_load((sweep / "config.yaml").read_text())
-    made = make_scheduler(config, read_space(config), recorded_scores(sweep))
+    config = read_config(sweep / "config.yaml")
+    made = make_scheduler(config.scheduler, config.training.max_epochs, read_space(config), recorded_scores(sweep))
     brackets = getattr(made, "_brackets", [])  # scheduler=none has none
     return [bracket._rungs for bracket in brackets], sorted(getattr(made, "stopped", ()))
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 from itertools import product
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ import torch
 from gatesweep.core.loop import fit
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.compose import compose_config
-from gatesweep.sweeps.config.schema import make_settings
+from gatesweep.sweeps.config.schema import Config, make_settings
 from gatesweep.sweeps.config.values import with_values
 from gatesweep.trainables.born.adversarial import BornAdversarial
 
@@ -40,7 +39,7 @@ def main() -> None:
         print(f"| {weight:g} | {eps:g} | {' | '.join(texts)} |", flush=True)
 
 
-def trained(base: dict[str, Any], weight: float, eps: float, seed: int) -> dict[str, float]:
+def trained(base: Config, weight: float, eps: float, seed: int) -> dict[str, float]:
     """Metrics on the test points after all epochs: no gate ends the run."""
     every = base.training.max_epochs  # nothing costly on the way
     varied = {"trainable.weight_generative": weight, "trainable.eps": eps, "seed": seed}

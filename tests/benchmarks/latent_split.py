@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
-import yaml
 from matplotlib.figure import Figure
 from optuna.trial import TrialState
 
 from gatesweep.core.loop import fit
 from gatesweep.sweeps.config.build import build_run
+from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import make_gate, make_settings
 from gatesweep.sweeps.config.values import with_values
 from gatesweep.sweeps.search.study import open_study
@@ -88,7 +88,7 @@ def best_config(study: optuna.Study, sweep: Path) -> dict[str, Any]:
         (one for one in study.get_trials(deepcopy=False) if one.state is TrialState.COMPLETE),
         key=lambda one: -np.inf if one.value is None else one.value,
     )
-    return yaml.safe_load((sweep / f"trial_{best.number:04d}" / "config.yaml").read_text())
+    return read_config(sweep / f"trial_{best.number:04d}" / "config.yaml")
 
 
 def print_splits(best: dict[str, Any], splits: Mapping[str, Any], found: str, seeds: int) -> None:

@@ -28,6 +28,7 @@ import pytest
 import sqlalchemy
 
 from gatesweep.sweeps.commands.publish import MLFLOW_ENVIRONMENT
+from gatesweep.sweeps.config.schema import Config
 from tests.drive import Drive, publish
 from tests.readback import unlike
 from tests.servers import mlflow_server, postgresql
@@ -93,7 +94,7 @@ def timed_fsync() -> Iterator[list[float]]:
 
 
 class StockTrial:
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         self.config = config
 
 

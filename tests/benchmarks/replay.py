@@ -18,7 +18,7 @@ from statistics import geometric_mean, mean, quantiles, stdev
 from typing import Any
 
 from gatesweep.sweeps.commands.replay import Setting, SettingSummary, replay_settings, summarise_replicas
-from gatesweep.sweeps.config.schema import make_gate
+from gatesweep.sweeps.config.schema import Config, make_gate
 from gatesweep.sweeps.search.sampler import make_sampler
 from gatesweep.sweeps.search.searcher import Search
 from gatesweep.sweeps.search.space import Space, read_space
@@ -141,7 +141,7 @@ def sure(pools: Sequence[RecordedSweep], count: int) -> None:
 
 
 def passed(of: RecordedSweep, setting: Setting) -> float:
-    limited = replace(setting, config={**setting.config, "time_budget": budget(of)})
+    limited = replace(setting, config=setting.config.replace(time_budget=budget(of)))
     return summarise_replicas(list(limited.replicas(of, 10))).passed
 
 
@@ -154,7 +154,7 @@ def samplers(pools: Sequence[RecordedSweep], count: int) -> None:
     """Half of each pool's trials, as a sampler picks them, with today's grace period; `+-` is the standard error."""
     head("experiment", "sampler", "replicas", "passed", "first pass s")
     for of in pools:
-        fixed = [f"num_samples={len(of.curves) // 2}", f"grace_period={of.config['grace_period']}", "max_concurrent=2"]
+        fixed = [f"num_samples={len(of.curves) // 2}", f"grace_period={of.config.grace_period}", "max_concurrent=2"]
         for name, overrides in SAMPLERS.items():
             (setting,) = replay_settings(of, [*overrides, *fixed])
             replicas = list(setting.replicas(of, count if "gp" not in name else max(2, count // 4)))
@@ -175,10 +175,10 @@ class Landscape:
     So one may stay for ever with what does not pass, which one that is offered each trial once cannot.
     """
 
-    def __init__(self, config: dict[str, Any], points: Space, curves: list[LearningCurve], together: bool) -> None:
+    def __init__(self, config: Config, points: Space, curves: list[LearningCurve], together: bool) -> None:
         self.curves, self.search = curves, Search(config, points, make_gate(config.gate), None)
         if together:  # Optuna's sampler as it is
-            self.search.sampler = lambda number, like=None: make_sampler(config, number)  # type: ignore[method-assign]
+            self.search.sampler = lambda number, like=None: make_sampler(config.search.sampler, config.seed, number)  # type: ignore[method-assign]
 
     def ask(self) -> LearningCurve:
         trial = self.search._ask()
@@ -202,7 +202,7 @@ def searches(pools: Sequence[RecordedSweep], count: int) -> None:
             for most, enough in ((150, 1), (24, None)):
                 (setting,) = replay_settings(of, [f"search={choice}", f"num_samples={most}"])
                 for number in range(count):
-                    config = {**setting.config, "seed": 1000 + 37 * number, "stop_after_passes": enough}
+                    config = setting.config.replace(seed=1000 + 37 * number, stop_after_passes=enough)
                     points = read_space(config)
                     source = Landscape(config, points, of.curves, together)
                     done = simulate_sweep(config, of, points, source)

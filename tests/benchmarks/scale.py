@@ -32,13 +32,13 @@ from typing import Any
 import gatesweep.sweeps  # sets Ray's environment before anything imports it  # noqa: F401  isort: skip
 
 import ray
-import yaml
 
 from gatesweep.core.record import Record
 from gatesweep.sweeps.commands.resume import configure
 from gatesweep.sweeps.commands.run import run_sweep, tune_sweep
 from gatesweep.sweeps.config.compose import compose_config
-from gatesweep.sweeps.config.schema import make_gate
+from gatesweep.sweeps.config.schema import Config, make_gate
+from gatesweep.sweeps.config.values import to_yaml
 from gatesweep.sweeps.execution.cluster import start_ray
 from gatesweep.sweeps.execution.recorder import Recorder
 from gatesweep.sweeps.search.searcher import Search
@@ -54,7 +54,7 @@ def now() -> Moment:
     return time.perf_counter(), time.process_time(), time.thread_time()
 
 
-def timed(config: dict[str, Any], profiler: cProfile.Profile | None = None) -> list[Moment]:
+def timed(config: Config, profiler: cProfile.Profile | None = None) -> list[Moment]:
     """Run a sweep; when it began, when its trials did, when they had ended, and when it had."""
     moments = [now()]
 
@@ -76,7 +76,7 @@ def measure(trials: int, search: str, scheduler: str, options: list[str], profil
     chosen += ["grace_period=1", f"training.max_epochs={3 if scheduler == 'asha' else 1}", *options]
     with tempfile.TemporaryDirectory() as results:
         config = compose_config(trivial(Path(results), None, *chosen))
-        start_ray(config)
+        start_ray(config.resources, config.max_concurrent)
         began, first, last, ended = timed(config, profiler)
         folder = (Path(results) / "latest").resolve()
         epochs = sum(1 for file in folder.glob("trial_*/scalars.csv") for _ in file.open()) - trials
@@ -114,7 +114,7 @@ def after(trials: int, search: str, scheduler: str, options: list[str], profile:
         config = compose_config(trivial(Path(results), None, *chosen))
         grow(config, compose_config(trivial(Path(results), None, *chosen, "search=random")), folder, trials)
         Recorder._end, Search.suggest = ended, asked  # type: ignore[method-assign]
-        start_ray(config)
+        start_ray(config.resources, config.max_concurrent)
         began, *_, last = timed(configure([f"resume={folder}"]), profiler)
         ray.shutdown()
     if profiler:
@@ -127,10 +127,10 @@ def after(trials: int, search: str, scheduler: str, options: list[str], profile:
     return f"| {' | '.join([search, scheduler, f'after {trials:,}', '', *each, '', over, ready, peak])} |"
 
 
-def grow(config: dict[str, Any], drawn: dict[str, Any], folder: Path, trials: int) -> None:
+def grow(config: Config, drawn: Config, folder: Path, trials: int) -> None:
     """Write a sweep of so many trials that were drawn at random and missed the gate in their only epoch."""
     folder.mkdir()
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    (folder / "config.yaml").write_text(to_yaml(config))
     gate, synced = make_gate(config.gate), os.fsync
     os.fsync = lambda file: None  # type: ignore[assignment]  # nothing here must survive a crash
     asked = Search(drawn, read_space(config), gate, folder)

@@ -34,7 +34,7 @@ PROCESSES = ("optuna", "random")  # started once for each trial at a time; the o
 def prepare(folder: Path, overrides: list[str]) -> Job:
     """What peers read in the place of the configuration that gatesweep composes."""
     folder.mkdir(parents=True)
-    (folder / CONFIG).write_text(json.dumps(compose_config(overrides)))
+    (folder / CONFIG).write_text(json.dumps(compose_config(overrides).to_dict()))
     return Job.read(folder)
 
 
@@ -92,7 +92,7 @@ def stock_tune(job: Job, **rungs: Any) -> None:
             return (tune.lograndint if shape.log else tune.randint)(shape.low, shape.high + 1)
         return (tune.loguniform if shape.log else tune.uniform)(shape.low, shape.high)
 
-    start_ray(job.config)
+    start_ray(job.config.resources, job.config.max_concurrent)
     tune.Tuner(
         tune.with_resources(train, {"cpu": 1}),
         param_space={name: dimension(shape) for name, shape in job.dimensions().items()},
@@ -138,7 +138,7 @@ def train_in_tune(job: Job, process: int) -> None:
         def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
             append(job.folder / DECISIONS, trial=result["trial"], epoch=result["epoch"])
 
-    start_ray(job.config)
+    start_ray(job.config.resources, job.config.max_concurrent)
     tune.Tuner(
         tune.with_resources(driver, {"cpu": 0.01}),
         param_space={"trainable.lr": tune.loguniform(1e-4, 1.0)},

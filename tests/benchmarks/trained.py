@@ -18,7 +18,7 @@ import torch
 
 from gatesweep.core.loop import Epoch, fit
 from gatesweep.sweeps.config.build import build_run
-from gatesweep.sweeps.config.schema import make_settings
+from gatesweep.sweeps.config.schema import Config, make_settings
 from gatesweep.sweeps.config.values import with_values
 from gatesweep.sweeps.search.space import read_space, suggest_values
 
@@ -35,12 +35,12 @@ def append(path: Path, **facts: Any) -> None:
 class Job:
     """A sweep's configuration, and the folder where its trials tell of every epoch."""
 
-    config: dict[str, Any]
+    config: Config
     folder: Path
 
     @classmethod
     def read(cls, folder: Path) -> Job:
-        return cls(json.loads((folder / CONFIG).read_text()), folder)
+        return cls(Config.of(json.loads((folder / CONFIG).read_text())), folder)
 
     @property
     def max_epochs(self) -> int:
