@@ -37,7 +37,7 @@ def check_batch_size(batch_size: int, count: int) -> None:
 
 
 def generator(*entropy: int) -> torch.Generator:
-    """Return a CPU generator seeded by some numbers, e.g. (seed, epoch): neighbouring numbers give unrelated streams."""
+    """Return a CPU generator seeded by some numbers, e.g. (seed, epoch); close numbers give unrelated streams."""
     return torch.Generator().manual_seed(mix_seeds(*entropy))
 
 

@@ -70,9 +70,9 @@ def mean_count(mask: Tensor) -> Tensor:
     """Return the divisor, a scalar, that turns this rank's sum over `mask` (samples, ...) into a masked mean.
 
     In one process it is `mask.sum()`, and so it is in evaluation, where every rank sees all samples. In training on
-    several ranks it is len(mask) times the mean of the mask per sample over the whole batch: averaging the ranks' masked
-    means then gives the masked mean over the whole batch, whichever rank has more of the mask. This is exact as long as
-    each rank has a sample of its own (see `data.shard_for_rank`). One collective.
+    several ranks it is len(mask) times the mean of the mask per sample over the whole batch: the average of the ranks'
+    masked means is then the masked mean over the whole batch, whichever rank has more of the mask. This is exact as
+    long as each rank has a sample of its own (see `data.shard_for_rank`). One collective.
     """
     count = mask.sum()
     return count if _sees_whole_batch() else mean_over_ranks(count / len(mask), len(mask)) * len(mask)

@@ -39,8 +39,9 @@ class Gate:
 
     `objective` is the metric that ranks the runs that clear every threshold; `mode` says if it is minimised or
     maximised. `bound` chooses the number that is compared where a metric is a proportion: `point` is the proportion
-    itself, `wilson` the end of its 95 % Wilson interval that is nearer to failing. `consecutive` is the number of epochs
-    in a row that must clear. `scales` gives the unit of a metric's shortfall; the default is the size of its bound.
+    itself, `wilson` the end of its 95 % Wilson interval that is nearer to failing. `consecutive` is the number of
+    epochs in a row that must clear. `scales` gives the unit of a metric's shortfall; the default is the size of its
+    bound.
 
     Raises InputError for a value that is none of these.
     """

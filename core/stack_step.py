@@ -160,7 +160,7 @@ class Stack:
 
     @torch.no_grad()
     def _update(self, gradient: Tensor, norm: Tensor) -> None:
-        """Clip and take one AdamW step, each row with its own rate: `gradient` (members, parameters), `norm` (members,).
+        """Clip, then take one AdamW step, each row at its own rate; gradient (members, parameters), norm (members,).
 
         Source: Loshchilov and Hutter, arXiv:1711.05101, algorithm 2.
         """

@@ -61,10 +61,10 @@ class Step(Protocol):
 class Trainable(nn.Module, ABC):
     """A model together with the loss that trains it: `forward` returns the loss.
 
-    Either declare a loss (`forward`), and the defaults below train it. Or own the step (override `train_step`) where one
-    loss and one optimizer are not enough. A family's class is built as `Trainable(data, **fields of its YAML)`: shapes
-    come from the data, hyperparameters from the YAML. State that must survive a restart (counters, adaptive weights,
-    running statistics) lives in buffers.
+    Declare a loss (`forward`), and the defaults below train it. Own the step (override `train_step`) where one loss and
+    one optimizer are not enough. A family's class is built as `Trainable(data, **fields of its YAML)`: shapes come from
+    the data, hyperparameters from the YAML. State that must survive a restart (counters, adaptive weights, running
+    statistics) lives in buffers.
     """
 
     stackable: ClassVar[frozenset[str]] = frozenset()

@@ -59,7 +59,9 @@ class BornAdversarial(Born):
         require(beta >= 0, "trainable.beta", beta, "at least 0")
         require(weight_generative >= 0, "trainable.weight_generative", weight_generative, "at least 0")
         self.method, self.training_steps, self.training_tries = method, training_steps, training_tries
-        self.register_stacked(eps=eps, ramp=ramp, clean_weight=clean_weight, beta=beta, weight_generative=weight_generative)
+        self.register_stacked(
+            eps=eps, ramp=ramp, clean_weight=clean_weight, beta=beta, weight_generative=weight_generative
+        )
 
     def forward(self, batch: Batch) -> Losses:
         x, labels = batch

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gatesweep.core.data import require
 from gatesweep.core.cache import machine_cache
+from gatesweep.core.data import require
 from gatesweep.trainables.operators.bearing_data import PARTS, Batch, BearingData
 from gatesweep.trainables.operators.bearing_model import DECIMATION
 
