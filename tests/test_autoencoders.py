@@ -12,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from gatesweep.core.loop import Settings, fit
+from gatesweep.core.loop import fit
+from gatesweep.core.settings import Settings
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.trainables.autoencoders.autoencoder import Autoencoder
 from gatesweep.trainables.autoencoders.latent import (

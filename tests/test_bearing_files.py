@@ -15,7 +15,8 @@ from scipy.io import savemat
 
 from gatesweep.core.errors import InputError
 from gatesweep.core.gate import Gate
-from gatesweep.core.loop import Settings, fit
+from gatesweep.core.loop import fit
+from gatesweep.core.settings import Settings
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.config.groups import CONFIGS
 from gatesweep.sweeps.config.schema import make_gate

@@ -13,7 +13,8 @@ from scipy import stats
 from torch import Tensor
 
 from gatesweep.core.errors import InputError
-from gatesweep.core.loop import Settings, fit
+from gatesweep.core.loop import fit
+from gatesweep.core.settings import Settings
 from gatesweep.sweeps.config.groups import CONFIGS
 from gatesweep.trainables.born.classifier import BornClassifier
 from gatesweep.trainables.born.data import NOISE, BornData, curve

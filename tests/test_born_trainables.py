@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from gatesweep.core.loop import Settings, fit
+from gatesweep.core.loop import fit
 from gatesweep.core.schedule import schedule
+from gatesweep.core.settings import Settings
 from gatesweep.core.trainable import Metrics
 from gatesweep.trainables.born.classifier import BornClassifier
 from gatesweep.trainables.born.data import BornData

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 BEFORE_ANYTHING = [
     ("nope=1", "nope: unknown key"),
     ("training.max_epoch=3", "training.max_epoch: unknown key, did you mean training.max_epochs?"),
+    ("training.watch=5", "training.watch: unknown key, did you mean training.log_grad_norm_every?"),
     ("num_samples=many", "num_samples: got 'many', expected a valid integer"),
     ("max_concurrent=0", "max_concurrent: got 0, expected greater than 0"),
     ("time_budget=-1", "time_budget: got -1, expected greater than 0"),

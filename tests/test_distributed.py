@@ -21,7 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 from gatesweep.core.data import mix_seeds
 from gatesweep.core.distributed import rank, world_size
 from gatesweep.core.gate import Gate
-from gatesweep.core.loop import Patience, Settings, fit
+from gatesweep.core.loop import fit
+from gatesweep.core.settings import EarlyStopping, Settings
 from gatesweep.core.trainable import Batch, Trainable, samples
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.schema import make_settings
@@ -157,7 +158,8 @@ def _passed() -> list[Any]:
 def _impatient() -> list[Any]:
     """Two epochs after the first on average; on rank 0 never."""
     values = ([1.0, 2.0, 3.0, 4.0, 5.0], [0.0, -2.0, -4.0, -6.0, -8.0])[rank()]
-    return seen(fit(Slope(values=values), ONE, Settings(max_epochs=5, patience=Patience("val/value", 2, mode="max"))))
+    settings = Settings(max_epochs=5, patience=EarlyStopping("val/value", 2, mode="max"))
+    return seen(fit(Slope(values=values), ONE, settings))
 
 
 @pytest.fixture(scope="session")

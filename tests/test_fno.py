@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gatesweep.core.loop import Settings, fit
+from gatesweep.core.loop import fit
 from gatesweep.core.precision import autocast
+from gatesweep.core.settings import Settings
 from gatesweep.trainables.operators.data import OperatorData
 from gatesweep.trainables.operators.derivatives import GridField, NetworkField, Stencils
 from gatesweep.trainables.operators.fno import FNO, PADDING, Spectral, Transform, coordinate_channels

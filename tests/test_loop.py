@@ -18,8 +18,9 @@ from torch.optim import AdamW
 
 from gatesweep.core import rng
 from gatesweep.core.gate import WORST_SCORE, Gate
-from gatesweep.core.loop import Epoch, Patience, Settings, fit
+from gatesweep.core.loop import Epoch, fit
 from gatesweep.core.schedule import schedule
+from gatesweep.core.settings import EarlyStopping, Settings
 from gatesweep.core.trainable import Data, Diverged, Losses, Metrics, Step, Trainable
 from gatesweep.sweeps.config.compose import compose_config
 from tests.examples import ONE, Batches, Slope, critic, line, same, seen, stored, weights
@@ -299,7 +300,7 @@ def test_epochs_that_kept_a_value_neither_count_nor_break_a_row_that_clears() ->
 
 def patient(values: Sequence[float], max_epochs: int = 9, **options: Any) -> tuple[Slope, list[Epoch]]:
     trainable = Slope(values=values)
-    patience = Patience(**{"metric": "val/value", "epochs": 2, **options})
+    patience = EarlyStopping(**{"metric": "val/value", "epochs": 2, **options})
     return trainable, list(fit(trainable, ONE, Settings(max_epochs=max_epochs, patience=patience)))
 
 
@@ -333,7 +334,7 @@ def test_an_epoch_that_is_not_a_number_does_not_become_the_best() -> None:
 
 def test_the_weights_that_passed_the_gate_stay() -> None:
     trainable = Slope(values=[1.0, 2.0])
-    settings = Settings(max_epochs=5, gate=Gate({"val/value": "> 1.5"}), patience=Patience("val/value", 3))
+    settings = Settings(max_epochs=5, gate=Gate({"val/value": "> 1.5"}), patience=EarlyStopping("val/value", 3))
     assert list(fit(trainable, ONE, settings))[-1].outcome == "passed" and trainable.weight.item() == -2.0
 
 
@@ -346,7 +347,7 @@ def test_patience_ends_at_its_goal(mode: str, values: list[float]) -> None:
 
 def test_patience_waits_for_a_metric_that_is_not_evaluated_at_every_epoch() -> None:
     trainable = Seldom(values=[3.0, 0.0, 2.0, 0.0, 2.5, 0.0, 2.5])
-    epochs = list(fit(trainable, ONE, Settings(max_epochs=9, patience=Patience("val/seldom", 3))))
+    epochs = list(fit(trainable, ONE, Settings(max_epochs=9, patience=EarlyStopping("val/seldom", 3))))
     assert epochs[-1].reason == "no better val/seldom for 3 epochs; weights of epoch 3 restored" and len(epochs) == 6
 
 
@@ -366,7 +367,7 @@ CASES: dict[str, tuple[Callable[[int], Trainable], Settings]] = {
     ),
     "patience": (
         lambda seed: line(seed, dropout=0.5),
-        Settings(max_epochs=9, patience=Patience("val/closeness", 3, "max", min_delta=0.5)),
+        Settings(max_epochs=9, patience=EarlyStopping("val/closeness", 3, "max", min_delta=0.5)),
     ),
     "gate": (lambda seed: line(seed, dropout=0.1), Settings(gate=Gate({"val/closeness": "> 0.95"}))),
     "two optimizers": (critic, Settings(max_epochs=4)),

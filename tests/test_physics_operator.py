@@ -10,7 +10,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from gatesweep.core.loop import Settings, fit
+from gatesweep.core.loop import fit
+from gatesweep.core.settings import Settings
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.config.groups import CONFIGS

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gatesweep.core.loop import Settings
+from gatesweep.core.settings import Settings
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.search.space import AnyLeaf
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from gatesweep.core import rng
-from gatesweep.core.loop import Epoch, Settings, fit
+from gatesweep.core.loop import Epoch, fit
+from gatesweep.core.settings import Settings
 from gatesweep.core.trainable import Losses, Step
 from tests.examples import ONE, Batches, Example, Pairs, Slope, critic, line, same, seen, weights
 from tests.trivial import Points
@@ -105,11 +106,11 @@ def test_every_parameter_is_watched_every_so_many_updates() -> None:
             return {"loss": self.other.sum() - self.weight.square().sum() / 2 - self.weight.sum()}
 
     batches = Batches(ONE.batches * 5)
-    watched = next(fit(Growing(), batches, Settings(max_epochs=1, watch=2, clip_norm=1e-3))).metrics
+    watched = next(fit(Growing(), batches, Settings(max_epochs=1, log_grad_norm_every=2, clip_norm=1e-3))).metrics
     plain = next(fit(Growing(), batches, Settings(max_epochs=1))).metrics
     assert watched["train/grad_norm/other"] == pytest.approx(1.0)  # before clipping
     assert "train/grad_norm/weight" in watched and not any("grad_norm/" in name for name in plain)
-    unclipped = next(fit(Growing(), batches, Settings(max_epochs=1, watch=2))).metrics
+    unclipped = next(fit(Growing(), batches, Settings(max_epochs=1, log_grad_norm_every=2))).metrics
     assert unclipped["train/grad_norm/weight"] == pytest.approx((1 + 4 + 16) / 3)  # of updates 1, 3 and 5
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from gatesweep.core import checkpoint
-from gatesweep.core.record import STEP_LOSS, Event, curves, plain, read_events
+from gatesweep.core.record import STEP_LOSS, Event, curves, json_safe, read_events
 from gatesweep.sweeps.commands.publish import MLFLOW_ENVIRONMENT
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.records.layout import OUTCOMES, trial_folders
@@ -56,7 +56,7 @@ def _record(trial: Path) -> Iterator[str]:
     if [event["epoch"] for event in seen] != list(range(1, len(seen) + 1)):
         yield f"epochs {[event['epoch'] for event in seen]}"
     result = json.loads((trial / "result.json").read_text())
-    if result["curves"] != plain(curves(seen)) or result["outcome"] != events[-1]["outcome"]:
+    if result["curves"] != json_safe(curves(seen)) or result["outcome"] != events[-1]["outcome"]:
         yield "result.json is not what its events say"
     with (trial / "scalars.csv").open() as stream:
         if [int(row["epoch"]) for row in csv.DictReader(stream)] != [event["epoch"] for event in seen]:

@@ -19,10 +19,10 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from gatesweep.core.cache import cache_name, cache_scope
 from gatesweep.core.errors import InputError
 from gatesweep.core.files import try_lock, write_atomically
 from gatesweep.core.record import append_event
-from gatesweep.core.shared import cache_name, cache_scope
 from gatesweep.sweeps.commands.cli import (
     INTERRUPTED,
     NONE_PASSED,

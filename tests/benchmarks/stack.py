@@ -46,7 +46,7 @@ def compare(config: Config, count: int, batches: int, rounds: int) -> list[tuple
     for _ in range(rounds + 1):
         began = perf_counter()
         for run in alone:
-            run.train(some, {}, [])
+            run.train_epoch(some, {}, [])
         between = perf_counter()
         stack.train(some)
         found.append((between - began, perf_counter() - between))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gatesweep.core.cache import machine_cache
 from gatesweep.core.data import check_batch_size, generator, require, shuffled
-from gatesweep.core.shared import machine_cache
 from gatesweep.trainables.operators.faults import CLASSES, RATE, Windows, simulate
 from gatesweep.trainables.operators.motor import Casing, Drive
 

@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gatesweep.core.cache import machine_cache
 from gatesweep.core.data import require
 from gatesweep.core.errors import InputError
-from gatesweep.core.shared import machine_cache
 from gatesweep.trainables.operators.bearing_data import PARTS, Batch, BearingData
 from gatesweep.trainables.operators.bearing_model import DECIMATION
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from gatesweep.core.shared import CPU, MAX_FILES, cache_scope, machine_cache
+from gatesweep.core.cache import CPU, MAX_FILES, cache_scope, machine_cache
 from gatesweep.sweeps.commands.run import run_sweep
 from gatesweep.sweeps.config.build import _data
 from gatesweep.sweeps.config.compose import compose_config
@@ -265,7 +265,7 @@ def test_a_search_over_data_keeps_few_files(tmp_path: Path) -> None:
 def test_a_sweep_makes_its_data_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", None)  # where the trials' processes look, too
     log = tmp_path / "log"
-    data = f"data={{_target_:'tests.test_shared.LoggedPoints',log:'{log}'}}"
+    data = f"data={{_target_:'tests.test_cache.LoggedPoints',log:'{log}'}}"
     overrides = trivial(tmp_path / "results", None, "num_samples=4", "max_concurrent=2", "scheduler=none")
     run_sweep(compose_config([one for one in overrides if not one.startswith("data=")] + [data]))
     assert makers(log) == [os.getpid()]
