@@ -1,4 +1,4 @@
-"""Arguments of every command. Only the standard library and the YAML files are needed to parse them and to show help."""
+"""Arguments of every command. To parse them and to show help takes the standard library and YAML files alone."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Parser(argparse.ArgumentParser):
 class Command:
     """A command of gatesweep: the line that `gatesweep --help` shows, its help, its arguments, and what does the work.
 
-    `work` is a "module:function" that takes the parsed arguments and returns the exit code; it is imported after parsing.
+    `work` is a "module:function" that takes the parsed arguments and returns the exit code. It is imported after parsing.
     """
 
     summary: str
@@ -140,7 +140,8 @@ def _compare(parser: Parser) -> None:
 
 def _publish(parser: Parser) -> None:
     parser.add_argument("sweep", type=Path, metavar="FOLDER", help="of a sweep, e.g. results/latest")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="tracking.uri=URI or tracking.experiment=NAME, in the place of the sweep's own")  # fmt: skip
+    another = "tracking.uri=URI or tracking.experiment=NAME, in the place of the sweep's own"
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=another)
     parser.add_argument("--follow", action="store_true", help="go on until standard input closes")
 
 
@@ -148,11 +149,13 @@ def _replay(parser: Parser) -> None:
     parser.add_argument("arguments", nargs="+", metavar="SWEEP | KEY=VALUE", help="folders of sweeps, and what to vary")
     parser.add_argument("--replicas", type=int, default=100, metavar="N", help="simulated sweeps a setting (100)")
     parser.add_argument("--in-order", action="store_true", help="the trials as they came, once, instead of shuffled")
-    parser.add_argument("--save", type=Path, metavar="FOLDER", help="write the curves of one sweep there, a few kB, and replay none")  # fmt: skip
+    save = "write the curves of one sweep there, a few kB, and replay none"
+    parser.add_argument("--save", type=Path, metavar="FOLDER", help=save)
 
 
 def _ui(parser: Parser) -> None:
-    parser.add_argument("results", type=Path, nargs="?", metavar="FOLDER", help="a results folder (GATESWEEP_RESULTS, else results)")  # fmt: skip
+    folder = "a results folder (GATESWEEP_RESULTS, else results)"
+    parser.add_argument("results", type=Path, nargs="?", metavar="FOLDER", help=folder)
     parser.add_argument("--port", type=_port, default=5000, metavar="PORT", help="on 127.0.0.1 (5000)")
 
 

@@ -26,7 +26,7 @@ def faults_kept_in(folder: Path) -> Iterator[None]:
 
 
 def keep_traceback(fault: Exception, folder: Path | None = None) -> Path:
-    """Write the traceback of `fault` to a file, in `folder` or else a temporary one; the second call writes no other."""
+    """Write the traceback of a fault to a file, in `folder` or else a temporary one; a second call writes no other."""
     kept: Path | None = getattr(fault, "kept_in", None)
     if kept:
         return kept

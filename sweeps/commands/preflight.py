@@ -33,7 +33,7 @@ from gatesweep.sweeps.storage.store import Store
 
 
 def check_sweep(folder: Path, config: Config, space: Space) -> None:
-    """Raise InputError for everything that can be known to be wrong before Ray starts; `folder` is the sweep's to be."""
+    """Raise InputError for whatever can be known to be wrong before Ray starts; `folder` is the sweep's to be."""
     check_results_folder(folder)
     check_search(config, space)
     if config.tracking.enabled:
@@ -71,7 +71,7 @@ def check_search(config: Config, space: Space) -> None:
             raise InputError(f"{got} with this scheduler: a stack can be thinned by scheduler=asha, or by none")
     if isinstance(scheduler, Population) and config.confirm.seeds:
         raise InputError(
-            f"confirm.seeds: got {config.confirm.seeds}, expected 0: with scheduler=pbt no trial keeps its values throughout"
+            f"confirm.seeds: got {config.confirm.seeds}, expected 0: with scheduler=pbt no trial keeps its values"
         )
     if is_exhaustive(config.search.sampler):
         for key, leaf in space.items():

@@ -89,7 +89,7 @@ def _cluster(config: Config) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _sweep_folder(folder: Path, config: Config) -> Iterator[None]:
-    """Make the sweep's folder, hold its lock, and make it the newest. Raises InputError where another sweep holds it."""
+    """Make the sweep's folder, hold its lock, and make it the newest. Raises InputError where another holds it."""
     make_folder(folder)
     with try_lock(folder / LOCK) as locked:
         if not locked:

@@ -31,9 +31,9 @@ class Key:
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """A file of a group: its keys under their dotted names, its list of defaults, its heading and its comments.
+    """One YAML file: its first comment, its list of defaults, and its keys under their dotted names.
 
-    `defaults` holds (group, choice or None, True where it overrides); the file itself is (`"_self_"`, None, False).
+    `defaults` holds (group, choice or None, True where it overrides); the file's own place is ("_self_", None, False).
     """
 
     heading: str
@@ -87,14 +87,14 @@ def read_config_file(group: str, choice: str) -> ConfigFile:
     root = yaml.compose(text, Loader=LOADER)
     values = yaml.load(text, Loader=LOADER) or {}
     entries = [_default(entry) for entry in values.pop("defaults", [])]
-    comments = {}
+    comments, keys = {}, []
     if isinstance(root, yaml.MappingNode):
-        listed = next((value.value for key, value in root.value if key.value == "defaults"), [])
+        listed: list[yaml.Node] = next((value.value for key, value in root.value if key.value == "defaults"), [])
         marks = [node.value[0][1] if isinstance(node, yaml.MappingNode) else node for node in listed]
         comments = {entry[0]: _remark(lines, mark) for entry, mark in zip(entries, marks, strict=True)}
+        keys = list(_keys(values, root, lines, f"{package}." if package else ""))
     if not any(entry[0] == "_self_" for entry in entries):
         entries.append(("_self_", None, False))
-    keys = list(_keys(values, root, lines, f"{package}." if package else "")) if values else []
     return ConfigFile(heading, entries, keys, comments)
 
 
