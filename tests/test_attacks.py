@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gatesweep.trainables.born.attacks import ascend, fgsm, pgd, random_start, robust_accuracy, surprise, withstands
+from gatesweep.trainables.born.attacks import ascend, fgsm, is_robust, pgd, random_start, robust_accuracy, surprise
 from gatesweep.trainables.born.mps import BornMachine
 
 
@@ -108,7 +108,7 @@ def test_robust_accuracy_counts_the_points_further_from_the_line_than_eps():
     for eps in (0.02, 0.1, 0.2):
         inside = ((x - 0.5).abs() < 0.5 - eps).all(dim=1)  # so that the cube is in nobody's way
         expected = (distance > eps) & (torch.arange(4000) >= 100)
-        assert torch.equal(withstands(machine, x[inside], labels[inside], eps), expected[inside])
+        assert torch.equal(is_robust(machine, x[inside], labels[inside], eps), expected[inside])
         share = expected[inside].double().mean().item()
         assert robust_accuracy(machine, x[inside], labels[inside], eps) == pytest.approx(share)
 
@@ -180,7 +180,7 @@ def test_a_search_of_the_whole_ball_finds_hardly_more(learned, eps):
     truth = (found == labels[:, None]).all(dim=1)
     assert 0.2 < truth.double().mean() < 0.95  # there is something to find, and to miss
     for tries, most in ((200, 0.05), (500, 0.02)):
-        claimed = withstands(machine, x, labels, eps, tries=tries)
+        claimed = is_robust(machine, x, labels, eps, tries=tries)
         assert (claimed & ~truth).double().mean() <= most
         assert (truth & ~claimed).double().mean() <= 0.01  # between the grid's points
     ascended = labels_of(machine, pgd(machine, x, labels, eps)) == labels
@@ -196,7 +196,7 @@ def test_two_ways_out_of_a_ring_are_both_found():
     for eps in (0.03, 0.06, 0.09, each):
         reach = eps[:, 0] if isinstance(eps, Tensor) else eps
         truth = (radius - reach > 0.25) & (radius + reach < 0.45)
-        assert (withstands(machine, x, labels, eps) != truth).double().mean() < 0.02
+        assert (is_robust(machine, x, labels, eps) != truth).double().mean() < 0.02
 
 
 def test_attacks_leave_no_gradients_and_no_random_state_behind(learned):

@@ -11,7 +11,7 @@ from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.config.schema import make_gate
 from gatesweep.trainables.born.adversarial import BornAdversarial
-from gatesweep.trainables.born.attacks import surprise, withstands
+from gatesweep.trainables.born.attacks import is_robust, surprise
 from gatesweep.trainables.born.classifier import BornClassifier
 from gatesweep.trainables.born.data import BornData
 from tests.examples import CPU, stacks_as_it_trains_alone
@@ -172,8 +172,8 @@ def test_trained_under_attack_a_machine_withstands_more_and_classifies_as_well()
         trained(kind, data, 1, dim=10, bond=6, std=0.05, **fields).exact()
         for kind, fields in ((BornClassifier, {}), (BornAdversarial, {"eps": 0.15}))
     )
-    robust = [withstands(one, x.double(), labels, 0.15).double().mean().item() for one in (plain, hardened)]
-    accurate = [withstands(one, x.double(), labels, 0.0).double().mean().item() for one in (plain, hardened)]
+    robust = [is_robust(one, x.double(), labels, 0.15).double().mean().item() for one in (plain, hardened)]
+    accurate = [is_robust(one, x.double(), labels, 0.0).double().mean().item() for one in (plain, hardened)]
     assert robust[1] > robust[0] + 0.1
     assert accurate[1] > accurate[0] - 0.02
 

@@ -12,6 +12,7 @@ import yaml
 from scipy import stats
 from torch import Tensor
 
+from gatesweep.core.errors import InputError
 from gatesweep.core.loop import Settings, fit
 from gatesweep.sweeps.config.groups import CONFIGS
 from gatesweep.trainables.born.classifier import BornClassifier
@@ -167,25 +168,27 @@ def test_series_train_on_one_file_and_are_held_out_from_another(tmp_path):
         ("a.ts", TS.replace("5.0,", "5.0:"), r"line 6: 3 parts between colons', expected one series and its class"),
         ("a.ts", TS.replace("high", "low"), r"the class low alone', expected at least two classes"),
         ("a.ts", "@data\n", r"expected at least one series"),
-        ("a.tsv", "1\t1.0\tinf\n2\t1.0\t2.0\n", r"line 1: a value that is missing or not finite"),
+        ("a.tsv", "1\t1.0\tinf\n2\t1.0\t2.0\n", r"line 1: a value that is missing or not finite', .* 2 of 2 is inf$"),
+        ("a.tsv", "1\t1.0\n,\n2\t1.0\n", r"line 2: 0 fields', expected a class and at least one number"),
+        ("a.tsv", "1\n2\n", r"line 1: 1 fields', expected a class and at least one number"),
     ],
 )
 def test_bad_files_are_named_with_their_line(tmp_path, name, text, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         read_series(write(tmp_path, name, text))
 
 
 def test_the_second_file_must_share_length_and_classes(tmp_path):
     train = write(tmp_path, "a.ts", TS)
     fields = {"device": CPU, "seed": 0, "dataset": "series", "path": train, "batch_size": 2}
-    with pytest.raises(ValueError, match=r"data\.test_path: got .*class middle', expected one of high, low"):
+    with pytest.raises(InputError, match=r"data\.test_path: got .*class middle', expected one of high, low"):
         BornData(**fields, test_path=write(tmp_path, "b.ts", TS.replace("3.0:low", "3.0:middle")))
-    with pytest.raises(ValueError, match=r"data\.test_path: got .*line 5: 4 values', expected 3"):
+    with pytest.raises(InputError, match=r"data\.test_path: got .*line 5: 4 values', expected 3"):
         BornData(**fields, test_path=write(tmp_path, "c.ts", TS.replace(":low", ",1.0:low")))
-    with pytest.raises(ValueError, match=r"data\.path: got 'nowhere\.ts', expected a file that exists"):
+    with pytest.raises(InputError, match=r"data\.path: got 'nowhere\.ts', expected a file that exists"):
         BornData(**(fields | {"path": "nowhere.ts"}))
     (tmp_path / "d.ts").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="expected a text file"):
+    with pytest.raises(InputError, match="expected a text file"):
         BornData(**(fields | {"path": str(tmp_path / "d.ts")}))
 
 

@@ -13,6 +13,7 @@ import scipy.signal
 import torch
 from scipy.spatial.distance import cdist
 
+from gatesweep.core.errors import InputError
 from gatesweep.trainables.circuits.circuit import (
     OMEGA_0,
     PAIRS,
@@ -190,7 +191,7 @@ def test_poles_are_points_of_standardised_magnitude_and_phase():
     cosine, sine = part.tensors["poles"][..., 1].numpy(), part.tensors["poles"][..., 2].numpy()
     back = np.exp(point.numpy() * std + mean) * (cosine + 1j * sine)
     np.testing.assert_allclose(back[there], part.roots.poles[:, :2][there], rtol=1e-4)
-    assert data.most == {"poles": 2, "zeros": 2, "origin": 1}
+    assert data.max_counts == {"poles": 2, "zeros": 2, "origin": 1}
     assert part.tensors["counts"][0].tolist() == [1, 0, 0]  # low_pass
 
 
@@ -244,18 +245,23 @@ def test_a_users_circuits_are_split_by_type_and_trained_on(tmp_path):
     ("text", "message"),
     [
         (None, r"data\.path: got '.*mine\.csv', expected a CSV file with the columns circuit,type"),
-        ("a,b\n1,2\n", r"data\.path: got 'a,b', expected the columns circuit,type,kind,from,to,value"),
+        ("a,b\n1,2\n", r"mine\.csv, line 1: got 'a,b', expected the columns circuit,type,kind,from,to,value"),
         (HEADER, r"data\.path: got '.*mine\.csv', expected at least one circuit"),
-        (HEADER + "a,t,Q,VIN,VOUT,1\n", r"data\.path, line 2, kind: got 'Q', expected one of R, C, L"),
-        (HEADER + "a,t,R,IN,VOUT,1\n", r"data\.path, line 2, from: got 'IN', expected one of GND, VIN"),
-        (HEADER + "a,t,R,VIN,N3,1\n", r"data\.path, line 2, to: got 'N3', expected one of GND, VIN"),
-        (HEADER + "a,t,R,VIN,VIN,1\n", r"data\.path, line 2, to: got 'VIN', expected another node"),
-        (HEADER + "a,t,R,VIN,VOUT,nan\n", r"data\.path, line 2, value: got 'nan', expected a finite number above 0"),
-        (HEADER + "a,t,R,VIN,VOUT,-1\n", r"data\.path, line 2, value: got '-1', expected a finite number above 0"),
-        (HEADER + "a,t,R,VIN,VOUT,0\n", r"data\.path, line 2, value: got '0', expected a finite number"),
-        (HEADER + "a,t,R,VIN,VOUT\n", r"data\.path, line 2, value: got None, expected a finite number"),
+        (HEADER + "a,t,Q,VIN,VOUT,1\n", r"mine\.csv, line 2, kind: got 'Q', expected one of R, C, L"),
+        (HEADER + "a,t,R,IN,VOUT,1\n", r"mine\.csv, line 2, from: got 'IN', expected one of GND, VIN"),
+        (HEADER + "a,t,R,VIN,N3,1\n", r"mine\.csv, line 2, to: got 'N3', expected one of GND, VIN"),
+        (HEADER + "a,t,R,VIN,VIN,1\n", r"mine\.csv, line 2, to: got 'VIN', expected another node"),
+        (HEADER + "a,t,R,VIN,VOUT,nan\n", r"mine\.csv, line 2, value: got 'nan', expected a finite number above 0"),
+        (HEADER + "a,t,R,VIN,VOUT,-1\n", r"mine\.csv, line 2, value: got '-1', expected a finite number above 0"),
+        (HEADER + "a,t,R,VIN,VOUT,0\n", r"mine\.csv, line 2, value: got '0', expected a finite number"),
+        (HEADER + "a,t,R,VIN,VOUT\n", r"mine\.csv, line 2: got 5 fields, expected 6, as in the header"),
         (HEADER + "a,t,R,VIN,VOUT,x\na,u,C,VOUT,GND,1\n", r"line 2, value: got 'x'"),
-        (HEADER + "a,t,R,VIN,VOUT,1\na,u,C,VOUT,GND,1\n", r"line 3, type: got 'u', expected 't'"),
+        (
+            HEADER + "a,t,R,VIN,VOUT,1\na,u,C,VOUT,GND,1\n",
+            r"mine\.csv, line 3, type: got 'u', expected 't', as in earlier rows of circuit 'a'",
+        ),
+        (HEADER + "\na,t,R,VIN,VOUT,x\n", r"mine\.csv, line 3, value: got 'x'"),
+        (HEADER + '"a\nb",t,R,VIN,VOUT,1\na,t,R,VIN,VOUT,x\n', r"mine\.csv, line 4, value: got 'x'"),
         (HEADER + "a,t,R,VIN,VOUT,1\n", r"data\.path: got '1 circuits of type t', expected enough .*\(val got 0\)"),
         (
             HEADER + "".join(f"{n},t,R,VIN,GND,1\n" for n in range(20)),
@@ -273,7 +279,16 @@ def test_files_that_are_wrong_are_told_in_one_line(text, message, tmp_path):
 
 def test_more_than_a_row_holds_is_told(tmp_path):
     (tmp_path / "mine.csv").write_text(HEADER + "a,t,R,VIN,VOUT,1,2\n")
-    with pytest.raises(ValueError, match=r"data\.path, line 2: got 'more fields', expected 6, as the header has"):
+    with pytest.raises(InputError, match=r"mine\.csv, line 2: got 7 fields, expected 6, as in the header"):
+        read_csv(str(tmp_path / "mine.csv"))
+
+
+def test_bytes_that_are_not_text_and_quotes_left_open_are_told_with_their_line(tmp_path):
+    (tmp_path / "mine.csv").write_bytes(HEADER.encode() + b"a,t,R,VIN,VOUT,1\na,\xe9,R,VIN,GND,1\n")
+    with pytest.raises(InputError, match=r"mine\.csv, line 3: got the byte 0xe9, expected text in UTF-8"):
+        read_csv(str(tmp_path / "mine.csv"))
+    (tmp_path / "mine.csv").write_text(HEADER + '"' + "a,t,R,VIN,VOUT,1\n" * 10_000)
+    with pytest.raises(InputError, match=r"mine\.csv, line \d+: field larger than .*, expected circuit,type"):
         read_csv(str(tmp_path / "mine.csv"))
 
 
@@ -284,6 +299,7 @@ def test_more_than_a_row_holds_is_told(tmp_path):
         ({"types": []}, r"data\.types: got \[\], expected each type once"),
         ({"types": ["low_pass"] * 2}, r"data\.types: got \['low_pass', 'low_pass'\], expected each type once"),
         ({"n_val": 5}, r"data\.n_val: got 5, expected at least 6, one of each type"),
+        ({"path": "mine.csv", "n_val": 0}, r"data\.n_val: got 0, expected at least 1$"),
         ({"batch_size": 121}, r"data\.batch_size: got 121, expected 1 to 120"),
     ],
 )

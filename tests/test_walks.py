@@ -14,6 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gatesweep.core.errors import InputError
 from gatesweep.core.gate import Gate
 from gatesweep.core.trainable import Metrics
 from gatesweep.trainables.walks import graph as graphs
@@ -80,7 +81,7 @@ def test_zipf_degrees_are_unequal():
 
 
 def test_a_graph_too_sparse_is_an_error():
-    with pytest.raises(ValueError, match=r"data\.p_in, data\.p_out: got 0\.05 and 0\.01, expected a denser"):
+    with pytest.raises(InputError, match=r"data\.p_in, data\.p_out: got 0\.05 and 0\.01, expected a denser"):
         graphs.generate(40, 4, 0.05, 0.01, 0.5, seed=0)
 
 
@@ -126,7 +127,16 @@ def test_loader_errors_name_the_file_and_the_line(tmp_path, edges, blocks, messa
     for name, text in (("edges.csv", edges), ("blocks.csv", blocks)):
         if text is not None:
             (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
+        graphs.load(tmp_path)
+
+
+def test_loader_names_the_line_of_a_byte_that_is_not_text_and_of_a_quote_left_open(tmp_path):
+    (tmp_path / "blocks.csv").write_bytes(b"vertex,block\na,x\nb,\xe9\n")
+    with pytest.raises(InputError, match=r"blocks\.csv, line 3: got the byte 0xe9, expected text in UTF-8"):
+        graphs.load(tmp_path)
+    (tmp_path / "blocks.csv").write_text('vertex,block\n"a,x\n' + "b,x\n" * 40_000)
+    with pytest.raises(InputError, match=r"blocks\.csv, line \d+: field larger than .*, expected vertex,block"):
         graphs.load(tmp_path)
 
 
@@ -204,7 +214,7 @@ def test_rules_are_not_met_by_chance():
 
 def test_rules_that_no_graph_allows_are_an_error():
     graph = graphs.generate(12, 2, 0.9, 0.9, 0.0, 0)  # two blocks, each hit by half of all walks
-    with pytest.raises(ValueError, match=r"data\.jumpers_per_block: got 2, expected fewer"):
+    with pytest.raises(InputError, match=r"data\.jumpers_per_block: got 2, expected fewer"):
         draw(graph, 2, 3, 6, 0)
 
 
@@ -347,6 +357,7 @@ def test_chunks_of_one_epoch_are_all_different():
         ({"r_max": 2}, r"data\.r_max: got 2, expected at least 3"),
         ({"walk_length": 16}, r"data\.walk_length: got 16, expected at least 17"),
         ({"p_in": 1.5}, r"data\.p_in: got 1\.5, expected a probability above 0"),
+        ({"windowing": "whole"}, r"data\.windowing: got 'whole', expected one of random, chunk"),
         ({"n_vertices": 8}, r"data\.n_vertices: got 8, expected at least 12"),
         (
             {"graph_dir": "nowhere"},
@@ -389,6 +400,7 @@ def test_defaults_are_those_of_the_small_preset():
         ({"n_layers": 0}, r"trainable\.n_layers: got 0, expected at least 1"),
         ({"sampled_every": 0}, r"trainable\.sampled_every: got 0, expected at least 1"),
         ({"dropout": 1.0}, r"trainable\.dropout: got 1\.0, expected a probability below 1"),
+        ({"positions": "sine"}, r"trainable\.positions: got 'sine', expected one of rotary, learned"),
         ({"sequences": 201}, r"trainable\.sequences: got 201, expected 1 to 200, the held-out walks"),
     ],
 )

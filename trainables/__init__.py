@@ -1,4 +1,4 @@
-"""The model families: one folder each; they know `core` and never each other."""
+"""Model families, one folder each. A family imports `core` and never another family."""
 
-if __name__ != "gatesweep.trainables":  # one name a file: a class imported twice is two classes
+if __name__ != "gatesweep.trainables":  # a module imported under two names would define each of its classes twice
     raise ImportError("trainables is gatesweep.trainables")

@@ -14,7 +14,7 @@ from gatesweep.core.loop import fit
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.config.schema import make_settings
-from gatesweep.trainables.born.attacks import fgsm, pgd, withstands
+from gatesweep.trainables.born.attacks import fgsm, is_robust, pgd
 from gatesweep.trainables.born.data import BornData
 from gatesweep.trainables.born.trainable import Born
 
@@ -69,7 +69,7 @@ def robustness(method: str, seed: int, count: int, overrides: list[str]) -> list
     found = [share(x)]
     found += [share(fgsm(machine, x, labels, eps)) for eps in SIZES]
     found += [share(pgd(machine, x, labels, eps)) for eps in SIZES]
-    return found + [withstands(machine, x, labels, eps).double().mean().item() for eps in SIZES]
+    return found + [is_robust(machine, x, labels, eps).double().mean().item() for eps in SIZES]
 
 
 if __name__ == "__main__":

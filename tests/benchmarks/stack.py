@@ -24,7 +24,7 @@ from gatesweep.sweeps.config.values import with_values
 from tests.conftest import TRAINABLES
 
 
-def runs(config: dict, count: int) -> list[Run]:
+def runs(config: Config, count: int) -> list[Run]:
     """Members that differ in seed and learning rate."""
     made = []
     for position in range(count):
@@ -38,7 +38,7 @@ def runs(config: dict, count: int) -> list[Run]:
     return made
 
 
-def compare(config: dict, count: int, batches: int, rounds: int) -> list[tuple[float, float]]:
+def compare(config: Config, count: int, batches: int, rounds: int) -> list[tuple[float, float]]:
     """Seconds one by one and stacked, of each round."""
     stack, alone = Stack(runs(config, count)), runs(config, count)
     some = build_run(config)[1].train(0)[:batches]

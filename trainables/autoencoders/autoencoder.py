@@ -1,4 +1,4 @@
-"""The autoencoder: every token through a narrow latent and back, gated on what it keeps and on its codebook's use."""
+"""The autoencoder: each token becomes a small latent and is reconstructed from it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ from gatesweep.trainables.autoencoders.model import Kind, make_decoder, make_enc
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
-FIRST = 1024  # samples whose tokens a codebook starts from
+CODEBOOK_SAMPLES = 1024  # training samples, at most, whose latents a codebook starts from
 
 
 class Autoencoder(Trainable):
-    """Mean squared error of reconstructed tokens, beside a codebook's commitment loss.
+    """Autoencoder of tokens with a bottleneck; the loss is the mean squared error plus a codebook's commitment loss.
 
-    Encoder and decoder, each an `mlp` or a `gnn`, know the tokens' ids. The latent is `none`, `linear` (a projection
-    to `latent_rank` dimensions) or `vq` (a codebook). Held-out metrics are those of `metrics.reconstruction`, with
-    `latent_dims`, the real numbers of each token that `none` and `linear` let through, or with a codebook's use
-    (`latent.codebook_use`).
+    `encoder` and `decoder` are an `mlp` or a `gnn` each; both get the tokens' ids. `latent` is `none`, `linear` (a
+    projection to `latent_rank` dimensions) or `vq` (a codebook). Validation metrics are those of `Reconstruction` and
+    of the bottleneck. For `vq` the latter are `codebook_use`; for the others `latent_dims`, the number of real numbers
+    that pass for each token. Raises InputError if a hyperparameter is out of its range.
     """
 
     stackable = frozenset({"lr", "weight_decay"})
@@ -72,55 +71,51 @@ class Autoencoder(Trainable):
         self.decoder = make_decoder(decoder, data, width=decoder_width, depth=decoder_depth, latent_dim=latent_dim)
 
     def forward(self, batch: Batch) -> Losses:
+        """Return `loss`, its term `mse`, and with a codebook its term `commitment`."""
         return self._pass(batch)[0]
 
-    def _pass(self, batch: Batch) -> tuple[Losses, Tensor, Tensor]:
-        """The losses, the latents (B, T, D) before the bottleneck, and the reconstructed features (B, T, F)."""
-        features, ids = batch
-        latents = self.recomputed(self.encoder, features, ids)
-        count = mean_count((ids > 0).float())
-        z, terms = self.latent(latents, ids > 0, count)
-        reconstructed = self.recomputed(self.decoder, z, ids)
-        mse = masked_mse(reconstructed, features, ids, count)
-        return {"loss": mse + sum(terms.values()), "mse": mse, **terms}, latents, reconstructed
-
     def reconstruct(self, features: Tensor, ids: Tensor) -> Tensor:
-        """(B, T, F): tokens after encoder, bottleneck and decoder."""
+        """Pass features (B, T, F) and ids (B, T) through encoder, bottleneck and decoder; return features (B, T, F)."""
         return self._pass((features, ids))[2]
 
     @torch.no_grad()
     def begin(self, data: Data) -> None:
-        """Start a codebook from the latents of training tokens."""
+        """Start a codebook at the latents of training tokens.
+
+        Raises InputError if there are fewer such tokens than codes.
+        """
         assert isinstance(data, TokenData)
         if isinstance(self.latent, VectorQuantizer):
-            features, ids = (part[:FIRST] for part in data.train_all())
+            features, ids = (tensor[:CODEBOOK_SAMPLES] for tensor in data.train_all())
             self.latent.begin(self.encoder(features, ids), ids > 0)
 
     @torch.no_grad()
     def evaluate(self, data: Data) -> Metrics:
+        """Return the losses, the reconstruction metrics and the bottleneck's metrics over the validation samples."""
         assert isinstance(data, TokenData)
-        mean, kept, usage = Mean(), Reconstruction(data), self._no_usage()
+        mean, collected, usage = Mean(), Reconstruction(data), self._no_usage()
         for batch in data.val():
             losses, latents, reconstructed = self._pass(batch)
             mean.add(losses, samples(batch))
-            kept.add(reconstructed, *batch)
+            collected.add(reconstructed, *batch)
             if isinstance(self.latent, VectorQuantizer):
                 usage += self.latent.usage(latents, batch[1] > 0)
-        return mean.value() | kept.metrics() | self._bottleneck(usage)
+        return mean.value() | collected.metrics() | self._bottleneck(usage)
 
     def oracle(self, data: Data) -> Metrics:
-        """Every token as it is, by codes that are all used alike."""
+        """Return the metrics of perfect reconstruction by codes that are all used equally often."""
         assert isinstance(data, TokenData)
         return reconstruction(data, lambda features, ids: features) | self._bottleneck(self._no_usage() + 1)
 
     def trivial(self, data: Data) -> Metrics:
-        """The mean token for every token, by the first code."""
+        """Return the metrics of answering the mean token always, with only the first code used."""
         assert isinstance(data, TokenData)
-        first = self._no_usage()
-        first[:1] = 1
-        return reconstruction(data, lambda features, ids: torch.zeros_like(features)) | self._bottleneck(first)
+        usage = self._no_usage()
+        usage[:1] = 1
+        return reconstruction(data, lambda features, ids: torch.zeros_like(features)) | self._bottleneck(usage)
 
     def figures(self, data: Data) -> dict[str, Callable[[], Figure]]:
+        """Return functions that draw the `reconstruction` and, with a codebook, the use of its codes (`codebook`)."""
         assert isinstance(data, TokenData)
         drawings: dict[str, Callable[[], Figure]] = {
             "reconstruction": partial(figures.draw_reconstruction, data, self.reconstruct)
@@ -129,7 +124,18 @@ class Autoencoder(Trainable):
             drawings["codebook"] = lambda: figures.draw_codebook(self._held_out_usage(data))
         return drawings
 
+    def _pass(self, batch: Batch) -> tuple[Losses, Tensor, Tensor]:
+        """Return the losses, the latents (B, T, D) before the bottleneck, and the reconstructed features (B, T, F)."""
+        features, ids = batch
+        latents = self.recomputed(self.encoder, features, ids)
+        count = mean_count((ids > 0).float())
+        z, terms = self.latent(latents, ids > 0, count)
+        reconstructed = self.recomputed(self.decoder, z, ids)
+        mse = masked_mse(reconstructed, features, ids, count)
+        return {"loss": mse + sum(terms.values()), "mse": mse, **terms}, latents, reconstructed
+
     def _held_out_usage(self, data: TokenData) -> Tensor:
+        """Count the validation tokens (K,) of each code."""
         assert isinstance(self.latent, VectorQuantizer)
         usage = self._no_usage()
         for features, ids in data.val():
@@ -137,12 +143,12 @@ class Autoencoder(Trainable):
         return usage
 
     def _no_usage(self) -> Tensor:
-        """(K,): a count for each code, all 0; without a codebook K is 0."""
+        """Return a count of 0 for each code, (K,); without a codebook K is 0."""
         n_codes = self.latent.n_codes if isinstance(self.latent, VectorQuantizer) else 0
         return torch.zeros(n_codes, dtype=torch.int64, device=self.progress.device)
 
     def _bottleneck(self, usage: Tensor) -> Metrics:
-        """How evenly the codes are used, or how many real numbers of each token are kept."""
+        """Return the metrics of the bottleneck, given the number of tokens (K,) of each code."""
         if isinstance(self.latent, VectorQuantizer):
             return codebook_use(usage)
         return {"latent_dims": float(self.latent.dims)}

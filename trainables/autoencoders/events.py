@@ -1,4 +1,7 @@
-"""Simulated collision events: four top quarks, or two top quarks and a Higgs boson, as what a detector would list."""
+"""Simulated collision events: four top quarks, or two top quarks and a Higgs boson, as a detector would record them.
+
+Energies, momenta and masses are in GeV, angles in radians. A four-momentum is (E, px, py, pz).
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,21 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-TOP, W, HIGGS, BOTTOM = 172.5, 80.4, 125.0, 4.7  # masses in GeV; everything else is massless
-TOP_PT, HIGGS_PT = 120.0, 110.0  # mean transverse momenta of their gamma distributions, GeV
-HADRONIC = 0.67  # of W bosons decay to two quarks, the others to a lepton and a neutrino
-ISR_JETS = 3
-MAX_ETA, MIN_JET_PT, MIN_LEPTON_PT = 2.5, 25.0, 15.0
-PAD, JET, B_JET, ELECTRON, MUON = 0, 1, 2, 3, 5  # a negative lepton's id is one more: e+ 3, e- 4, mu+ 5, mu- 6
-NEUTRINO = -1  # never listed: it is the missing momentum
+TOP, W, HIGGS, BOTTOM = 172.5, 80.4, 125.0, 4.7  # masses in GeV; all other particles are massless
+TOP_PT, HIGGS_PT = 120.0, 110.0  # mean transverse momenta in GeV
+HADRONIC = 0.67  # probability that a W boson decays to two quarks, not to a lepton and a neutrino
+ISR_JETS = 3  # jets of initial-state radiation in each event
+MAX_ETA, MIN_JET_PT, MIN_LEPTON_PT = 2.5, 25.0, 15.0  # acceptance of the detector: |eta|, and pT in GeV
+PAD, JET, B_JET, ELECTRON, MUON = 0, 1, 2, 3, 5  # the id depends on the charge: e+ 3, e- 4, mu+ 5, mu- 6
+NEUTRINO = -1  # never recorded: it becomes missing momentum
 
 
 @dataclass(frozen=True)
 class Events:
-    """Tokens of events: `ids` (n, T), 0 where there is none, and `objects` (n, T, 3): pT in GeV, eta, phi.
+    """Recorded objects of n events: `ids` (n, T), 0 for padding, and `objects` (n, T, 3) with pT, eta and phi.
 
-    `met` (n, 2) is the missing transverse momentum, its size in GeV and its phi; `signal` (n,) says which events
-    hold four tops, where that is known.
+    `met` (n, 2) is the missing transverse momentum: its size and its phi. `signal` (n,) is true for events with four
+    tops; it is None for events from a file.
     """
 
     ids: Ints
@@ -33,10 +36,11 @@ class Events:
     signal: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
+        """Return the number of events n."""
         return len(self.ids)
 
     def hardest(self, tokens: int) -> Events:
-        """The same events with their `tokens` hardest objects in falling order of pT, padding last."""
+        """Return the events with their `tokens` objects of largest pT, in descending order; padding comes last."""
         pt = np.where(self.ids > PAD, self.objects[..., 0], -np.inf)
         order = np.argsort(-pt, axis=1, kind="stable")[:, :tokens]
         ids = np.take_along_axis(self.ids, order, axis=1)
@@ -45,9 +49,10 @@ class Events:
 
 
 def simulate(n_events: int, max_tokens: int, seed: int) -> Events:
-    """Every second event is signal (four tops), the others are background (two tops and a Higgs boson to b quarks).
+    """Simulate signal (four tops) and background (two tops and a Higgs boson that decays to b quarks), alternately.
 
-    The momenta of the mothers are drawn independently of each other; their decays are exact and isotropic.
+    The momenta of tops and Higgs bosons are independent of each other. Their decays conserve four-momentum and are
+    isotropic in the rest frame. Each event keeps its `max_tokens` objects of largest pT; pT is in GeV.
     """
     rng = np.random.default_rng(seed)
     signal = np.arange(n_events) % 2 == 0
@@ -65,30 +70,30 @@ def simulate(n_events: int, max_tokens: int, seed: int) -> Events:
 
 
 def four_tops(n: int, rng: np.random.Generator) -> tuple[Ints, Floats]:
-    """Ids (n, 12) and four-momenta (n, 12, 4) of what four tops, alternating in charge, decay to."""
+    """Simulate the decay products of two tops and two antitops: ids (n, 12) and four-momenta (n, 12, 4)."""
     return _join([decay_top(mother(n, TOP, TOP_PT, rng), sign, rng) for sign in (1, -1, 1, -1)])
 
 
 def two_tops_higgs(n: int, rng: np.random.Generator) -> tuple[Ints, Floats]:
-    """Ids (n, 8) and four-momenta (n, 8, 4) of what a top, an antitop and a Higgs boson decay to."""
+    """Simulate the decay products of a top, an antitop and a Higgs boson: ids (n, 8) and four-momenta (n, 8, 4)."""
     tops = [decay_top(mother(n, TOP, TOP_PT, rng), sign, rng) for sign in (1, -1)]
     pair = np.stack(two_body(mother(n, HIGGS, HIGGS_PT, rng), BOTTOM, BOTTOM, rng), axis=1)
     return _join([*tops, (np.full((n, 2), B_JET), pair)])
 
 
 def mother(n: int, mass: float, mean_pt: float, rng: np.random.Generator) -> Floats:
-    """(n, 4) four-momenta (E, px, py, pz): pT from a gamma distribution of shape 2, normal rapidity, uniform phi."""
+    """Draw four-momenta (n, 4): pT of a gamma distribution of shape 2, standard normal rapidity, uniform phi."""
     pt = rng.gamma(2.0, mean_pt / 2, n)
     rapidity, phi = rng.normal(size=n), rng.uniform(-np.pi, np.pi, n)
     transverse = np.hypot(mass, pt)
-    energy, along = transverse * np.cosh(rapidity), transverse * np.sinh(rapidity)
-    return np.stack([energy, pt * np.cos(phi), pt * np.sin(phi), along], axis=-1)
+    energy, pz = transverse * np.cosh(rapidity), transverse * np.sinh(rapidity)
+    return np.stack([energy, pt * np.cos(phi), pt * np.sin(phi), pz], axis=-1)
 
 
 def decay_top(top: Floats, sign: int, rng: np.random.Generator) -> tuple[Ints, Floats]:
-    """Ids (n, 3) and four-momenta (n, 3, 4): the b quark, and the W's two quarks, or its lepton and neutrino.
+    """Decay tops (n, 4) to a b quark and a W boson, and the W to two quarks or to a lepton and a neutrino.
 
-    `sign` is the charge of the W boson.
+    `sign` is the charge of the W boson, 1 or -1. Returns ids (n, 3) and four-momenta (n, 3, 4), the b quark first.
     """
     n = len(top)
     boson, bottom = two_body(top, W, BOTTOM, rng)
@@ -100,7 +105,7 @@ def decay_top(top: Floats, sign: int, rng: np.random.Generator) -> tuple[Ints, F
 
 
 def two_body(parent: Floats, mass_1: float, mass_2: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Four-momenta (n, 4) of the two daughters of a decay that is isotropic in the parent's rest frame."""
+    """Decay parents (n, 4) to two particles of these masses, isotropically in the rest frame: two arrays (n, 4)."""
     n = len(parent)
     mass = invariant_mass(parent)
     size = np.sqrt((mass**2 - (mass_1 + mass_2) ** 2) * (mass**2 - (mass_1 - mass_2) ** 2)) / (2 * mass)
@@ -113,16 +118,16 @@ def two_body(parent: Floats, mass_1: float, mass_2: float, rng: np.random.Genera
 
 
 def boost(rest: Floats, frame: Floats) -> Floats:
-    """(n, 4): four-momenta of the rest frame of `frame` as seen where `frame` has its own four-momentum."""
+    """Boost four-momenta (n, 4) from the rest frame of `frame` (n, 4) to the frame where it has this four-momentum."""
     mass = invariant_mass(frame)
-    along = (rest[:, 1:] * frame[:, 1:]).sum(axis=-1)
-    energy = (frame[:, 0] * rest[:, 0] + along) / mass
+    product = (rest[:, 1:] * frame[:, 1:]).sum(axis=-1)
+    energy = (frame[:, 0] * rest[:, 0] + product) / mass
     factor = (rest[:, 0] + energy) / (frame[:, 0] + mass)
     return np.concatenate([energy[:, None], rest[:, 1:] + factor[:, None] * frame[:, 1:]], axis=-1)
 
 
 def invariant_mass(momentum: Floats) -> Floats:
-    """(...,) masses of four-momenta (..., 4) in GeV."""
+    """Return the masses (...,) of four-momenta (..., 4); a negative square counts as 0."""
     square = momentum[..., 0] ** 2 - (momentum[..., 1:] ** 2).sum(axis=-1)
     return np.sqrt(np.maximum(square, 0.0))
 
@@ -133,21 +138,25 @@ def _join(parts: list[tuple[Ints, Floats]]) -> tuple[Ints, Floats]:
 
 
 def _observe(ids: Ints, momenta: Floats, rng: np.random.Generator) -> Events:
-    """What a detector would list: with jets radiated before the collision, smeared, and within its acceptance."""
+    """Record decay products as a detector would: add jets of initial-state radiation, smear pT, cut on acceptance.
+
+    `ids` (n, k), `momenta` (n, k, 4). Neutrinos only add to the missing momentum, with 10 GeV of noise on px and py.
+    """
     n = len(ids)
     pt = np.hypot(momenta[..., 1], momenta[..., 2])
     eta, phi = np.arcsinh(momenta[..., 3] / pt), np.arctan2(momenta[..., 2], momenta[..., 1])
-    unseen = (momenta[..., 1:3] * (ids == NEUTRINO)[..., None]).sum(axis=1) + rng.normal(0, 10, (n, 2))
-    met = np.stack([np.hypot(unseen[:, 0], unseen[:, 1]), np.arctan2(unseen[:, 1], unseen[:, 0])], axis=-1)
+    invisible = (momenta[..., 1:3] * (ids == NEUTRINO)[..., None]).sum(axis=1) + rng.normal(0, 10, (n, 2))
+    met_x, met_y = invisible.T
+    met = np.stack([np.hypot(met_x, met_y), np.arctan2(met_y, met_x)], axis=-1)
 
-    isr = (n, ISR_JETS)
-    ids = np.concatenate([ids, np.full(isr, JET)], axis=1)
-    pt = np.concatenate([pt, 15 + rng.exponential(25, isr)], axis=1)
-    eta = np.concatenate([eta, rng.normal(0, 1.8, isr)], axis=1)
-    phi = np.concatenate([phi, rng.uniform(-np.pi, np.pi, isr)], axis=1)
+    shape = (n, ISR_JETS)
+    ids = np.concatenate([ids, np.full(shape, JET)], axis=1)
+    pt = np.concatenate([pt, 15 + rng.exponential(25, shape)], axis=1)
+    eta = np.concatenate([eta, rng.normal(0, 1.8, shape)], axis=1)
+    phi = np.concatenate([phi, rng.uniform(-np.pi, np.pi, shape)], axis=1)
 
     lepton = ids >= ELECTRON
-    resolution = np.where(lepton, 0.01, np.sqrt(0.8**2 / pt + 0.04**2))
+    resolution = np.where(lepton, 0.01, np.sqrt(0.8**2 / pt + 0.04**2))  # relative, of pT
     pt = pt * (1 + resolution * rng.normal(size=pt.shape))
-    listed = (ids != NEUTRINO) & (np.abs(eta) < MAX_ETA) & (pt > np.where(lepton, MIN_LEPTON_PT, MIN_JET_PT))
-    return Events(np.where(listed, ids, PAD), np.stack([pt, eta, phi], axis=-1), met)
+    recorded = (ids != NEUTRINO) & (np.abs(eta) < MAX_ETA) & (pt > np.where(lepton, MIN_LEPTON_PT, MIN_JET_PT))
+    return Events(np.where(recorded, ids, PAD), np.stack([pt, eta, phi], axis=-1), met)

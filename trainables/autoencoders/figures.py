@@ -1,4 +1,4 @@
-"""Figures of autoencoders: what comes back of each field, what is generated, and how a codebook is used."""
+"""Figures of autoencoders: reconstructed fields, generated fields, and the use of a codebook."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ UNITS = {"pt": "log(pT / GeV)", "eta": "eta", "phi": "phi [rad]", "pixel": "inte
 
 @torch.no_grad()
 def draw_reconstruction(data: TokenData, reconstruct: Callable[[Tensor, Tensor], Tensor]) -> Figure:
-    """Each field of the held-out tokens, as it was and as it comes back, above the errors' distribution."""
+    """Draw, for each field of the validation tokens, histograms of original values, reconstructed values and errors."""
     from matplotlib.figure import Figure
 
     present = [(features[ids > 0], reconstruct(features, ids)[ids > 0].float()) for features, ids in data.val()]
-    exact, found = (torch.cat(parts) for parts in zip(*present, strict=True))
-    before, after = data.physical(exact).cpu().numpy(), data.physical(found).cpu().numpy()
-    errors = data.errors(found, exact)
+    original, reconstructed = (torch.cat(parts) for parts in zip(*present, strict=True))
+    before, after = data.physical(original).cpu().numpy(), data.physical(reconstructed).cpu().numpy()
+    errors = data.errors(reconstructed, original)
     figure = Figure(figsize=(4.2 * len(data.fields), 6), layout="constrained")
     axes = figure.subplots(2, len(data.fields), squeeze=False)
-    for column, (field, parts) in enumerate(data.fields.items()):
-        low, high = np.quantile(before[..., parts], [0.001, 0.999])
+    for column, (field, columns) in enumerate(data.fields.items()):
+        low, high = np.quantile(before[..., columns], [0.001, 0.999])
         bins = np.linspace(low, high, 61)
-        axes[0, column].hist(before[..., parts].ravel(), bins, color="0.8", label="held-out")
-        axes[0, column].hist(after[..., parts].ravel(), bins, histtype="step", color="C0", label="reconstructed")
+        axes[0, column].hist(before[..., columns].ravel(), bins, color="0.8", label="held-out")
+        axes[0, column].hist(after[..., columns].ravel(), bins, histtype="step", color="C0", label="reconstructed")
         axes[0, column].set(title=field, xlabel=UNITS[field], ylabel="held-out values")
         error = errors[field].cpu().numpy().ravel()
         axes[1, column].hist(error, np.linspace(0, max(np.quantile(error, 0.99), 1e-6), 61), color="C0")
@@ -44,23 +44,24 @@ def draw_reconstruction(data: TokenData, reconstruct: Callable[[Tensor, Tensor],
 
 
 def draw_samples(data: TokenData, generated: Batch, real: Batch) -> Figure:
-    """Each field of generated tokens beside real ones."""
+    """Draw, for each field, histograms of generated and of real tokens; both are batches (B, T, F), (B, T)."""
     from matplotlib.figure import Figure
 
-    found, exact = (data.physical(features[ids > 0].float()).cpu().numpy() for features, ids in (generated, real))
+    batches = (generated, real)
+    values, real_values = (data.physical(features[ids > 0].float()).cpu().numpy() for features, ids in batches)
     figure = Figure(figsize=(4.2 * len(data.fields), 3.2), layout="constrained")
     axes = figure.subplots(1, len(data.fields), squeeze=False)[0]
     for axis, (field, columns) in zip(axes, data.fields.items(), strict=True):
-        bins = np.histogram_bin_edges(exact[:, columns], 60)
-        axis.hist(exact[:, columns].ravel(), bins, color="0.8", density=True, label="held-out")
-        axis.hist(found[:, columns].ravel(), bins, histtype="step", color="C0", density=True, label="generated")
+        bins = np.histogram_bin_edges(real_values[:, columns], 60)
+        axis.hist(real_values[:, columns].ravel(), bins, color="0.8", density=True, label="held-out")
+        axis.hist(values[:, columns].ravel(), bins, histtype="step", color="C0", density=True, label="generated")
         axis.set(title=field, xlabel=UNITS[field], ylabel="density")
     axes[0].legend()
     return figure
 
 
 def draw_codebook(usage: Tensor) -> Figure:
-    """How many held-out tokens each code (K,) stands for, from the most used to the least."""
+    """Draw the number of validation tokens of each code, `usage` (K,), from the most used to the least used."""
     from matplotlib.figure import Figure
 
     counts = np.sort(usage.cpu().numpy())[::-1]

@@ -1,4 +1,4 @@
-"""The adversarial autoencoder: a critic of its latents makes them standard normal, so that it can generate."""
+"""The adversarial autoencoder: a critic drives its latents towards a standard normal, from which it then generates."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ from gatesweep.trainables.autoencoders.generative import GenerativeAutoencoder
 from gatesweep.trainables.autoencoders.metrics import masked_mean, masked_mse
 from gatesweep.trainables.autoencoders.model import TokenMLP
 
-BETAS = (0.5, 0.99)  # of Adam: less momentum, for the two chase one another
+BETAS = (0.5, 0.99)  # of Adam; momentum is low because autoencoder and critic react to each other
 
 
 class GANAutoencoder(GenerativeAutoencoder):
-    """Mean squared error of reconstructed tokens, and a critic that cannot tell their latents from N(0, I).
+    """Autoencoder whose latents follow N(0, I); the loss is the mean squared error minus the weighted critic's score.
 
-    The critic judges each token's latent, given its id, by the hinge loss, and pays for its slope at the prior (R1);
-    it has an optimizer of its own. With spectral normalisation in the place of R1 (three settings, eight epochs)
-    generated tokens were told from real ones with an AUC of 0.73 to 0.83, with R1 of 0.1 after six epochs with 0.58.
-    Source: Makhzani et al., arXiv:1511.05644; Lim and Ye, arXiv:1705.02894; Mescheder et al., arXiv:1801.04406.
+    The critic is a `TokenMLP` with an optimizer of its own. It scores the latent of each token, given the token's id:
+    high for the prior N(0, I), low for the encoder's latents. Its loss is the hinge loss plus the R1 penalty: `r1` / 2
+    times the squared gradient of the score at the prior. Spectral normalisation instead of R1 did worse: it gave a
+    two-sample AUC of 0.73 to 0.83 (three settings, eight epochs), while R1 with `r1` = 0.1 gave 0.58 after six epochs.
+    Raises InputError if a hyperparameter is out of its range.
+
+    Source: Makhzani et al., arXiv:1511.05644 (adversarial autoencoder); Lim and Ye, arXiv:1705.02894 (hinge loss);
+    Mescheder et al., arXiv:1801.04406 (R1).
     """
 
     def __init__(
@@ -50,13 +54,15 @@ class GANAutoencoder(GenerativeAutoencoder):
         self.critic = TokenMLP(self.latent_dim, data.n_ids, width=critic_width, depth=critic_depth, n_out=1)
 
     def optimizers(self) -> dict[str, Optimizer]:
-        own = [*self.encoder.parameters(), *self.decoder.parameters()]
+        """Return `main`, for encoder and decoder, and `critic`."""
+        parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
         return {
-            "main": AdamW(own, lr=self.lr, betas=BETAS, weight_decay=self.weight_decay),
+            "main": AdamW(parameters, lr=self.lr, betas=BETAS, weight_decay=self.weight_decay),
             "critic": AdamW(self.critic.parameters(), lr=self.critic_lr, betas=BETAS, weight_decay=0.0),
         }
 
     def train_step(self, batch: Batch, step: Step) -> Losses:
+        """Update the critic, then encoder and decoder, on one batch; return the losses of both."""
         features, ids = batch
         z = self.recomputed(self.encoder, features, ids)
         critic_loss = self.critic_loss(z.detach(), ids)
@@ -66,33 +72,41 @@ class GANAutoencoder(GenerativeAutoencoder):
         return losses | {"critic_loss": critic_loss}
 
     def forward(self, batch: Batch) -> Losses:
+        """Return the losses of encoder and decoder, as `losses` does."""
         return self.losses(self.encoder(*batch), batch)
 
     def losses(self, z: Tensor, batch: Batch) -> Losses:
-        """What encoder and decoder minimise, of the latents (B, T, D) of a batch; `critic` is what it says of them."""
+        """Return `loss`, which encoder and decoder minimise, and its terms `mse` and `critic`, for latents z (B, T, D).
+
+        `critic` is the mean score of the latents.
+        """
         features, ids = batch
         count = mean_count((ids > 0).float())
         mse = masked_mse(self.recomputed(self.decoder, z, ids), features, ids, count)
-        judged = masked_mean(self._judge(z, ids), ids > 0, count)
-        return {"loss": mse - self.weight_adversarial * judged, "mse": mse, "critic": judged}
+        score = masked_mean(self._score(z, ids), ids > 0, count)
+        return {"loss": mse - self.weight_adversarial * score, "mse": mse, "critic": score}
 
     def critic_loss(self, z: Tensor, ids: Tensor) -> Tensor:
-        """Hinge loss and R1: the critic is to say 1 or more of the prior, and -1 or less of latents (B, T, D)."""
+        """Return the critic's loss for latents z (B, T, D): hinge loss plus R1 penalty.
+
+        The hinge loss is 0 if the critic scores every sample of the prior at least 1, and every latent at most -1.
+        """
         prior = torch.randn_like(z, dtype=torch.float32).requires_grad_()
-        of_prior = self._judge(prior, ids)
+        prior_score = self._score(prior, ids)
         count = mean_count((ids > 0).float())
-        hinge = masked_mean(F.relu(1 - of_prior) + F.relu(1 + self._judge(z, ids)), ids > 0, count)
-        slope = torch.autograd.grad(of_prior.sum(), prior, create_graph=True)[0]
+        hinge = masked_mean(F.relu(1 - prior_score) + F.relu(1 + self._score(z, ids)), ids > 0, count)
+        slope = torch.autograd.grad(prior_score.sum(), prior, create_graph=True)[0]
         return hinge + self.r1 / 2 * masked_mean(slope.square().sum(dim=-1), ids > 0, count)
 
-    def _judge(self, z: Tensor, ids: Tensor) -> Tensor:
-        """(B, T): what the critic says of latents, in full precision: its slope is differentiated once more."""
-        with torch.autocast(z.device.type, enabled=False):
-            return self.critic(z.float(), ids).squeeze(-1)
-
     def draw(self, ids: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw latents (B, T, D) from the prior N(0, I); the ids (B, T) only give the shape."""
         return torch.randn(*ids.shape, self.latent_dim, generator=generator).to(ids.device)
 
     def latent_metrics(self, z: Tensor) -> Metrics:
-        """`latent_std_error`: |standard deviation - 1| in the worst of the latents' dimensions."""
+        """Return `latent_std_error`: the largest |standard deviation - 1| over the dimensions of latents z (n, D)."""
         return {"latent_std_error": (z.std(dim=0) - 1).abs().max().item()}
+
+    def _score(self, z: Tensor, ids: Tensor) -> Tensor:
+        """Return the critic's scores (B, T) in full precision, because R1 differentiates their gradient again."""
+        with torch.autocast(z.device.type, enabled=False):
+            return self.critic(z.float(), ids).squeeze(-1)

@@ -1,4 +1,4 @@
-"""What autoencoders that also generate have in common: tokens decoded from drawn latents, judged beside real ones."""
+"""Base class of autoencoders that also generate: tokens are decoded from random latents and compared with real ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from gatesweep.core.data import require
 from gatesweep.core.trainable import Data, Metrics, Trainable
 from gatesweep.trainables.autoencoders import figures
-from gatesweep.trainables.autoencoders.data import EVALUATED, Batch, TokenData
+from gatesweep.trainables.autoencoders.data import EVAL_BATCH_SIZE, Batch, TokenData
 from gatesweep.trainables.autoencoders.metrics import reconstruction
 from gatesweep.trainables.autoencoders.model import Kind, make_decoder, make_encoder
 from gatesweep.trainables.autoencoders.two_sample import compare
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 
 class GenerativeAutoencoder(Trainable):
-    """An encoder and a decoder of tokens, and a way to draw latents (`draw`) for given ids.
+    """Encoder and decoder of tokens, and a method `draw` for random latents of given ids.
 
-    Held-out metrics are those of `metrics.reconstruction` and of `two_sample.compare`: every evaluation generates
-    tokens for the ids of the first `generated` held-out samples, with the same random numbers each time.
+    Validation metrics are those of `Reconstruction`, of `two_sample.compare` and of `latent_metrics`. Every evaluation
+    generates tokens for the ids of the first `generated` validation samples, always with the same random numbers.
+    Raises InputError if a hyperparameter is out of its range.
     """
 
     def __init__(
@@ -46,70 +47,80 @@ class GenerativeAutoencoder(Trainable):
     ) -> None:
         super().__init__(lr=lr, weight_decay=weight_decay)
         require(latent_dim >= 1, "trainable.latent_dim", latent_dim, "at least 1")
-        most = sum(len(ids) for _, ids in data.val())
-        expected = f"2 to {most}, the held-out samples (data.held_out)"
-        require(2 <= generated <= most, "trainable.generated", generated, expected)
+        n_val = sum(len(ids) for _, ids in data.val())
+        expected = f"2 to {n_val}, the held-out samples (data.held_out)"
+        require(2 <= generated <= n_val, "trainable.generated", generated, expected)
         self.latent_dim, self.generated = latent_dim, generated
         self.encoder = make_encoder(encoder, data, width=encoder_width, depth=encoder_depth, latent_dim=latent_dim)
         self.decoder = make_decoder(decoder, data, width=decoder_width, depth=decoder_depth, latent_dim=latent_dim)
 
     @abstractmethod
     def draw(self, ids: Tensor, generator: torch.Generator) -> Tensor:
-        """(B, T, D): latents for tokens with ids (B, T), from numbers of a generator on the CPU."""
+        """Draw latents (B, T, D) for tokens with ids (B, T), with random numbers of a generator on the CPU."""
 
     def latent_metrics(self, z: Tensor) -> Metrics:
-        """What else a gate may read of latents (n, D) of held-out tokens."""
+        """Return further metrics, computed from latents z (n, D) of validation tokens; none by default."""
         return {}
 
     def reconstruct(self, features: Tensor, ids: Tensor) -> Tensor:
-        """(B, T, F): tokens after encoder and decoder."""
+        """Pass features (B, T, F) and ids (B, T) through encoder and decoder; return features (B, T, F)."""
         return self.decoder(self.encoder(features, ids), ids)
 
     @torch.no_grad()
     def generate(self, ids: Tensor) -> Batch:
-        """Tokens (n, T, F) with ids (n, T), decoded from drawn latents; the same at every call."""
+        """Generate features (n, T, F) for ids (n, T) from random latents; return both. Every call gives the same."""
         generator = torch.Generator().manual_seed(0)
-        parts = [self.decoder(self.draw(part, generator), part).float() for part in ids.split(EVALUATED)]
+        parts = [self.decoder(self.draw(part, generator), part).float() for part in ids.split(EVAL_BATCH_SIZE)]
         return torch.cat(parts), ids
 
     @torch.no_grad()
     def evaluate(self, data: Data) -> Metrics:
+        """Return the losses and the metrics of reconstruction, generation and latents on the validation samples."""
         assert isinstance(data, TokenData)
-        real = self._real(data)
+        real = self._real_samples(data)
         z = torch.cat([self.encoder(features, ids)[ids > 0].float() for features, ids in data.val()])
-        return super().evaluate(data) | self._judged(data, self.reconstruct, self.generate(real[1]), z)
+        return super().evaluate(data) | self._all_metrics(data, self.reconstruct, self.generate(real[1]), z)
 
     def oracle(self, data: Data) -> Metrics:
-        """Every token as it is, other real samples in the place of generated ones, and latents as they should be."""
+        """Return the metrics of a perfect model.
+
+        Tokens are reconstructed exactly, training samples stand in for generated ones, and latents are standard normal.
+        """
         assert isinstance(data, TokenData)
         features, ids = data.train_all()
-        other = features[: self.generated], ids[: self.generated]
+        training_samples = features[: self.generated], ids[: self.generated]
         z = torch.randn(10_000, self.latent_dim, generator=torch.Generator().manual_seed(0))
-        return self._judged(data, lambda features, ids: features, other, z)
+        return self._all_metrics(data, lambda features, ids: features, training_samples, z)
 
     def trivial(self, data: Data) -> Metrics:
-        """The mean token for every token, from latents that are all alike, and Gaussian noise of the data's spread."""
+        """Return the metrics of a model that has learned nothing.
+
+        It reconstructs every token as the mean token, generates Gaussian noise with the mean and standard deviation of
+        the data, and has constant latents.
+        """
         assert isinstance(data, TokenData)
-        features, ids = self._real(data)
+        features, ids = self._real_samples(data)
         noise = torch.randn(features.shape, generator=torch.Generator().manual_seed(0)).to(features)
         z = torch.zeros(2, self.latent_dim)
-        return self._judged(data, lambda features, ids: torch.zeros_like(features), (noise, ids), z)
+        return self._all_metrics(data, lambda features, ids: torch.zeros_like(features), (noise, ids), z)
 
     def figures(self, data: Data) -> dict[str, Callable[[], Figure]]:
+        """Return functions that draw generated `samples` and the `reconstruction`."""
         assert isinstance(data, TokenData)
-        real = self._real(data)
+        real = self._real_samples(data)
         return {
             "samples": lambda: figures.draw_samples(data, self.generate(real[1]), real),
             "reconstruction": partial(figures.draw_reconstruction, data, self.reconstruct),
         }
 
-    def _real(self, data: TokenData) -> Batch:
-        """The held-out samples in whose place others are generated."""
+    def _real_samples(self, data: TokenData) -> Batch:
+        """Return the first `generated` validation samples: features (n, T, F) and ids (n, T)."""
         features, ids = (torch.cat(parts)[: self.generated] for parts in zip(*data.val(), strict=True))
         return features, ids
 
-    def _judged(
+    def _all_metrics(
         self, data: TokenData, reconstruct: Callable[[Tensor, Tensor], Tensor], generated: Batch, z: Tensor
     ) -> Metrics:
-        judged = compare(data, generated, self._real(data))
-        return reconstruction(data, reconstruct) | judged | self.latent_metrics(z)
+        """Return the metrics of a reconstruction, of generated samples and of latents z (n, D)."""
+        comparison = compare(data, generated, self._real_samples(data))
+        return reconstruction(data, reconstruct) | comparison | self.latent_metrics(z)

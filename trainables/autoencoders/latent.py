@@ -1,4 +1,4 @@
-"""What lies between encoder and decoder: nothing, a linear bottleneck, or a codebook."""
+"""Bottlenecks between encoder and decoder: none, a linear projection, or a codebook."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gatesweep.trainables.autoencoders.metrics import masked_mean
 
 Kind = Literal["none", "linear", "vq"]
 Codebook = Literal["data", "random"]
-EPSILON = 1e-5  # of the Laplace smoothing
+EPSILON = 1e-5  # Laplace smoothing of the counts of a codebook
 
 
 def make_latent(
@@ -28,10 +28,12 @@ def make_latent(
     revive_below: float = 0.1,
     codebook: Codebook = "data",
 ) -> Identity | Linear | VectorQuantizer:
-    """A module (latents (B, T, D), mask (B, T)) -> latents (B, T, D) for the decoder, and weighted losses by name.
+    """Build the bottleneck: `none` is an `Identity`, `linear` a `Linear` of this rank, `vq` a `VectorQuantizer`.
 
-    A third input, `mean_count` of the mask, saves a codebook counting it again.
-    `dims`, of `none` and `linear`, is how many real numbers it lets through for each token.
+    Its `forward` takes latents z (B, T, D), a mask (B, T) that is true for tokens and false for padding, and, if the
+    caller has it already, the mask's `mean_count`. It returns latents (B, T, D) for the decoder, and a dictionary of
+    loss terms, which are scalars that already have their weights. `Identity` and `Linear` have `dims`, the number of
+    real numbers that pass for each token. Raises InputError if a size or a rate is out of its range.
     """
     require(latent_dim >= 1, "trainable.latent_dim", latent_dim, "at least 1")
     if kind == "none":
@@ -42,16 +44,19 @@ def make_latent(
 
 
 class Identity(nn.Module):
+    """No bottleneck: the decoder gets the latents of the encoder."""
+
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
         self.dims = latent_dim
 
     def forward(self, z: Tensor, mask: Tensor, count: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the latents z (B, T, D), and no loss term."""
         return z, {}
 
 
 class Linear(nn.Module):
-    """A projection to `rank` dimensions and back."""
+    """A linear projection to `rank` dimensions and back."""
 
     def __init__(self, latent_dim: int, rank: int) -> None:
         super().__init__()
@@ -62,16 +67,21 @@ class Linear(nn.Module):
         self.up = nn.Linear(rank, latent_dim, bias=False)
 
     def forward(self, z: Tensor, mask: Tensor, count: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the projected latents (B, T, D), and no loss term."""
         return self.up(self.down(z)), {}
 
 
 class VectorQuantizer(nn.Module):
-    """The nearest of `n_codes` codes in the place of each latent; the codes follow the latents by moving averages.
+    """A codebook: each latent is replaced by the nearest of `n_codes` codes, which follow the latents.
 
-    Source: van den Oord et al., arXiv:1711.00937, appendix A.1, with Laplace smoothing of the counts (Razavi et al.,
-    arXiv:1906.00446). A code whose moving count falls below `revive_below` times the average code's starts again from
-    a latent of the batch (Dhariwal et al., arXiv:2005.00341, section 3.1); 0 turns that off. `codebook` says where
-    the codes start: from latents of the data (`begin`), or from random numbers.
+    The codes are moving averages over batches, with factor `decay` (van den Oord et al., arXiv:1711.00937, appendix
+    A.1) and with Laplace smoothing of the counts (Razavi et al., arXiv:1906.00446). `commitment` is the weight of the
+    squared distance between latents and their codes in the loss. A code whose count falls below `revive_below` times
+    the mean count restarts from a latent of the batch (Dhariwal et al., arXiv:2005.00341, section 3.1); 0 turns that
+    off. `codebook` says where the codes start: at latents of the training data (`begin`), or at random numbers.
+
+    Buffers: `codes` (K, D); `counts` (K,) and `sums` (K, D), moving averages of the number of latents of each code and
+    of their sum. Raises InputError if a value is out of its range.
     """
 
     codes: Tensor
@@ -88,52 +98,59 @@ class VectorQuantizer(nn.Module):
         require(0 <= revive_below < 1, "trainable.revive_below", revive_below, "0 (off) or more, and below 1")
         self.n_codes, self.commitment, self.decay, self.revive_below = n_codes, commitment, decay, revive_below
         self.from_data = codebook == "data"
-        self.register_buffer("codes", torch.randn(n_codes, latent_dim))  # (K, D)
-        self.register_buffer("counts", torch.ones(n_codes))  # moving averages over batches: latents of each code,
-        self.register_buffer("sums", self.codes.clone())  # and their sum
+        self.register_buffer("codes", torch.randn(n_codes, latent_dim))
+        self.register_buffer("counts", torch.ones(n_codes))
+        self.register_buffer("sums", self.codes.clone())
 
     @torch.no_grad()
     def begin(self, z: Tensor, mask: Tensor) -> None:
-        """Start the codes from different latents of the data, where they are to; rank 0's choice holds everywhere."""
+        """Start the codes at different latents of z (B, T, D), if `codebook` is `data`; all ranks use rank 0's draw.
+
+        Raises InputError if there are more codes than tokens.
+        """
         if not self.from_data:
             return
-        found = z[mask].float()
-        expected = f"at most {len(found)}, the training tokens"
-        require(self.n_codes <= len(found), "trainable.n_codes", self.n_codes, expected)
-        self.codes.copy_(found[torch.randperm(len(found))[: self.n_codes].to(z.device)])
+        latents = z[mask].float()
+        expected = f"at most {len(latents)}, the tokens that the codes can start from"
+        require(self.n_codes <= len(latents), "trainable.n_codes", self.n_codes, expected)
+        self.codes.copy_(latents[torch.randperm(len(latents))[: self.n_codes].to(z.device)])
         broadcast([self.codes])
         self.counts.fill_(1.0)
         self.sums.copy_(self.codes)
 
     def forward(self, z: Tensor, mask: Tensor, count: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the codes (B, T, D) of latents z (B, T, D), and the commitment loss; in training, move the codes."""
         with torch.autocast(z.device.type, enabled=False):
-            exact = z.float()
-            index = self.nearest(exact)
+            latents = z.float()
+            index = self.nearest(latents)
             quantised = self.codes[index]
-            loss = self.commitment * masked_mean((exact - quantised).square().mean(dim=-1), mask, count)
+            loss = self.commitment * masked_mean((latents - quantised).square().mean(dim=-1), mask, count)
             if self.training:
-                self._follow(exact.detach().flatten(0, 1), index.flatten(), mask.float().flatten())
-        return z + (quantised - z).detach(), {"commitment": loss}  # straight through: the decoder's gradient as it is
+                self._follow(latents.detach().flatten(0, 1), index.flatten(), mask.float().flatten())
+        return z + (quantised - z).detach(), {"commitment": loss}  # straight-through: z gets the decoder's gradient
 
     @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:
-        """(...,): the index of the code nearest to each latent (..., D)."""
-        square = self.codes.square().sum(dim=-1) - 2 * (z @ self.codes.T)  # without |z|^2, the same for all codes
+        """Return the index (...,) of the code nearest to each latent of z (..., D)."""
+        square = self.codes.square().sum(dim=-1) - 2 * (z @ self.codes.T)  # |z|^2 is left out: all codes share it
         return square.argmin(dim=-1)
 
     @torch.no_grad()
     def usage(self, z: Tensor, mask: Tensor) -> Tensor:
-        """(K,): how many latents each code stands for."""
+        """Count the tokens (K,) that each code stands for, given latents (B, T, D) and their mask (B, T)."""
         return torch.bincount(self.nearest(z.float())[mask], minlength=self.n_codes)
 
     @torch.no_grad()
     def _follow(self, z: Tensor, index: Tensor, present: Tensor) -> None:
-        """Move the codes towards the latents (n, D) that chose them; no host sync, one collective for all ranks."""
-        # A product with one-hot vectors adds in the same order every time; scattered additions do not on a GPU.
-        chosen = (index[:, None] == torch.arange(self.n_codes, device=z.device)) * present[:, None]
-        counts, sums = chosen.sum(dim=0), chosen.T @ z
+        """Move the codes towards their latents z (n, D), given the index of their codes (n,).
+
+        `present` (n,) is 1 for tokens and 0 for padding. There is no host sync, and one collective over all ranks.
+        """
+        # A product with one-hot vectors always adds in the same order; scattered additions on a GPU do not.
+        one_hot = (index[:, None] == torch.arange(self.n_codes, device=z.device)) * present[:, None]
+        counts, sums = one_hot.sum(dim=0), one_hot.T @ z
         sum_over_ranks(counts, sums)
-        self.counts.mul_(self.decay).add_(counts, alpha=1 - self.decay)  # vmap has no rule for lerp_
+        self.counts.mul_(self.decay).add_(counts, alpha=1 - self.decay)  # not lerp_, which vmap does not support
         self.sums.mul_(self.decay).add_(sums, alpha=1 - self.decay)
         if self.revive_below > 0:
             self._revive(z, present)
@@ -142,8 +159,9 @@ class VectorQuantizer(nn.Module):
         self.codes.copy_(self.sums / smoothed[:, None])
 
     def _revive(self, z: Tensor, present: Tensor) -> None:
-        drawn = torch.multinomial(present + 1e-12, self.n_codes, replacement=True)
-        candidates = z[drawn]
+        """Restart rarely used codes at latents of the batch, drawn from z (n, D) by rank 0 (a second collective)."""
+        rows = torch.multinomial(present + 1e-12, self.n_codes, replacement=True)  # valid even if all is padding
+        candidates = z[rows]
         broadcast([candidates])
         average = self.counts.mean()
         dead = self.counts < self.revive_below * average
@@ -152,10 +170,11 @@ class VectorQuantizer(nn.Module):
 
 
 def codebook_use(counts: Tensor) -> dict[str, float]:
-    """How evenly latents use the codes, from their counts (K,).
+    """Compute metrics of codebook use from the number of tokens of each code, `counts` (K,).
 
-    `perplexity` is exp of the entropy of the codes' shares: K if all are used alike, 1 if one is used alone;
-    `perplexity_share` is that over K, `codes_used` the share of codes used at all, `dead_codes` how many are not.
+    `perplexity` is the exponential of the entropy of the codes' shares: K for equal use, 1 if only one code is used.
+    `perplexity_share` is `perplexity` / K. `codes_used` is the share of codes that are used at all, and `dead_codes`
+    the number of codes that are not.
     """
     shares = counts.double() / counts.sum().clamp(min=1)
     perplexity = math.exp(-torch.special.xlogy(shares, shares).sum().item())

@@ -1,4 +1,4 @@
-"""A linear target under noise: the smallest data of all, for which the best possible score is known."""
+"""A linear target with noise: the smallest data set, for which the best possible score is known."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Batch = tuple[Tensor, Tensor]  # features (B, F), targets (B,)
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that the samples depend on."""
+    """Settings that the samples depend on; configuration keys of `LinearData`."""
 
     task: Task
     n_samples: int
@@ -30,7 +30,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Linear:
-    """Samples of y = w x + noise, and `exact` (n,), the targets of the held-out ones without their noise."""
+    """Samples of y = w x + noise, and `exact` (n,), the targets of the validation samples without noise."""
 
     train: Batch
     val: Batch
@@ -39,30 +39,33 @@ class Linear:
 
 @machine_cache
 def linear(recipe: Recipe, device: torch.device) -> Linear:
-    """The samples of a recipe, drawn once and kept on the device."""
+    """Draw the samples; the result is cached on the device for all trials of this recipe."""
     draws = generator(recipe.data_seed)
     weights = torch.randn(recipe.n_features, generator=draws)
     features = torch.randn(recipe.n_samples, recipe.n_features, generator=draws)
-    exact = features @ weights
-    noisy = exact + recipe.noise * torch.randn(recipe.n_samples, generator=draws)
-    known = recipe.n_samples - recipe.held_out
+    noiseless = features @ weights
+    noisy = noiseless + recipe.noise * torch.randn(recipe.n_samples, generator=draws)
+    n_train = recipe.n_samples - recipe.held_out
     if recipe.task == "classification":
-        targets, answers = (noisy > 0).float(), (exact > 0).float()
+        targets, exact = (noisy > 0).float(), (noiseless > 0).float()
     else:
-        mean, std = noisy[:known].mean(), noisy[:known].std()
-        targets, answers = (noisy - mean) / std, (exact - mean) / std
-    train, val = ((features[part].to(device), targets[part].to(device)) for part in (slice(known), slice(known, None)))
-    return Linear(train, val, answers[known:].to(device))
+        mean, std = noisy[:n_train].mean(), noisy[:n_train].std()
+        targets, exact = (noisy - mean) / std, (noiseless - mean) / std
+    train = features[:n_train].to(device), targets[:n_train].to(device)
+    val = features[n_train:].to(device), targets[n_train:].to(device)
+    return Linear(train, val, exact[n_train:].to(device))
 
 
 class LinearData:
-    """Batches of standard normal features (B, F) and of targets (B,) that are linear in them, but for noise.
+    """Batches of standard normal features (B, F) and of targets (B,), which are linear in the features plus noise.
 
-    The target's weights are standard normal, so its variance is about `n_features`, and `noise` is the standard
-    deviation of the noise on it. For `regression` targets are then standardised by their mean and spread in training,
-    for `classification` they are its sign, as 0 or 1. `held_out` samples are for validation. `batch_size` is per
-    worker; the last, incomplete batch of an epoch is left out. The samples depend on `data_seed`; `seed` orders the
-    epochs.
+    The weights of the target are standard normal, so the target's variance is about `n_features`. `noise` is the
+    standard deviation of the noise. For `regression` the targets are then standardised by mean and standard deviation
+    of the training targets; for `classification` they are the sign, as 0 or 1. `held_out` samples are for validation,
+    the others for training. `batch_size` is in samples, over all workers; the last batch of an epoch may be smaller.
+    `data_seed` decides the samples; `seed` decides the order of each epoch.
+
+    Raises InputError if a value is out of its range.
     """
 
     def __init__(
@@ -81,8 +84,8 @@ class LinearData:
         require(n_samples >= 3, "data.n_samples", n_samples, "at least 3")
         require(n_features >= 1, "data.n_features", n_features, "at least 1")
         require(noise >= 0, "data.noise", noise, "at least 0")
-        most = n_samples - 2
-        require(1 <= held_out <= most, "data.held_out", held_out, f"1 to {most}, data.n_samples - 2")
+        limit = n_samples - 2  # the standard deviation of the training targets needs two
+        require(1 <= held_out <= limit, "data.held_out", held_out, f"1 to {limit}, data.n_samples - 2")
         recipe = Recipe(task, n_samples, n_features, noise, held_out, data_seed)
         self.device, self.seed, self.batch_size, self.task = torch.device(device), seed, batch_size, task
         self.n_features, self.samples = n_features, linear(recipe, self.device)
@@ -90,13 +93,15 @@ class LinearData:
 
     @property
     def exact(self) -> Tensor:
-        """(held_out,): the held-out targets without their noise."""
+        """Targets (held_out,) of the validation samples without noise."""
         return self.samples.exact
 
     def train(self, epoch: int) -> Sequence[Batch]:
+        """Return the training batches in an order that depends on `seed` and `epoch` only."""
         features, targets = self.samples.train
         order = shuffled(len(targets), self.batch_size, seed=self.seed, epoch=epoch, device=self.device)
         return [(features[rows], targets[rows]) for rows in order]
 
     def val(self) -> Sequence[Batch]:
+        """Return the validation samples as one batch."""
         return [self.samples.val]

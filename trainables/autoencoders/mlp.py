@@ -1,4 +1,4 @@
-"""A multi-layer perceptron on a linear target: the trainable that takes seconds, and tells whether a sweep works."""
+"""A multi-layer perceptron on a linear target: a trial takes seconds, so it shows quickly if a sweep works."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from gatesweep.trainables.autoencoders.linear_data import Batch, LinearData, Tas
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BINS = 10  # of predicted probabilities, in the figure
+BINS = 10  # bins of the predicted probability in the calibration figure
 
 
 class MLP(Trainable):
-    """Mean squared error of a regression, or cross-entropy of a binary classification.
+    """MLP with `depth` hidden layers of `width` GELU units and dropout.
 
-    Held-out metrics are `r2`, the share of the targets' variance that is explained, or `accuracy`. The exact weights
-    reach no more than the noise leaves them: of variance V, R2 = V / (V + noise^2), and an accuracy of
-    1 - arctan(noise / sqrt(V)) / pi.
+    The loss is the mean squared error for regression, or the cross-entropy for binary classification. The validation
+    metric is `r2`, the share of the targets' variance that is explained, or `accuracy`. Noise limits both, even for
+    the exact weights: with variance V of the noiseless target, R2 is V / (V + noise^2), and the accuracy is
+    1 - arctan(noise / sqrt(V)) / pi. Raises InputError if a hyperparameter is out of its range.
     """
 
     stackable = frozenset({"lr", "weight_decay"})
@@ -51,67 +52,71 @@ class MLP(Trainable):
         self.model = nn.Sequential(*layers, nn.Linear(width, 1))
 
     def forward(self, batch: Batch) -> Losses:
+        """Return `loss` for features (B, F) and targets (B,)."""
         features, targets = batch
-        found = self.recomputed(self.model, features).squeeze(-1).float()
+        outputs = self.recomputed(self.model, features).squeeze(-1).float()
         if self.task == "classification":
-            return {"loss": F.binary_cross_entropy_with_logits(found, targets)}
-        return {"loss": F.mse_loss(found, targets)}
+            return {"loss": F.binary_cross_entropy_with_logits(outputs, targets)}
+        return {"loss": F.mse_loss(outputs, targets)}
 
     @torch.no_grad()
     def evaluate(self, data: Data) -> Metrics:
+        """Return the loss and `r2` or `accuracy` on the validation samples."""
         assert isinstance(data, LinearData)
-        found, targets = self._held_out(data)
-        answers = (found > 0).float() if self.task == "classification" else found
-        return super().evaluate(data) | _metrics(data, answers, targets)
+        outputs, targets = self._outputs(data)
+        predictions = (outputs > 0).float() if self.task == "classification" else outputs
+        return super().evaluate(data) | _metrics(data, predictions, targets)
 
     def oracle(self, data: Data) -> Metrics:
-        """The targets without their noise: what the exact weights answer."""
+        """Return the metrics of the exact weights, which predict the targets without noise."""
         assert isinstance(data, LinearData)
         return _metrics(data, data.exact, data.val()[0][1])
 
     def trivial(self, data: Data) -> Metrics:
-        """The mean of the training targets for every sample, or the class that more of them belong to."""
+        """Return the metrics of a constant prediction: the mean of the training targets, or their majority class."""
         assert isinstance(data, LinearData)
-        known, targets = data.samples.train[1], data.val()[0][1]
-        answer = known.mean().expand_as(targets)
-        return _metrics(data, answer.round() if data.task == "classification" else answer, targets)
+        train_targets, targets = data.samples.train[1], data.val()[0][1]
+        mean = train_targets.mean().expand_as(targets)
+        return _metrics(data, mean.round() if data.task == "classification" else mean, targets)
 
     def figures(self, data: Data) -> dict[str, Callable[[], Figure]]:
+        """Return a function that draws the `prediction`: predicted against true targets, or a calibration curve."""
         assert isinstance(data, LinearData)
-        return {"prediction": lambda: _draw(data.task, *self._held_out(data))}
+        return {"prediction": lambda: _draw(data.task, *self._outputs(data))}
 
     @torch.no_grad()
-    def _held_out(self, data: LinearData) -> Batch:
-        """(n,), (n,): what the model says of the held-out samples (log odds, of classes), and their targets."""
+    def _outputs(self, data: LinearData) -> Batch:
+        """Return outputs (n,), which are log odds for classes, and targets (n,) of the validation samples."""
         features, targets = data.val()[0]
         return self.model(features).squeeze(-1).float(), targets
 
 
-def _metrics(data: LinearData, answers: Tensor, targets: Tensor) -> Metrics:
-    """`r2` of predicted targets (n,), or `accuracy` of predicted classes (n,)."""
+def _metrics(data: LinearData, predictions: Tensor, targets: Tensor) -> Metrics:
+    """Return `r2` of predicted targets (n,), or `accuracy` of predicted classes (n,) with its confidence bounds."""
     if data.task == "classification":
-        return proportion("accuracy", int((answers == targets).sum()), len(targets))
-    unexplained = (answers - targets).square().mean() / targets.var(correction=0)
+        return proportion("accuracy", int((predictions == targets).sum()), len(targets))
+    unexplained = (predictions - targets).square().mean() / targets.var(correction=0)
     return {"r2": 1 - unexplained.item()}
 
 
-def _draw(task: Task, found: Tensor, targets: Tensor) -> Figure:
-    """Predicted against true targets, or how often a class is the true one against how sure the model was of it."""
+def _draw(task: Task, outputs: Tensor, targets: Tensor) -> Figure:
+    """Draw predicted against true targets, or the share of class 1 against its predicted probability."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2, 4.2), layout="constrained")
     axis = figure.subplots()
     if task == "classification":
-        sure = found.sigmoid()
-        place = (sure * BINS).long().clamp(max=BINS - 1)
-        count = torch.bincount(place, minlength=BINS)
-        held = count > 0
-        shares = [torch.bincount(place, one, minlength=BINS)[held] / count[held] for one in (sure, targets)]
-        axis.plot(*(share.cpu().numpy() for share in shares), marker="o")
+        probabilities = outputs.sigmoid()
+        bins = (probabilities * BINS).long().clamp(max=BINS - 1)
+        count = torch.bincount(bins, minlength=BINS)
+        filled = count > 0
+        mean_probability = torch.bincount(bins, probabilities, minlength=BINS)[filled] / count[filled]
+        share = torch.bincount(bins, targets, minlength=BINS)[filled] / count[filled]
+        axis.plot(mean_probability.cpu().numpy(), share.cpu().numpy(), marker="o")
         axis.set(xlabel="predicted probability", ylabel="share of class 1", title="calibration, held-out samples")
         ends = [0.0, 1.0]
     else:
-        axis.plot(targets.cpu().numpy(), found.cpu().numpy(), ".", markersize=3)
+        axis.plot(targets.cpu().numpy(), outputs.cpu().numpy(), ".", markersize=3)
         axis.set(xlabel="target, standardised", ylabel="predicted", title="held-out samples")
         ends = [targets.min().item(), targets.max().item()]
     axis.plot(ends, ends, color="0.5", linewidth=1)

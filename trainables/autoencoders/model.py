@@ -1,4 +1,4 @@
-"""Encoders and decoders of sets of tokens: an MLP for each token, or message passing between the tokens of an event."""
+"""Encoders and decoders of token sets: an MLP for each token, or message passing between the tokens of an event."""
 
 from __future__ import annotations
 
@@ -11,27 +11,30 @@ from gatesweep.core.data import require
 from gatesweep.trainables.autoencoders.data import TokenData
 
 Kind = Literal["mlp", "gnn"]
-ID_WIDTH = 8  # of the learned embedding of a token's id
+ID_WIDTH = 8  # size of the learned embedding of a token's id
 
 
 def make_encoder(kind: Kind, data: TokenData, *, width: int, depth: int, latent_dim: int) -> nn.Module:
-    """(features (B, T, F), ids (B, T)) -> latents (B, T, latent_dim)."""
+    """Build a module that maps features (B, T, F) and ids (B, T) to latents (B, T, latent_dim).
+
+    Raises InputError if `width` or `depth` is below 1.
+    """
     return _make("encoder", kind, data.n_features, data.n_ids, width, depth, latent_dim)
 
 
 def make_decoder(kind: Kind, data: TokenData, *, width: int, depth: int, latent_dim: int) -> nn.Module:
-    """(latents (B, T, latent_dim), ids (B, T)) -> features (B, T, F)."""
+    """Build a module that maps latents (B, T, latent_dim) and ids (B, T) to features (B, T, F).
+
+    Raises InputError if `width` or `depth` is below 1.
+    """
     return _make("decoder", kind, latent_dim, data.n_ids, width, depth, data.n_features)
 
 
-def _make(part: str, kind: Kind, n_in: int, n_ids: int, width: int, depth: int, n_out: int) -> nn.Module:
-    for field, value in ((f"{part}_width", width), (f"{part}_depth", depth)):
-        require(value >= 1, f"trainable.{field}", value, "at least 1")
-    return (TokenMLP if kind == "mlp" else TokenGNN)(n_in, n_ids, width=width, depth=depth, n_out=n_out)
-
-
 class TokenMLP(nn.Module):
-    """The same MLP for every token, of its own values and its id, with `depth` hidden layers."""
+    """One MLP, applied to every token: its input is the token's values and an embedding of the token's id.
+
+    It has `depth` hidden layers of `width` GELU units. Tokens do not see each other. The output at padding is not zero.
+    """
 
     def __init__(self, n_in: int, n_ids: int, *, width: int, depth: int, n_out: int) -> None:
         super().__init__()
@@ -42,14 +45,16 @@ class TokenMLP(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(width, n_out))
 
     def forward(self, values: Tensor, ids: Tensor) -> Tensor:
+        """Map values (B, T, n_in) and ids (B, T) to (B, T, n_out)."""
         return self.layers(torch.cat([values, self.embedding(ids)], dim=-1))
 
 
 class TokenGNN(nn.Module):
-    """`depth` rounds of message passing on the complete graph of an event's tokens; padding neither sends nor receives.
+    """Message passing on the complete graph of an event's tokens, in `depth` rounds.
 
-    A token hears the mean of the others' messages GELU(S h_sender + R h_receiver) (Gilmer et al., arXiv:1704.01212),
-    so the result does not depend on the order of the tokens.
+    In each round a token receives the mean of the messages of all other tokens. A message is
+    GELU(S h_sender + R h_receiver), where h is the token's state and S, R are learned (Gilmer et al.,
+    arXiv:1704.01212). The result does not depend on the order of the tokens. Padding sends nothing and gets 0.
     """
 
     def __init__(self, n_in: int, n_ids: int, *, width: int, depth: int, n_out: int) -> None:
@@ -60,17 +65,18 @@ class TokenGNN(nn.Module):
         self.last = nn.Linear(width, n_out)
 
     def forward(self, values: Tensor, ids: Tensor) -> Tensor:
+        """Map values (B, T, n_in) and ids (B, T) to (B, T, n_out)."""
         present = (ids > 0).to(values.dtype)
-        others = present[:, None, :] * (1 - torch.eye(ids.shape[1], dtype=values.dtype, device=values.device))
-        weights = others / others.sum(dim=-1, keepdim=True).clamp(min=1)  # (B, receivers, senders)
+        senders = present[:, None, :] * (1 - torch.eye(ids.shape[1], dtype=values.dtype, device=values.device))
+        weights = senders / senders.sum(dim=-1, keepdim=True).clamp(min=1)  # (B, receivers, senders)
         nodes = self.first(torch.cat([values, self.embedding(ids)], dim=-1))
-        for one in self.rounds:
-            nodes = one(nodes, weights)
+        for message_round in self.rounds:
+            nodes = message_round(nodes, weights)
         return self.last(nodes) * present[..., None]
 
 
 class Round(nn.Module):
-    """One round: messages, their weighted mean, and a residual update of each token."""
+    """One round of message passing: messages, their weighted mean, and a residual update of each token's state."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -79,7 +85,16 @@ class Round(nn.Module):
         self.update = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, width))
 
     def forward(self, nodes: Tensor, weights: Tensor) -> Tensor:
+        """Update states (B, T, width); `weights` (B, T, T) are indexed by receiver, then by sender."""
         normed = self.norm(nodes)
+        # Messages are (B, T, T, width): memory grows with the square of the number of tokens.
         messages = nn.functional.gelu(self.send(normed)[:, None, :, :] + self.receive(normed)[:, :, None, :])
-        heard = torch.einsum("brs,brsw->brw", weights.to(messages.dtype), messages)
-        return nodes + self.update(torch.cat([normed, heard], dim=-1))
+        received = torch.einsum("brs,brsw->brw", weights.to(messages.dtype), messages)
+        return nodes + self.update(torch.cat([normed, received], dim=-1))
+
+
+def _make(part: str, kind: Kind, n_in: int, n_ids: int, width: int, depth: int, n_out: int) -> nn.Module:
+    """Check the sizes of an encoder or decoder (`part`), and build it."""
+    for field, size in ((f"{part}_width", width), (f"{part}_depth", depth)):
+        require(size >= 1, f"trainable.{field}", size, "at least 1")
+    return (TokenMLP if kind == "mlp" else TokenGNN)(n_in, n_ids, width=width, depth=depth, n_out=n_out)

@@ -1,1 +1,1 @@
-"""Born machines: class and density of a point, from the square of an amplitude that a chain of tensors gives."""
+"""Born machines: class and density of a point, from the square of an amplitude that a chain of tensors computes."""

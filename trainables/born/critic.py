@@ -1,4 +1,4 @@
-"""A critic of points and their class: what it learns, and what it has against points that a machine drew."""
+"""Critic of points and their class, its losses, and the loss of the machine that it teaches."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ PENALTY = 10.0  # weight of the gradient penalty, arXiv:1704.00028
 
 
 class Critic(nn.Module):
-    """A perceptron of `depth` hidden layers that gives each point (B, n) in [0, 1], with its class (B,), a number.
+    """Perceptron that gives a number to each point (B, n) in [0, 1] with its class (B,); larger means more real.
 
-    The larger, the more real it finds the point to be.
+    It has `depth` hidden layers of `width` units. The class enters as a one-hot vector beside the point.
     """
 
     def __init__(self, n_features: int, n_classes: int, *, width: int, depth: int) -> None:
@@ -29,17 +29,22 @@ class Critic(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Rate points (B, n) of classes (B,); returns ratings (B,) in float32."""
         one_hot = F.one_hot(labels, self.n_classes).to(x)
         return self.layers(torch.cat([2 * x - 1, one_hot], dim=1))[:, 0].float()
 
 
-def loss_of_critic(kind: CriticLoss, critic: nn.Module, x: Tensor, labels: Tensor, drawn: Tensor, of: Tensor) -> Tensor:
-    """What the critic minimises, of real points x (B, n) with labels (B,) and drawn ones (M, n) with labels `of` (M,).
+def loss_of_critic(
+    kind: CriticLoss, critic: nn.Module, x: Tensor, labels: Tensor, drawn: Tensor, drawn_labels: Tensor
+) -> Tensor:
+    """Compute the loss of the critic, a scalar, from real points x (B, n) and drawn points (M, n) with their labels.
 
-    Cross-entropy, or Wasserstein with its gradient penalty at points between the two, whose labels must agree as far as
-    they go together. Source: Goodfellow et al., arXiv:1406.2661; Gulrajani et al., arXiv:1704.00028.
+    `bce` is the cross-entropy of real against drawn. `wasserstein` is the difference of the mean ratings plus PENALTY
+    times the gradient penalty, at random points between real point i and drawn point i; so for i up to min(B, M) the
+    two must have the same label.
+    Source: Goodfellow et al., arXiv:1406.2661; Gulrajani et al., arXiv:1704.00028.
     """
-    real, fake = critic(x, labels), critic(drawn, of)
+    real, fake = critic(x, labels), critic(drawn, drawn_labels)
     if kind == "bce":
         return F.softplus(-real).mean() + F.softplus(fake).mean()
     paired = min(len(x), len(drawn))
@@ -47,15 +52,21 @@ def loss_of_critic(kind: CriticLoss, critic: nn.Module, x: Tensor, labels: Tenso
     return fake.mean() - real.mean() + PENALTY * gradient_penalty(critic, between, labels[:paired])
 
 
-def loss_of_drawn(kind: CriticLoss, critic: nn.Module, drawn: Tensor, of: Tensor) -> Tensor:
-    """What the machine minimises: that the critic does not take its points for real (bce: non-saturating)."""
-    judged = critic(drawn, of)
-    return F.softplus(-judged).mean() if kind == "bce" else -judged.mean()
+def loss_of_drawn(kind: CriticLoss, critic: nn.Module, drawn: Tensor, drawn_labels: Tensor) -> Tensor:
+    """Compute the loss of the machine, a scalar: small where the critic takes drawn points (M, n) for real ones.
+
+    `bce` is the non-saturating loss.
+    """
+    rating = critic(drawn, drawn_labels)
+    return F.softplus(-rating).mean() if kind == "bce" else -rating.mean()
 
 
 def gradient_penalty(critic: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
-    """Mean of (|slope| - 1)^2 of the critic at points (B, n), in units of their range; can be differentiated again."""
+    """Compute the mean of (|gradient of the critic| - 1)^2 at points x (B, n); the gradient is with respect to x.
+
+    The result can be differentiated again, with respect to the critic's parameters.
+    """
     x = x.detach().requires_grad_()
-    with torch.autocast(x.device.type, enabled=False):  # the slope is differentiated once more
+    with torch.autocast(x.device.type, enabled=False):  # a gradient that is differentiated needs full precision
         slope = torch.autograd.grad(critic(x, labels).sum(), x, create_graph=True)[0]
     return (slope.norm(dim=1) - 1).square().mean()

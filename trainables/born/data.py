@@ -1,4 +1,4 @@
-"""Points in the unit cube with a class: planar sets whose density is known, digits, small tables, series from files."""
+"""Points in the unit cube with classes: planar sets of known density, digits, small tables, series from files."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from gatesweep.trainables.born.mixture import Mixture
 Dataset = Literal["moons", "circles", "spirals", "digits", "iris", "wine", "breast_cancer", "series"]
 Batch = tuple[Tensor, Tensor]  # points (B, n) in [0, 1], classes (B,)
 Arrays = tuple[NDArray[np.float64], NDArray[np.int64]]
-NOISE = {"moons": 0.05, "circles": 0.05, "spirals": 0.5}  # the source's, in the units of `curve`
-LENGTH = {"moons": 3.2, "circles": 6.3, "spirals": 70.0}  # of the longer curve, at least
+NOISE = {"moons": 0.05, "circles": 0.05, "spirals": 0.5}  # default standard deviations, in the units of `curve`
+LENGTH = {"moons": 3.2, "circles": 6.3, "spirals": 70.0}  # of the longer curve, in the same units, rounded up
 PARTS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that the points and their split depend on."""
+    """Fields that determine the points and their split; the key of the cache. They are those of `BornData`."""
 
     dataset: Dataset
     per_class: int
@@ -41,7 +41,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Points:
-    """The three parts, scaled; the names of the classes; the shape of a point; where known, the exact density."""
+    """Scaled points by part, names of the classes, shape of one point, and the exact density where it is known."""
 
     parts: dict[str, Batch]
     names: tuple[str, ...]
@@ -51,7 +51,7 @@ class Points:
 
 @machine_cache
 def points(recipe: Recipe, device: torch.device) -> Points:
-    """The points of a recipe, made once and kept on the device for every trial that asks."""
+    """Make the points of a recipe on a device; cached, so trials share them. Raises InputError for a bad file."""
     rng = np.random.default_rng(recipe.data_seed)
     split, names, shape = _raw(recipe, rng)
     x = split[0][0]
@@ -59,25 +59,28 @@ def points(recipe: Recipe, device: torch.device) -> Points:
     span = np.where(high > low, high - low, 1.0)
     parts = {}
     for name, (values, labels) in zip(PARTS, split, strict=True):
-        # A held-out point beyond the range of the training points would have no density: it moves to the edge.
+        # A held-out point beyond the range of the training points would have no density, so it moves to the edge.
         scaled = torch.from_numpy(((values - low) / span).clip(0, 1)).float()
         parts[name] = (scaled.to(device), torch.from_numpy(labels).to(device))
     exact = None
     if recipe.dataset in NOISE:
-        # Points at most half the noise apart stand for a curve: the density between them then sags by under 1e-6.
+        # Gaussians replace the curve, at most half the noise apart; at the inner end of a spiral, up to 1.7 times the
+        # noise. Along a curve log p(x|c) is right to 1e-4, at a moon's ends to 3e-3, at a spiral's inner end to 0.7.
         count = math.ceil(2 * LENGTH[recipe.dataset] / _noise(recipe))
         middles = (np.arange(count) + 0.5) / count
-        centres = [torch.from_numpy((curve(recipe.dataset, one, middles) - low) / span) for one in range(len(names))]
+        curves = [curve(recipe.dataset, label, middles) for label in range(len(names))]
+        centres = [torch.from_numpy((centre - low) / span).to(device) for centre in curves]
         widths = torch.from_numpy(_noise(recipe) / span)
-        exact = Mixture([one.to(device) for one in centres], [widths.to(device)] * len(names))
+        exact = Mixture(centres, [widths.to(device)] * len(names))
     return Points(parts, names, shape, exact)
 
 
 def curve(dataset: str, label: int, t: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(m, 2): the points of a class's curve at parameters t (m,) in [0, 1], which data are spread around evenly.
+    """Compute points of the curve of class `label`, 0 or 1, at parameters t (m,) in [0, 1]; returns (m, 2).
 
-    Half circles of radius 1 that interlock; circles of radius 1 and 1/2; two arms of Archimedes' spiral, one turn from
-    radius pi to 5 pi, with t even in the area under the angle, so that they are nearly even along the arm.
+    Data are uniform in t, plus noise. `moons`: two interlocking half circles of radius 1. `circles`: radius 1 and 1/2.
+    `spirals`: two arms of Archimedes' spiral, one turn each, from radius pi to 5 pi; the angle grows as sqrt(t), which
+    makes points nearly uniform along the arm, except near its inner end.
     """
     if dataset == "moons":
         angle = math.pi * t
@@ -92,27 +95,28 @@ def curve(dataset: str, label: int, t: NDArray[np.float64]) -> NDArray[np.float6
 
 
 def _noise(recipe: Recipe) -> float:
+    """Standard deviation of planar points around their curve, in the units of `curve`."""
     return NOISE[recipe.dataset] if recipe.noise is None else recipe.noise
 
 
 def _raw(recipe: Recipe, rng: np.random.Generator) -> tuple[list[Arrays], tuple[str, ...], tuple[int, ...]]:
-    """The three parts, unscaled; the names of the classes; the shape of a point."""
+    """Unscaled training, validation and test points, the names of the classes, and the shape of one point."""
     if recipe.dataset == "series":
         require(recipe.path is not None, "data.path", recipe.path, "a .ts, .tsv or .txt file of labelled series")
         assert recipe.path is not None
         x, labels, names = read_series(recipe.path)
         if recipe.test_path is None:
             return _split(x, labels, (recipe.val, recipe.test), rng), names, x.shape[1:]
-        held_out, of_those, _ = read_series(recipe.test_path, key="data.test_path", names=names, length=x.shape[1])
-        halves = _split(held_out, of_those, (recipe.val / (recipe.val + recipe.test), 0.0), rng)
-        return [(x, labels), halves[1], halves[0]], names, x.shape[1:]
+        held_out = read_series(recipe.test_path, key="data.test_path", names=names, length=x.shape[1])
+        test, val, _ = _split(held_out[0], held_out[1], (recipe.val / (recipe.val + recipe.test), 0.0), rng)
+        return [(x, labels), val, test], names, x.shape[1:]
     if recipe.dataset not in NOISE:
         from sklearn import datasets
 
-        found = getattr(datasets, f"load_{recipe.dataset}")()
-        x, labels = found.data.astype(np.float64), found.target.astype(np.int64)
+        table = getattr(datasets, f"load_{recipe.dataset}")()
+        x, labels = table.data.astype(np.float64), table.target.astype(np.int64)
         shape = (8, 8) if recipe.dataset == "digits" else x.shape[1:]
-        return _split(x, labels, (recipe.val, recipe.test), rng), tuple(map(str, found.target_names)), shape
+        return _split(x, labels, (recipe.val, recipe.test), rng), tuple(map(str, table.target_names)), shape
     noise, count = _noise(recipe), recipe.per_class
     clouds = [curve(recipe.dataset, label, rng.random(count)) for label in range(2)]
     x = np.concatenate(clouds) + noise * rng.standard_normal((2 * count, 2))
@@ -122,27 +126,33 @@ def _raw(recipe: Recipe, rng: np.random.Generator) -> tuple[list[Arrays], tuple[
 def _split(
     x: NDArray[np.float64], labels: NDArray[np.int64], shares: tuple[float, float], rng: np.random.Generator
 ) -> list[Arrays]:
-    """Training, validation and test part: of each class the two `shares` are held out."""
-    chosen: list[list[NDArray[np.int64]]] = [[], [], []]
+    """Training, validation and test points; `shares` of each class are held out for the last two."""
+    parts: list[list[NDArray[np.int64]]] = [[], [], []]
     for label in np.unique(labels):
-        mine = rng.permutation(np.flatnonzero(labels == label))
-        ends = np.rint(np.cumsum(shares) * len(mine)).astype(int)
-        val, test, train = np.split(mine, ends)
-        for place, piece in zip(chosen, (train, val, test), strict=True):
-            place.append(piece)
-    indices = [np.concatenate(place) for place in chosen]
-    return [(x[one], labels[one]) for one in indices]
+        members = rng.permutation(np.flatnonzero(labels == label))
+        ends = np.rint(np.cumsum(shares) * len(members)).astype(int)
+        val, test, train = np.split(members, ends)
+        for part, rows in zip(parts, (train, val, test), strict=True):
+            part.append(rows)
+    indices = [np.concatenate(part) for part in parts]
+    return [(x[rows], labels[rows]) for rows in indices]
 
 
 class BornData:
-    """Batches of points (B, n) in the unit cube and their classes (B,).
+    """Points (B, n) in the unit cube and their classes (B,), in training batches and whole held-out parts.
 
-    `moons`, `circles` and `spirals` have `per_class` points of each of two classes, on a curve but for Gaussian `noise`
-    (in units in which a moon has radius 1 and the spiral 5 pi; null: 0.05, 0.05 and 0.5). `digits` are scikit-learn's,
-    8 x 8 pixels, and so are `iris`, `wine` and `breast_cancer`, of 4, 13 and 30 features. `series` come from the file
-    `path`; with `test_path`, what is held out comes from there. Of each class the shares `val` and `test` are held out.
-    Each feature's range in training is scaled to [0, 1] (a pixel's is 0 to 16); held-out points beyond it move to the
-    edge. Points and split depend on `data_seed`; `seed` orders the epochs.
+    * `moons`, `circles`, `spirals`: `per_class` points of each of two classes, around a curve of the plane. `noise` is
+      the standard deviation in each direction, in units where a moon has radius 1 and the spiral 5 pi; null stands for
+      0.05, 0.05 and 0.5. The density is known (`exact`).
+    * `digits`: scikit-learn's handwritten digits, 8 x 8 pixels.
+    * `iris`, `wine`, `breast_cancer`: scikit-learn's tables, of 4, 13 and 30 features.
+    * `series`: labelled series from the file `path` (`read_series`). All held-out points come from a second file,
+      `test_path`, where there is one.
+
+    The shares `val` and `test` of each class are held out. They are shares of all points; with `test_path` they give
+    the ratio in which that file is split.
+    Each feature is scaled so that its range in training becomes [0, 1]; pixels have the range 0 to 16. Held-out points
+    beyond the range move to the edge. Points and their split depend on `data_seed`, the order of an epoch on `seed`.
     """
 
     def __init__(
@@ -160,6 +170,7 @@ class BornData:
         test_path: str | None = None,
         data_seed: int = 42,
     ) -> None:
+        """Check the fields and make the points. Raises InputError for a bad value or file."""
         require(per_class >= 4, "data.per_class", per_class, "at least 4")
         require(noise is None or noise > 0, "data.noise", noise, "above 0, or null")
         require(0 < val < 1, "data.val", val, "a share between 0 and 1")
@@ -173,35 +184,38 @@ class BornData:
         check_batch_size(batch_size, len(x))
         self.n_features, self.n_classes = x.shape[1], len(self.points.names)
         for part in ("train", "val"):
-            least = int(self.part(part)[1].bincount(minlength=self.n_classes).min())
-            require(least >= 2, "data.val", val, f"shares that leave two points or more of each class in {part}")
+            fewest = int(self.part(part)[1].bincount(minlength=self.n_classes).min())
+            require(fewest >= 2, "data.val", val, f"shares that leave two points or more of each class in {part}")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the classes."""
+        """Names of the classes, by their number."""
         return self.points.names
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one point: (8, 8) for digits, (n,) for others."""
+        """Shape of one point: (8, 8) for digits, (n,) for other data."""
         return self.points.shape
 
     @property
     def exact(self) -> Mixture | None:
-        """The density that planar points were drawn from."""
+        """Density that planar points were drawn from; None for other data."""
         return self.points.exact
 
     def part(self, name: str) -> Batch:
-        """`train`, `val` or `test`, whole."""
+        """Return all points (N, n) and classes (N,) of `train`, `val` or `test`; the last two are sorted by class."""
         return self.points.parts[name]
 
     def train(self, epoch: int) -> Sequence[Batch]:
+        """Return the training batches of an epoch, in an order that depends on `seed` and `epoch` only."""
         x, labels = self.part("train")
         order = shuffled(len(labels), self.batch_size, seed=self.seed, epoch=epoch, device=self.device)
         return [(x[rows], labels[rows]) for rows in order]
 
     def val(self) -> Sequence[Batch]:
+        """Return the validation points as one batch."""
         return [self.part("val")]
 
     def test(self) -> Sequence[Batch]:
+        """Return the test points as one batch."""
         return [self.part("test")]

@@ -1,4 +1,4 @@
-"""Figures of Born machines: what they draw beside real points, and where they put classes and probability."""
+"""Figures of Born machines: drawn points beside real ones, and the density with the border between classes."""
 
 from __future__ import annotations
 
@@ -16,25 +16,28 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SHOWN = 500  # points of each class, of planar sets
-SERIES = 20  # and of others
-CLASSES = 10  # at most, that are drawn
-GRID = 200
+SHOWN = 500  # points of each class in a figure of planar data
+SERIES = 20  # series of each class, one line each
+CLASSES = 10  # classes in a figure, at most
+GRID = 200  # cells of the density's figure along each axis
 
 
 def draw_samples(data: BornData, draw: Callable[[Tensor], Tensor]) -> Figure:
-    """A column for each class: held-out points above drawn ones."""
+    """Show held-out points of each class above drawn ones, a column for each class.
+
+    `draw` maps labels (N,) to points (N, n). At most CLASSES classes are shown.
+    """
     from matplotlib.figure import Figure
 
     x, labels = data.part("val")
     shown = min(data.n_classes, CLASSES)
     count = SHOWN if data.n_features == 2 else 4 if len(data.shape) == 2 else SERIES
-    asked = torch.arange(shown, device=labels.device).repeat_interleave(count)
-    drawn = draw(asked)
+    classes = torch.arange(shown, device=labels.device).repeat_interleave(count)
+    drawn = draw(classes)
     figure = Figure(figsize=(max(2.2 * shown, 4.4), 5), layout="constrained")
     axes = figure.subplots(2, shown, squeeze=False)
     for label in range(shown):
-        for axis, points in zip(axes[:, label], (x[labels == label][:count], drawn[asked == label]), strict=True):
+        for axis, points in zip(axes[:, label], (x[labels == label][:count], drawn[classes == label]), strict=True):
             _show(axis, data.shape, points.float().cpu().numpy())
         axes[0, label].set_title(f"class {data.names[label]}")
     for axis, name in zip(axes[:, 0], ("held-out", "drawn"), strict=True):
@@ -44,7 +47,7 @@ def draw_samples(data: BornData, draw: Callable[[Tensor], Tensor]) -> Figure:
 
 @torch.no_grad()
 def draw_density(data: BornData, model: Density) -> Figure:
-    """p(x) of two features, with the line where the most likely class changes, and held-out points upon it."""
+    """Show p(x) of two features, with held-out points and the border where the most likely class changes."""
     from matplotlib.figure import Figure
 
     x, labels = data.part("val")
@@ -58,8 +61,8 @@ def draw_density(data: BornData, model: Density) -> Figure:
     image = axis.imshow(density, origin="lower", extent=(0, 1, 0, 1), cmap="Blues", aspect="equal")
     axis.contour(line.cpu().numpy(), line.cpu().numpy(), best, levels=np.arange(data.n_classes - 1) + 0.5, colors="k")
     for label in range(data.n_classes):
-        some = x[labels == label][: SHOWN // 5].cpu().numpy()
-        axis.plot(some[:, 0], some[:, 1], ".", markersize=3, label=f"class {data.names[label]}")
+        shown = x[labels == label][: SHOWN // 5].cpu().numpy()
+        axis.plot(shown[:, 0], shown[:, 1], ".", markersize=3, label=f"class {data.names[label]}")
     axis.set(title="p(x), and where the class changes", xlabel="first feature", ylabel="second feature")
     axis.legend(loc="upper right")
     figure.colorbar(image, label="density of 2 x - 1")
@@ -67,7 +70,7 @@ def draw_density(data: BornData, model: Density) -> Figure:
 
 
 def _show(axis: Axes, shape: tuple[int, ...], points: np.ndarray) -> None:
-    """Points (m, n) as a cloud, a mosaic of images, or lines."""
+    """Plot points (m, n) as a cloud (two features), as a column of images, or as lines."""
     if shape == (2,):
         axis.plot(points[:, 0], points[:, 1], ".", markersize=2)
         axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=[0, 1], yticks=[0, 1])

@@ -1,4 +1,4 @@
-"""Labelled series of one length from files, as the UCR archive lays them out."""
+"""Reader of labelled series of one length, from files of the UCR archive."""
 
 from __future__ import annotations
 
@@ -7,54 +7,84 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gatesweep.core.data import require
+from gatesweep.core.errors import InputError
 
 
 def read_series(
     path: str, key: str = "data.path", names: tuple[str, ...] | None = None, length: int | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[str, ...]]:
-    """Series (N, n), classes (N,) and the names of the classes, in order, of a file.
+    """Read series (N, n), their classes (N,) as numbers from 0, and the K names of the classes, in that order.
 
-    `.ts`: lines `v1,v2,...:name` after the one that says @data (@ and # start what is passed over). Others, `.tsv` and
-    `.txt`: lines `name v1 v2 ...`, between tabs, commas or spaces. `names` and `length`, where given, are those of the
-    training file, which this one is to share. Raises ValueError, which starts with `key`, for anything else.
+    A `.ts` file has lines `v1,v2,...:name`. Other files (`.tsv`, `.txt`) have lines `name v1 v2 ...`, separated by
+    tabs, commas or spaces. Empty lines and lines that start with @ or # are skipped.
+
+    `names` and `length` are those of the training file, which a second file must share; without them the file decides,
+    and names are sorted. Raises InputError, with `key`, file and line, for a file that does not fit.
     """
+    lines = _lines(path, key)
+    parse = _parse_ts if Path(path).suffix == ".ts" else _parse_tsv
+    labels: list[str] = []
+    series: list[list[float]] = []
+    for number, line in lines:
+        here = f"{path}, line {number}"
+        label, values = parse(line, here, key)
+        size = length if length is not None else len(series[0] if series else values)
+        if len(values) != size:
+            raise _error(key, f"{here}: {len(values)} values", f"{size}, as the others have")
+        for position, value in enumerate(values, 1):
+            if not np.isfinite(value):
+                got = f"{here}: a value that is missing or not finite"
+                raise _error(key, got, f"finite numbers, but value {position} of {size} is {value}")
+        if names is not None and label not in names:
+            raise _error(key, f"{here}: class {label}", f"one of {', '.join(names)}")
+        labels.append(label)
+        series.append(values)
+    classes = tuple(sorted(set(labels))) if names is None else names
+    if len(classes) < 2:
+        raise _error(key, f"{path}: the class {classes[0]} alone", "at least two classes")
+    return np.array(series), np.array([classes.index(label) for label in labels]), classes
+
+
+def _lines(path: str, key: str) -> list[tuple[int, str]]:
+    """Lines of a file that hold a series, stripped, with their numbers from 1; at least one."""
     file = Path(path)
-    require(file.is_file(), key, path, "a file that exists")
+    if not file.is_file():
+        raise _error(key, path, "a file that exists")
     try:
         lines = [line.strip() for line in file.read_text().splitlines()]
-    except UnicodeDecodeError:
-        require(False, key, path, "a text file")
-    rows = [(place, line) for place, line in enumerate(lines, 1) if line and line[0] not in "@#"]
-    require(len(rows) > 0, key, path, "at least one series")
-    split = _of_ts if file.suffix == ".ts" else _of_tsv
-    labels, series = zip(*(split(line, f"{path}, line {place}", key) for place, line in rows), strict=True)
-    size = len(series[0]) if length is None else length
-    for (place, _), label, one in zip(rows, labels, series, strict=True):
-        here = f"{path}, line {place}"
-        require(len(one) == size, key, f"{here}: {len(one)} values", f"{size}, as the others have")
-        require(bool(np.isfinite(one).all()), key, f"{here}: a value that is missing or not finite", "numbers")
-        require(names is None or label in names, key, f"{here}: class {label}", f"one of {', '.join(names or ())}")
-    known = tuple(sorted(set(labels))) if names is None else names
-    require(len(known) >= 2, key, f"{path}: the class {known[0]} alone", "at least two classes")
-    return np.array(series), np.array([known.index(label) for label in labels]), known
+    except UnicodeDecodeError as error:
+        raise _error(key, path, "a text file") from error
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line and line[0] not in "@#"]
+    if not numbered:
+        raise _error(key, path, "at least one series")
+    return numbered
 
 
-def _of_ts(line: str, here: str, key: str) -> tuple[str, list[float]]:
+def _parse_ts(line: str, here: str, key: str) -> tuple[str, list[float]]:
+    """Class name and values of a line `v1,v2,...:name`."""
     parts = line.split(":")
-    require(len(parts) == 2, key, f"{here}: {len(parts)} parts between colons", "one series and its class")
+    if len(parts) != 2:
+        raise _error(key, f"{here}: {len(parts)} parts between colons", "one series and its class")
     return parts[1].strip(), _numbers(parts[0].split(","), here, key)
 
 
-def _of_tsv(line: str, here: str, key: str) -> tuple[str, list[float]]:
-    label, *values = line.replace(",", " ").split()
-    # Archives of different ages write the same class 1 and 1.0000000e+00.
-    return label.removesuffix(".0"), _numbers(values, here, key)
+def _parse_tsv(line: str, here: str, key: str) -> tuple[str, list[float]]:
+    """Class name and values of a line `name v1 v2 ...`."""
+    fields = line.replace(",", " ").split()
+    if len(fields) < 2:
+        raise _error(key, f"{here}: {len(fields)} fields", "a class and at least one number")
+    # Archives of different ages write the same class as 1 and as 1.0.
+    return fields[0].removesuffix(".0"), _numbers(fields[1:], here, key)
 
 
-def _numbers(values: list[str], here: str, key: str) -> list[float]:
+def _numbers(texts: list[str], here: str, key: str) -> list[float]:
+    """Texts as numbers; ? is a missing value, NaN."""
     try:
-        return [float("nan") if value.strip() == "?" else float(value) for value in values]
+        return [float("nan") if text.strip() == "?" else float(text) for text in texts]
     except ValueError as error:
-        require(False, key, f"{here}: {error}", "numbers between commas, tabs or spaces")
-        raise AssertionError from error  # `require` has raised
+        raise _error(key, f"{here}: {error}", "numbers between commas, tabs or spaces") from error
+
+
+def _error(key: str, got: str, expected: str) -> InputError:
+    """Error in one line, in the form of `core.data.require`."""
+    return InputError(f"{key}: got {got!r}, expected {expected}")

@@ -1,4 +1,4 @@
-"""What all trainables over a Born machine have in common: its shape, and what is asked of it on held-out points."""
+"""Base class of all trainables with a Born machine: its fields, its held-out metrics, oracle and baseline."""
 
 from __future__ import annotations
 
@@ -21,18 +21,23 @@ from gatesweep.trainables.born.mps import BornMachine
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SIZES = [0.05, 0.10]  # of attacks, in fractions of the inputs' range
+SIZES = [0.05, 0.10]  # default sizes of attacks, as fractions of the inputs' range
 
 
 class Born(Trainable):
-    """A Born machine of points in the unit cube, `machine`, with an embedding of `dim` functions and bonds of `bond`.
+    """Trainable with a `BornMachine`, `machine`, that has `dim` functions for each feature and bonds of size `bond`.
 
-    Held-out metrics, all in double precision, where amplitudes near 0 do not lie: `accuracy`, `nll` and
-    `joint_nll_per_dim` (`metrics.likelihoods`); `normalisation_error`; every `frechet_every` epochs `frechet` and
-    `sliced_w1` of `generated` points (`metrics.generation`); every `robustness_every` epochs the accuracy of `attacked`
-    points after an attack of each size in `robustness`, by `attack_steps` steps: `robust_accuracy_10` for 0.10, a
-    tenth of the inputs' range. After each epoch the tensors are scaled so that Z is one (`norm_control`), which no loss
-    or metric sees; with weight decay, the optimizer does.
+    Subclasses add the loss. Held-out metrics of all of them:
+
+    * at every evaluation `accuracy`, `nll`, `joint_nll_per_dim` (`metrics.likelihoods`) and `normalisation_error`;
+    * every `frechet_every` epochs `frechet` and `sliced_w1` of `generated` drawn points (`metrics.generation`);
+    * every `robustness_every` epochs, for each size in `robustness`, the share of `attacked` held-out points that keep
+      their class under attacks of `attack_steps` steps; for size 0.10, a tenth of the inputs' range, the metric is
+      `robust_accuracy_10`.
+
+    Likelihoods and attacks are computed in double precision, because single precision is wrong where an amplitude is
+    near 0. With `norm_control` the tensors are scaled after each epoch so that Z is 1. No loss and no metric depends on
+    that scale, but weight decay does.
     """
 
     def __init__(
@@ -53,14 +58,15 @@ class Born(Trainable):
         attacked: int = 250,
         robustness_every: int = 5,
     ) -> None:
+        """Check the fields and build the machine; `std` is its initial spread. Raises InputError for a bad value."""
         super().__init__(lr=lr, weight_decay=weight_decay)
         require(1 <= dim <= HIGHEST[embedding], "trainable.dim", dim, f"1 to {HIGHEST[embedding]} for {embedding}")
         require(bond >= 1, "trainable.bond", bond, "at least 1")
         require(std > 0, "trainable.std", std, "above 0")
-        least = 2 * data.n_classes
-        require(generated >= least, "trainable.generated", generated, f"at least {least}, two of each class")
-        most = len(data.part("val")[1])
-        require(1 <= attacked <= most, "trainable.attacked", attacked, f"1 to {most}, the held-out points")
+        fewest = 2 * data.n_classes
+        require(generated >= fewest, "trainable.generated", generated, f"at least {fewest}, two of each class")
+        held_out = len(data.part("val")[1])
+        require(1 <= attacked <= held_out, "trainable.attacked", attacked, f"1 to {held_out}, the held-out points")
         for field, count in (
             ("frechet_every", frechet_every),
             ("robustness_every", robustness_every),
@@ -80,43 +86,48 @@ class Born(Trainable):
         )
 
     def exact(self) -> BornMachine:
-        """The machine in double precision, where the device has it."""
+        """Copy the machine, in double precision where the device has it (Apple's has not)."""
         dtype = torch.float32 if self.progress.device.type == "mps" else torch.float64
         return copy.deepcopy(self.machine).to(dtype)
 
     @torch.no_grad()
     def draw(self, labels: Tensor, seed: int = 0) -> Tensor:
-        """(N, n): points of p(x|c) for labels (N,), the same for the same seed."""
+        """Draw points of p(x|c) for labels (N,); returns (N, n), the same for the same seed."""
         uniforms = torch.rand(len(labels), self.machine.n_features, generator=torch.Generator().manual_seed(seed))
         return self.machine.sample(labels, uniforms.to(labels.device))
 
     @torch.no_grad()
     def evaluate(self, data: Data, part: str = "val") -> Metrics:
-        """Metrics of a part of the data, without the loss where that is not `val`."""
+        """Compute the metrics of a part of the data: `train`, `val` or `test`; `loss` is among them for `val` only."""
         assert isinstance(data, BornData)
-        found = super().evaluate(data) if part == "val" else {}
+        values = super().evaluate(data) if part == "val" else {}
         with torch.autocast(self.progress.device.type, enabled=False):
             wide = self.exact()
-            found["normalisation_error"] = metrics.normalisation_error(self.machine, wide)
-            return found | self._judged(data, wide, self.draw, part, everything=False)
+            values["normalisation_error"] = metrics.normalisation_error(self.machine, wide)
+            return values | self._measure(data, wide, self.draw, part, everything=False)
 
     def end_epoch(self, data: Data, metrics: Metrics) -> None:
+        """Scale the tensors so that Z is 1, with `norm_control`."""
         if self.norm_control:
             self.machine.renormalise()
 
     def oracle(self, data: Data) -> Metrics:
-        """The density that the points were drawn from, or a kernel estimate of it, and real points as drawn ones."""
+        """Measure the exact density of planar points, or a kernel estimate for other data.
+
+        Training points take the place of drawn ones.
+        """
         assert isinstance(data, BornData)
-        known = data.part("train")
-        return self._stand_in(data, data.exact or kernels(*known), partial(_others, known))
+        train = data.part("train")
+        return self._measure_density(data, data.exact or kernels(*train), partial(_real_points, train))
 
     def trivial(self, data: Data) -> Metrics:
-        """A Gaussian for each class, with its mean and standard deviations: what no amplitude is needed for."""
+        """Measure one Gaussian for each class, with its means and standard deviations."""
         assert isinstance(data, BornData)
         model = gaussians(*data.part("train"))
-        return self._stand_in(data, model, model.draw)
+        return self._measure_density(data, model, model.draw)
 
     def figures(self, data: Data) -> dict[str, Callable[[], Figure]]:
+        """Offer the figures `samples` and, for two features, `density`."""
         assert isinstance(data, BornData)
         drawn = {"samples": lambda: figures.draw_samples(data, self.draw)}
         if data.n_features == 2:
@@ -124,33 +135,36 @@ class Born(Trainable):
         return drawn
 
     @torch.no_grad()
-    def _stand_in(self, data: BornData, model: Mixture, draw: Callable[[Tensor], Tensor]) -> Metrics:
-        return {"normalisation_error": 0.0} | self._judged(data, model, draw, "val", everything=True)
+    def _measure_density(self, data: BornData, model: Mixture, draw: Callable[[Tensor], Tensor]) -> Metrics:
+        """All metrics of a known density, on the points of `val`."""
+        return {"normalisation_error": 0.0} | self._measure(data, model, draw, "val", everything=True)
 
-    def _judged(
+    def _measure(
         self, data: BornData, model: metrics.Density, draw: Callable[[Tensor], Tensor], part: str, *, everything: bool
     ) -> Metrics:
-        """What is due of the metrics of a part, or everything."""
+        """Metrics of a density on a part of the data: those that are due in this epoch, or all of them."""
         x, labels = data.part(part)
-        found = metrics.likelihoods(model, x, labels)
+        values = metrics.likelihoods(model, x, labels)
         if everything or self.due(self.frechet_every):
-            found |= metrics.generation(draw, x, labels, data.n_classes, self.generated)
+            values |= metrics.generation(draw, x, labels, data.n_classes, self.generated)
         if self.robustness and (everything or self.due(self.robustness_every)):
-            # Parts are in the order of their classes: evenly spaced points hold as many of each as the part does.
-            some = torch.linspace(0, len(x) - 1, self.attacked, device=x.device).long()
-            found |= metrics.robustness(model, _wide(x[some]), labels[some], self.robustness, self.attack_steps)
-        return found
+            # Held-out points are sorted by class, so evenly spaced rows have the class shares of the whole part.
+            rows = torch.linspace(0, len(x) - 1, self.attacked, device=x.device).long()
+            values |= metrics.robustness(model, _to_double(x[rows]), labels[rows], self.robustness, self.attack_steps)
+        return values
 
 
-def _wide(x: Tensor) -> Tensor:
+def _to_double(x: Tensor) -> Tensor:
+    """Points in double precision, where the device has it."""
     return x if x.device.type == "mps" else x.double()
 
 
-def _others(known: Batch, labels: Tensor) -> Tensor:
-    """(N, n): other real points of the classes asked for, from the start again where there are no more."""
-    x, of = known
-    found = x.new_empty(len(labels), x.shape[1])
+def _real_points(train: Batch, labels: Tensor) -> Tensor:
+    """Training points of the classes in labels (N,), (N, n); a class with too few points repeats its own."""
+    x, train_labels = train
+    points = x.new_empty(len(labels), x.shape[1])
     for label in labels.unique():
-        asked = (labels == label).nonzero()[:, 0]
-        found[asked] = x[of == label][torch.arange(len(asked), device=x.device) % int((of == label).sum())]
-    return found
+        rows = (labels == label).nonzero()[:, 0]
+        count = int((train_labels == label).sum())  # a host sync
+        points[rows] = x[train_labels == label][torch.arange(len(rows), device=x.device) % count]
+    return points

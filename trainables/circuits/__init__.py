@@ -1,1 +1,1 @@
-"""Circuits: a variational autoencoder of RLC two-ports, judged by the physics of what it decodes."""
+"""Circuits: a variational autoencoder of RLC two-ports, gated on the physics of the circuits that it decodes."""

@@ -1,4 +1,7 @@
-"""Circuits as batches: generated filters or a user's own, split by type, with their poles, zeros and responses."""
+"""Batches of circuits, generated or read from a file, with their poles, zeros and responses.
+
+The split into train, val and test is stratified: every part has circuits of every type.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gatesweep.core.data import check_batch_size, require, shuffled
+from gatesweep.core.errors import InputError
 from gatesweep.core.shared import machine_cache
 from gatesweep.trainables.circuits.circuit import TYPES, Circuits, generate, load
 from gatesweep.trainables.circuits.physics import Roots, grid, response, roots
@@ -22,7 +26,10 @@ PARTS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a set of circuits depends on."""
+    """Everything that a set of circuits depends on; `counts` are the sizes of train, val and test.
+
+    Raises InputError for an unknown or repeated type, and for a part too small to have one circuit of each type.
+    """
 
     types: tuple[str, ...]
     counts: tuple[int, int, int]
@@ -30,17 +37,21 @@ class Recipe:
     data_seed: int
 
     def __post_init__(self) -> None:
-        for one in self.types:
-            require(one in TYPES, "data.types", one, f"one of {', '.join(TYPES)}")
+        for name in self.types:
+            require(name in TYPES, "data.types", name, f"one of {', '.join(TYPES)}")
         require(len(set(self.types)) == len(self.types) > 0, "data.types", list(self.types), "each type once")
+        minimum = len(self.types) if self.path is None else 1
+        expected = f"at least {minimum}, one of each type" if self.path is None else "at least 1"
         for part, count in zip(PARTS, self.counts, strict=True):
-            expected = f"at least {len(self.types)}, one of each type"
-            require(count >= (len(self.types) if self.path is None else 1), f"data.n_{part}", count, expected)
+            require(count >= minimum, f"data.n_{part}", count, expected)
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the split: its circuits, their poles and zeros, and the same as tensors on the device."""
+    """One part of the split (train, val or test): n circuits, their roots, and both as tensors on the device.
+
+    The tensors are described in `CircuitData`, with n for B.
+    """
 
     circuits: Circuits
     roots: Roots
@@ -49,10 +60,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the training part says of scale, for normalising.
+    """The scales of the training part, for normalising.
 
-    `mean`, `std` (10, 3): of log10 values in each place; `low`, `high` (3,): their range by kind; `pole`, `zero`:
-    mean and standard deviation of ln |p| and ln |z| (p and z in units of 1e5 rad/s).
+    `mean` and `std` (10, 3) are of the log10 values in each place, `low` and `high` (3,) their range for each kind.
+    `pole` and `zero` are the mean and the standard deviation of ln |p| and ln |z|, with p and z in units of 1e5 rad/s.
     """
 
     mean: NDArray[np.float64]
@@ -65,120 +76,112 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Filters:
-    """The three parts and the scales of the first."""
+    """The parts `train`, `val` and `test`, the scales of the training part, and the names of the types.
+
+    `max_counts` holds the largest numbers of `poles`, of `zeros` and of zeros at the `origin` that any circuit has.
+    """
 
     parts: dict[str, Part]
     statistics: Statistics
     names: tuple[str, ...]
-    most: dict[str, int] = field(default_factory=dict)  # poles, zeros, zeros at the origin of any circuit
+    max_counts: dict[str, int] = field(default_factory=dict)
 
 
 @machine_cache
 def filters(recipe: Recipe, device: torch.device) -> Filters:
-    """The circuits of a recipe, made once and kept on the device for every trial that asks."""
+    """Generate or read the circuits of a recipe and solve them; every trial of the machine shares them.
+
+    Raises InputError for a bad file, and for a circuit without a transfer function.
+    """
     rng = np.random.default_rng(recipe.data_seed)
     if recipe.path is None:
-        counts = [share_out(count, len(recipe.types)) for count in recipe.counts]
-        split = [generate(recipe.types, each, rng) for each in counts]
+        split = [generate(recipe.types, even_shares(count, len(recipe.types)), rng) for count in recipe.counts]
     else:
         split = stratified(load(recipe.path), recipe.counts, rng)
-    found = [roots(part.mask, part.values) for part in split]
-    for part, one in zip(split, found, strict=True):
-        if not one.defined.all():
-            bad = part.names[part.types[(~one.defined).argmax()]]
-            require(
-                False, "data.path", recipe.path, f"circuits that join VIN to VOUT, and one of type {bad!r} does not"
-            )
-    statistics = measure(split[0], found[0])
-    most = {
-        "poles": max(int(np.isfinite(one.poles).sum(axis=1).max()) for one in found),
-        "zeros": max(int(np.isfinite(one.zeros).sum(axis=1).max()) for one in found),
-        "origin": max(int(one.at_origin.max()) for one in found),
+    solved = [roots(circuits.mask, circuits.values) for circuits in split]
+    for circuits, solution in zip(split, solved, strict=True):
+        if not solution.defined.all():
+            name = circuits.names[circuits.types[(~solution.defined).argmax()]]
+            expected = f"circuits that join VIN to VOUT, and one of type {name!r} does not"
+            raise InputError(f"data.path: got {recipe.path!r}, expected {expected}")
+    statistics = measure(split[0], solved[0])
+    max_counts = {
+        "poles": max(int(np.isfinite(solution.poles).sum(axis=1).max()) for solution in solved),
+        "zeros": max(int(np.isfinite(solution.zeros).sum(axis=1).max()) for solution in solved),
+        "origin": max(int(solution.at_origin.max()) for solution in solved),
     }
     parts = {
-        name: Part(circuits, one, _tensors(circuits, one, statistics, most, device))
-        for name, circuits, one in zip(PARTS, split, found, strict=True)
+        name: Part(circuits, solution, _tensors(circuits, solution, statistics, max_counts, device))
+        for name, circuits, solution in zip(PARTS, split, solved, strict=True)
     }
-    return Filters(parts, statistics, split[0].names, most)
+    return Filters(parts, statistics, split[0].names, max_counts)
 
 
-def share_out(count: int, kinds: int) -> list[int]:
-    """`count` in `kinds` shares that differ by one at most."""
+def even_shares(count: int, kinds: int) -> list[int]:
+    """Divide `count` into `kinds` integers that differ by at most one."""
     return [count // kinds + (kind < count % kinds) for kind in range(kinds)]
 
 
 def stratified(circuits: Circuits, counts: Sequence[int], rng: np.random.Generator) -> list[Circuits]:
-    """The circuits of a file in three parts, in the proportion of `counts`, and every type in each part."""
-    chosen: list[list[NDArray[np.int64]]] = [[], [], []]
+    """Split circuits into train, val and test in the proportion of `counts` (3 integers), type by type.
+
+    Raises InputError if a type has too few circuits for every part to get one.
+    """
+    rows: list[list[NDArray[np.int64]]] = [[], [], []]
     for index, name in enumerate(circuits.names):
-        mine = rng.permutation(np.flatnonzero(circuits.types == index))
-        ends = np.rint(np.cumsum(counts) / sum(counts) * len(mine)).astype(int)
-        pieces = np.split(mine, ends[:2])
+        of_type = rng.permutation(np.flatnonzero(circuits.types == index))
+        ends = np.rint(np.cumsum(counts) / sum(counts) * len(of_type)).astype(int)
+        pieces = np.split(of_type, ends[:2])
         for part, piece in zip(PARTS, pieces, strict=True):
             expected = f"enough of them for data.n_train : n_val : n_test = {':'.join(map(str, counts))} ({part} got 0)"
-            require(len(piece) > 0, "data.path", f"{len(mine)} circuits of type {name}", expected)
-        for place, piece in zip(chosen, pieces, strict=True):
-            place.append(piece)
-    return [circuits[np.concatenate(place)] for place in chosen]
+            require(len(piece) > 0, "data.path", f"{len(of_type)} circuits of type {name}", expected)
+        for part_rows, piece in zip(rows, pieces, strict=True):
+            part_rows.append(piece)
+    return [circuits[np.concatenate(part_rows)] for part_rows in rows]
 
 
-def measure(circuits: Circuits, found: Roots) -> Statistics:
-    """The scales of a training part. A place that no circuit uses has mean 0 and deviation 1."""
+def measure(circuits: Circuits, solution: Roots) -> Statistics:
+    """Return the scales of training circuits and their roots.
+
+    A place that no circuit uses has mean 0 and standard deviation 1.
+    """
     mask, values = circuits.mask, circuits.values
     count = np.maximum(mask.sum(axis=0), 1)
     mean = (values * mask).sum(axis=0) / count
     std = np.sqrt((np.square(values - mean) * mask).sum(axis=0) / count)
-    kinds = [values[..., kind][mask[..., kind]] for kind in range(mask.shape[2])]
-    low = np.array([one.min(initial=0.0) if len(one) == 0 else one.min() for one in kinds])
-    high = np.array([one.max(initial=0.0) if len(one) == 0 else one.max() for one in kinds])
+    by_kind = [values[..., kind][mask[..., kind]] for kind in range(mask.shape[2])]
+    low = np.array([logs.min() if len(logs) else 0.0 for logs in by_kind])
+    high = np.array([logs.max() if len(logs) else 0.0 for logs in by_kind])
     scales = []
-    for root in (found.poles, found.zeros):
+    for root in (solution.poles, solution.zeros):
         logs = np.log(np.abs(root[np.isfinite(root)]))
         scales.append((float(logs.mean()), float(logs.std()) or 1.0) if len(logs) else (0.0, 1.0))
     return Statistics(mean, np.where(std > 1e-9, std, 1.0), low, high, scales[0], scales[1])
 
 
-def points(root: NDArray[np.complex128], most: int, scale: tuple[float, float]) -> NDArray[np.float32]:
-    """Roots as points (n, most, 3): standardised ln magnitude, cosine and sine of the phase; 0 where there is none."""
-    root = root[:, :most]
+def points(root: NDArray[np.complex128], width: int, scale: tuple[float, float]) -> NDArray[np.float32]:
+    """Return the first `width` roots of each row (n, 6) as points (n, width, 3), 0 where a row has no more roots.
+
+    A point is ln |root|, standardised by `scale` (mean, standard deviation), and the cosine and sine of its phase.
+    """
+    root = root[:, :width]
     magnitude = (np.log(np.abs(root)) - scale[0]) / scale[1]
     point = np.stack([magnitude, np.cos(np.angle(root)), np.sin(np.angle(root))], axis=-1)
     return np.nan_to_num(point).astype(np.float32)
 
 
-def _tensors(
-    circuits: Circuits, found: Roots, statistics: Statistics, most: dict[str, int], device: torch.device
-) -> Batch:
-    mask, values = torch.from_numpy(circuits.mask), torch.from_numpy(circuits.values)
-    omega = grid(torch.device("cpu"), torch.float64)
-    arrays = {
-        "mask": mask.float(),
-        "values": values.float(),
-        "poles": torch.from_numpy(points(found.poles, most["poles"], statistics.pole)),
-        "zeros": torch.from_numpy(points(found.zeros, most["zeros"], statistics.zero)),
-        # How many poles, zeros and zeros at the origin; a pole at the origin counts as none there.
-        "counts": torch.from_numpy(
-            np.stack(
-                [
-                    np.isfinite(found.poles).sum(axis=1),
-                    np.isfinite(found.zeros).sum(axis=1),
-                    found.at_origin.clip(min=0),
-                ],
-                axis=1,
-            )
-        ),
-        "response": torch.view_as_real(response(mask, values, omega)).float(),
-        "type": torch.from_numpy(circuits.types),
-    }
-    return {name: array.to(device) for name, array in arrays.items()}
-
-
 class CircuitData:
-    """Batches of circuits: `mask` and `values` (B, 10, 3), `poles` and `zeros` as points (B, most, 3), `counts`
-    (B, 3), `response` (B, 61, 2) and `type` (B,).
+    """Batches of circuits, as dictionaries of tensors.
 
-    `types` are generated with values of their own, or `path` names a CSV of circuits, which are split in the
-    proportion of the three sizes. The circuits and their split depend on `data_seed`; `seed` orders the epochs.
+    `mask` (B, 10, 3) is 1 where a component is, and `values` (B, 10, 3) is log10 of its value over `REFERENCE`.
+    `poles` (B, max_counts["poles"], 3) and `zeros` (B, max_counts["zeros"], 3) are the roots as `points`. `counts`
+    (B, 3) are the numbers of poles, of zeros and of zeros at the origin; a pole at the origin is not counted.
+    `response` (B, 61, 2) holds real and imaginary part of VOUT/VIN on the frequencies of `grid`. `type` (B,) is an
+    index.
+
+    Circuits of `types` are generated, or read from the CSV file `path` and split in the proportion of the three sizes.
+    Circuits and split depend on `data_seed`, and `seed` orders the epochs. The fields are described in
+    `configs/data/circuits.yaml`. Raises InputError for a value out of range or a bad file.
     """
 
     def __init__(
@@ -194,32 +197,56 @@ class CircuitData:
         path: str | None = None,
         data_seed: int = 42,
     ) -> None:
-        chosen = SIX if types is None else tuple(types)
-        recipe = Recipe(chosen, (n_train, n_val, n_test), path, data_seed)
+        recipe = Recipe(SIX if types is None else tuple(types), (n_train, n_val, n_test), path, data_seed)
         self.device, self.seed, self.batch_size = torch.device(device), seed, batch_size
         self.filters = filters(recipe, self.device)
         check_batch_size(batch_size, len(self.part("train").circuits))
 
     @property
     def statistics(self) -> Statistics:
+        """The scales of the training part."""
         return self.filters.statistics
 
     @property
-    def most(self) -> dict[str, int]:
-        """How many `poles`, `zeros` and zeros at the `origin` any circuit has."""
-        return self.filters.most
+    def max_counts(self) -> dict[str, int]:
+        """The largest numbers of `poles`, of `zeros` and of zeros at the `origin` that any circuit has."""
+        return self.filters.max_counts
 
     def part(self, name: str) -> Part:
-        """`train`, `val` or `test`, whole."""
+        """Return the part `train`, `val` or `test`."""
         return self.filters.parts[name]
 
     def train(self, epoch: int) -> Sequence[Batch]:
+        """Return the training circuits in batches, in an order that depends on `seed` and `epoch` only."""
         tensors = self.part("train").tensors
         orders = shuffled(len(tensors["mask"]), self.batch_size, seed=self.seed, epoch=epoch, device=self.device)
         return [_rows(tensors, order) for order in orders]
 
     def val(self) -> Sequence[Batch]:
+        """Return all val circuits as one batch."""
         return [self.part("val").tensors]
+
+
+def _tensors(
+    circuits: Circuits, solution: Roots, statistics: Statistics, max_counts: dict[str, int], device: torch.device
+) -> Batch:
+    mask, values = torch.from_numpy(circuits.mask), torch.from_numpy(circuits.values)
+    omega = grid(torch.device("cpu"), torch.float64)
+    counts = (
+        np.isfinite(solution.poles).sum(axis=1),
+        np.isfinite(solution.zeros).sum(axis=1),
+        solution.at_origin.clip(min=0),
+    )
+    arrays = {
+        "mask": mask.float(),
+        "values": values.float(),
+        "poles": torch.from_numpy(points(solution.poles, max_counts["poles"], statistics.pole)),
+        "zeros": torch.from_numpy(points(solution.zeros, max_counts["zeros"], statistics.zero)),
+        "counts": torch.from_numpy(np.stack(counts, axis=1)),
+        "response": torch.view_as_real(response(mask, values, omega)).float(),
+        "type": torch.from_numpy(circuits.types),
+    }
+    return {name: array.to(device) for name, array in arrays.items()}
 
 
 def _rows(tensors: Batch, rows: Tensor) -> Batch:

@@ -1,4 +1,4 @@
-"""How good a decoded circuit is, by its own physics; what the prior decodes to; how the latent is laid out."""
+"""Metrics of decoded circuits by their own physics, of circuits decoded from the prior, and of the latent space."""
 
 from __future__ import annotations
 
@@ -13,66 +13,72 @@ from gatesweep.trainables.circuits.circuit import Mask, Values, connected, edit_
 from gatesweep.trainables.circuits.data import Part, Statistics
 from gatesweep.trainables.circuits.physics import decibels, grid, response, roots
 
-UNMATCHED = 6.0  # decades that a missing or surplus pole is off: as far as the frequencies of the grid reach
-PAIRS_COMPARED = 1000  # of the rank correlation
-SILHOUETTE_OF = 400  # circuits
+UNMATCHED = 6.0  # decades: the error of a missing or surplus pole, and the width of the frequency grid
+PAIRS_COMPARED = 1000  # pairs of circuits for the rank correlation
+SILHOUETTE_CIRCUITS = 400
 SLACK = 1.0  # decades that a valid value may lie outside the training range
 
 
 def reconstruction(part: Part, mask: Mask, values: Values) -> Metrics:
-    """Decoded circuits (n, 10, 3) against those of `part`, by shape, by value and by what they do.
+    """Compare decoded circuits (n, 10, 3) with those of `part`: topology, values, and transfer function.
 
-    `value_error` is in decades over the parts that are truly there; `db_error` is mean |dB| over frequency, of the
-    decoded circuit solved again; pole errors are in decades of magnitude over all poles. A circuit that is not
-    defined has no poles, and is not stable.
+    `topology_accuracy` is the share with exactly the right components. `value_error` is the mean error in decades of
+    the values of the true components. `db_error` is the mean absolute error in dB over frequency of the decoded
+    circuits' transfer functions. `pole_error_median` and `pole_error_p95` are quantiles in decades over all poles.
+    `stable` is a share. A circuit without a transfer function has no poles and is not stable.
     """
     exact = part.circuits
     transfer = response(torch.from_numpy(mask), torch.from_numpy(values), grid(torch.device("cpu"), torch.float64))
-    truth = torch.view_as_complex(part.tensors["response"].cpu().double().contiguous())
-    found = roots(mask, values)
-    errors = pole_errors(found.poles, part.roots.poles)
+    exact_transfer = torch.view_as_complex(part.tensors["response"].cpu().double().contiguous())
+    solution = roots(mask, values)
+    errors = pole_errors(solution.poles, part.roots.poles)
     right = (mask == exact.mask).all(axis=(1, 2))
     return {
         **proportion("topology_accuracy", int(right.sum()), len(right)),
         "value_error": float(np.abs(values - exact.values)[exact.mask].mean()),
-        "db_error": float((decibels(transfer) - decibels(truth)).abs().mean()),
+        "db_error": float((decibels(transfer) - decibels(exact_transfer)).abs().mean()),
         "pole_error_median": float(np.median(errors)) if len(errors) else 0.0,
         "pole_error_p95": float(np.quantile(errors, 0.95)) if len(errors) else 0.0,
-        **proportion("stable", int(found.stable.sum()), len(right)),
+        **proportion("stable", int(solution.stable.sum()), len(right)),
     }
 
 
-def pole_errors(found: NDArray[np.complex128], exact: NDArray[np.complex128]) -> NDArray[np.float64]:
-    """|log10 |p'| - log10 |p|| of every pole, matched in the order of magnitude; UNMATCHED where one has no other."""
-    logs = [np.log10(np.abs(one)) for one in (found, exact)]
-    there = [np.isfinite(one) for one in logs]
-    errors = np.where(there[0] & there[1], np.abs(logs[0] - logs[1]), UNMATCHED)
-    return np.minimum(errors, UNMATCHED)[there[0] | there[1]]
+def pole_errors(decoded: NDArray[np.complex128], exact: NDArray[np.complex128]) -> NDArray[np.float64]:
+    """Return |log10 |p'| - log10 |p|| in decades for all poles of two arrays (n, 6), flattened.
+
+    Poles of a row are paired in the order of magnitude. A pole without a partner has the error `UNMATCHED`, which is
+    also the largest error.
+    """
+    logs, exact_logs = np.log10(np.abs(decoded)), np.log10(np.abs(exact))
+    exists, exact_exists = np.isfinite(logs), np.isfinite(exact_logs)
+    errors = np.where(exists & exact_exists, np.abs(logs - exact_logs), UNMATCHED)
+    return np.minimum(errors, UNMATCHED)[exists | exact_exists]
 
 
 def generation(mask: Mask, values: Values, training: Mask, statistics: Statistics) -> Metrics:
-    """Circuits (n, 10, 3) decoded from the prior: which are valid, how many differ, how many are new.
+    """Count the valid, the distinct and the novel among circuits (n, 10, 3) decoded from the prior.
 
-    Valid: connected without dead ends, VOUT follows VIN, and all values within a decade of the training range of
-    their kind. `prior_distinct` counts topologies among the valid; `prior_novel` is the share of the valid whose
-    topology no training circuit has.
+    A circuit is valid if it is connected without dead ends, VOUT follows VIN, and all values lie within a decade of the
+    training range of their kind. `prior_valid` is the share of valid circuits. `prior_distinct` is the number of
+    topologies among them. `prior_novel` is the share of them whose topology is not in `training` (m, 10, 3).
     """
     inside = ((values >= statistics.low - SLACK) & (values <= statistics.high + SLACK)) | ~mask
     valid = connected(mask) & inside.all(axis=(1, 2))
     valid[valid] = roots(mask[valid], values[valid]).defined
-    made, known = keys(mask[valid]), set(keys(np.unique(training, axis=0)))
+    generated_keys, training_keys = keys(mask[valid]), set(keys(np.unique(training, axis=0)))
     return {
         **proportion("prior_valid", int(valid.sum()), len(valid)),
-        "prior_distinct": float(len(set(made))),
-        **proportion("prior_novel", sum(key not in known for key in made), len(made)),
+        "prior_distinct": float(len(set(generated_keys))),
+        **proportion("prior_novel", sum(key not in training_keys for key in generated_keys), len(generated_keys)),
     }
 
 
 def layout(mean: Tensor, part: Part) -> Metrics:
-    """How the latent means (n, latent) of a part lie: `silhouette` by filter type, `edit_correlation` (Spearman) of
-    their distances with graph edit distances, and `active` dimensions.
+    """Describe the latent means (n, latent) of the circuits of a part.
 
-    A dimension is active if its mean varies by more than 0.01; source: Burda et al., arXiv:1509.00519, sec. 4.2.
+    `silhouette` is the mean silhouette coefficient with filter types as clusters. `edit_correlation` is Spearman's rank
+    correlation of latent distances with graph edit distances. `active` is the number of dimensions whose mean has a
+    variance above 0.01; source: Burda et al., arXiv:1509.00519, sec. 4.2.
     """
     from scipy.stats import spearmanr
     from sklearn.metrics import silhouette_score
@@ -81,17 +87,17 @@ def layout(mean: Tensor, part: Part) -> Metrics:
     points = mean.detach().cpu().double().numpy()
     rng = np.random.default_rng(0)
     types = part.circuits.types
-    few = rng.permutation(len(points))[:SILHOUETTE_OF]
+    subset = rng.permutation(len(points))[:SILHOUETTE_CIRCUITS]
     silhouette = 0.0
-    if 1 < len(np.unique(types[few])) < len(few):
+    if 1 < len(np.unique(types[subset])) < len(subset):
         with threadpool_limits(torch.get_num_threads()):
-            silhouette = float(silhouette_score(points[few], types[few]))
-    one, other = rng.integers(len(points), size=(2, PAIRS_COMPARED))
-    far = np.linalg.norm(points[one] - points[other], axis=1)
-    edits = edit_distance(part.circuits.mask[one], part.circuits.mask[other])
-    varied = min(np.ptp(far), np.ptp(edits)) > 0
+            silhouette = float(silhouette_score(points[subset], types[subset]))
+    first, second = rng.integers(len(points), size=(2, PAIRS_COMPARED))
+    distances = np.linalg.norm(points[first] - points[second], axis=1)
+    edits = edit_distance(part.circuits.mask[first], part.circuits.mask[second])
+    varied = min(np.ptp(distances), np.ptp(edits)) > 0
     return {
         "silhouette": silhouette,
-        "edit_correlation": float(spearmanr(far, edits).statistic) if varied else 0.0,
+        "edit_correlation": float(spearmanr(distances, edits).statistic) if varied else 0.0,
         "active": float((points.var(axis=0) > 0.01).sum()),
     }

@@ -1,6 +1,7 @@
-"""What a circuit does: its transfer function over frequency, and its poles and zeros, by nodal analysis.
+"""Nodal analysis of circuits: the transfer function over frequency, and its poles and zeros.
 
-Frequencies are angular and in units of `OMEGA_0` = 1e5 rad/s, admittances in millisiemens: s = 1j is 1e5 rad/s.
+Frequencies are angular and in units of `OMEGA_0` = 1e5 rad/s, so that s = 1j stands for 1e5 rad/s. Admittances are in
+millisiemens.
 """
 
 from __future__ import annotations
@@ -16,53 +17,49 @@ from torch import Tensor
 
 from gatesweep.trainables.circuits.circuit import NODES, PAIRS, Mask, Values
 
-FREQUENCIES = 61  # log-spaced over 1e2 to 1e8 rad/s
-FLOOR_DB = -80.0  # what is quieter counts as this quiet
+FREQUENCIES = 61  # log-spaced from 1e2 to 1e8 rad/s
+FLOOR_DB = -80.0  # smaller magnitudes are raised to this one
 
 
 def grid(device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The angular frequencies (61,) at which responses are compared, in units of OMEGA_0."""
+    """Return the angular frequencies (61,) at which responses are compared, in units of OMEGA_0."""
     return torch.logspace(-3, 3, FREQUENCIES, dtype=dtype, device=device)
 
 
 def response(mask: Tensor, values: Tensor, omega: Tensor) -> Tensor:
-    """The voltage transfer function VOUT/VIN, complex (n, frequencies), of circuits (n, 10, 3); differentiable.
+    """Return the voltage transfer function VOUT/VIN, complex (n, len(omega)), of circuits (n, 10, 3).
 
-    The internal nodes are eliminated from the nodal equations one by one. In terms of branch admittances that is the
-    star-mesh transformation, y_ab += y_an y_bn / sum_m y_nm, which subtracts nothing and so keeps float32 exact
-    enough over twelve decades of admittance. It is 0 where VOUT hangs loose. Source: Kron, Tensor Analysis of
-    Networks (1939).
+    `omega` is in units of OMEGA_0. The result is differentiable in `values` and is 0 where VOUT is not connected.
+    The internal nodes are eliminated from the nodal equations one by one. For branch admittances this is the star-mesh
+    transformation y_ab += y_an y_bn / sum_m y_nm. Nothing is subtracted, so float32 is accurate enough over twelve
+    decades of admittance. Source: Kron, Tensor Analysis of Networks (1939).
     """
     size = 10.0 ** values.clamp(-9, 9) * mask
     inverse = 10.0 ** -values.clamp(-9, 9) * mask
     resistor, capacitor, inductor = inverse[..., 0, None], size[..., 1, None], inverse[..., 2, None]
     admittance = torch.complex(resistor.expand(*resistor.shape[:-1], len(omega)), capacitor * omega - inductor / omega)
     y = {pair: admittance[..., index, :] for index, pair in enumerate(PAIRS)}
-    for gone in (4, 3):
-        star = [y[node, gone] for node in range(gone)]
-        total = _safe(torch.stack(star).sum(dim=0))
-        for a, b in combinations(range(gone), 2):
+    for inner in (4, 3):
+        star = [y[node, inner] for node in range(inner)]
+        total = _nonzero(torch.stack(star).sum(dim=0))
+        for a, b in combinations(range(inner), 2):
             y[a, b] = y[a, b] + star[a] * star[b] / total
-    return y[1, 2] / _safe(y[0, 2] + y[1, 2])
-
-
-def _safe(total: Tensor) -> Tensor:
-    """1 in the place of 0, where nothing is connected and all that is divided by it is 0."""
-    return torch.where(total.abs() > 1e-30, total, torch.ones_like(total))
+    return y[1, 2] / _nonzero(y[0, 2] + y[1, 2])
 
 
 def decibels(transfer: Tensor) -> Tensor:
-    """20 log10 |H|, with its floor."""
+    """Return 20 log10 |H| of a complex transfer function H, at least -80 dB."""
     squared = transfer.real.square() + transfer.imag.square()
     return 10 * squared.clamp(min=10 ** (FLOOR_DB / 10)).log10()
 
 
 @dataclass(frozen=True)
 class Roots:
-    """Poles and zeros of circuits in units of OMEGA_0 (1e5 rad/s), by magnitude, NaN where a row has no more.
+    """Poles and zeros of n circuits, in units of OMEGA_0 (1e5 rad/s).
 
-    `poles` (n, 6) and `zeros` (n, 6) complex leave out zeros at the origin, which `at_origin` (n,) counts (poles
-    there count below 0). `defined` (n,): whether there is a transfer function that is not 0 everywhere.
+    `poles` and `zeros` (n, 6) are complex, in the order of their magnitude, and NaN where a row has no more. Roots at
+    the origin are left out of them: `at_origin` (n,) is the number of zeros there minus the number of poles there.
+    `defined` (n,) is true where the transfer function exists and is not 0 everywhere.
     """
 
     poles: NDArray[np.complex128]
@@ -72,18 +69,18 @@ class Roots:
 
     @property
     def stable(self) -> Mask:
-        """(n,): whether the circuit is defined and no pole lies right of the imaginary axis (nor a double one at 0)."""
+        """True (n,) for defined circuits without a pole right of the imaginary axis and without a double pole at 0."""
         with np.errstate(invalid="ignore"):
             right = self.poles.real > 1e-6 * np.abs(self.poles)
         return self.defined & ~right.any(axis=1) & (self.at_origin >= -1)
 
 
 def roots(mask: Mask, values: Values) -> Roots:
-    """Poles and zeros of circuits (n, 10, 3), in float64.
+    """Return the poles and zeros of circuits (n, 10, 3), computed in float64.
 
     By the matrix-tree theorem the determinant of the nodal matrix is a sum over spanning trees of products of branch
-    admittances, here s Y = s G + s^2 C + 1/L. Nothing in it cancels, so that a coefficient is 0 exactly when it should
-    be. Source: Maxwell's rule, e.g. Chen, Applied Graph Theory (1976), ch. 4.
+    admittances, here s Y = s G + s^2 C + 1/L. All terms are positive and cannot cancel, so a coefficient is exactly 0
+    where it should be. Source: Maxwell's rule, e.g. Chen, Applied Graph Theory (1976), ch. 4.
     """
     numerator, denominator = _polynomials(_pruned(mask), values)
     defined: Mask = np.any(numerator, axis=1) & np.any(denominator, axis=1)
@@ -92,8 +89,13 @@ def roots(mask: Mask, values: Values) -> Roots:
     return Roots(_solve(denominator), _solve(numerator), at_origin, defined)
 
 
+def _nonzero(total: Tensor) -> Tensor:
+    """Replace 0 by 1: where a sum of admittances is 0, nothing is connected, and the numerator above it is 0 too."""
+    return torch.where(total.abs() > 1e-30, total, torch.ones_like(total))
+
+
 def _pruned(mask: Mask) -> Mask:
-    """Without dead ends at internal nodes: no current flows there, and their poles cancel with zeros."""
+    """Remove dead ends at internal nodes: no current flows there, and their poles would cancel with zeros."""
     mask = mask.copy()
     for _ in range(2):
         for node in (3, 4):
@@ -104,30 +106,30 @@ def _pruned(mask: Mask) -> Mask:
 
 
 def _polynomials(mask: Mask, values: Values) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coefficients (n, 7), from s^0 on, of numerator and denominator of the transfer function."""
+    """Return the coefficients (n, 7), from s^0 on, of numerator and denominator of the transfer function."""
     size = np.where(mask, 10.0**values, 0.0)
     inverse = np.where(mask, 10.0**-values, 0.0)
     branch = np.stack([inverse[..., 2], inverse[..., 0], size[..., 1]], axis=-1)  # (n, 10, 3): s^0, s^1, s^2
     y = {pair: branch[:, index] for index, pair in enumerate(PAIRS)}
-    for node in (3, 4):  # a node that nothing touches is tied to ground: the same factor above and below
+    for node in (3, 4):  # an unused node is tied to ground: a factor s in numerator and denominator alike
         loose = ~np.any([coefficients.any(axis=1) for pair, coefficients in y.items() if node in pair], axis=0)
         y[0, node] = np.where(loose[:, None], [0.0, 1.0, 0.0], y[0, node])
     numerator = np.zeros((len(mask), 7))
     denominator = np.zeros((len(mask), 7))
     for tree, last in TREES:
-        driven = _product([y[1, edge[1]] if edge == last else _root(y, edge) for edge in tree])
+        driven = _product([y[1, edge[1]] if edge == last else _admittance(y, edge) for edge in tree])
         numerator += driven
-        denominator += _product([_root(y, edge) for edge in tree])
+        denominator += _product([_admittance(y, edge) for edge in tree])
     return numerator, denominator
 
 
-def _root(y: dict[tuple[int, int], NDArray[np.float64]], edge: tuple[int, int]) -> NDArray[np.float64]:
-    """The admittance of an edge of the graph in which VIN, an ideal source, is one vertex with ground."""
+def _admittance(y: dict[tuple[int, int], NDArray[np.float64]], edge: tuple[int, int]) -> NDArray[np.float64]:
+    """Return the admittance of an edge after VIN, an ideal source, has been merged with ground into one vertex."""
     return y[edge] + y[1, edge[1]] if edge[0] == 0 else y[edge]
 
 
 def _product(factors: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """The product (n, 2 k + 1) of k polynomials (n, 3)."""
+    """Multiply k polynomials (n, 3) to one (n, 2 k + 1)."""
     product = factors[0]
     for factor in factors[1:]:
         longer = np.zeros((len(product), product.shape[1] + 2))
@@ -138,9 +140,10 @@ def _product(factors: list[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 
 def _trees() -> Iterator[tuple[tuple[tuple[int, int], ...], tuple[int, int]]]:
-    """Spanning trees of {ground, VOUT, N1, N2}, each with the last edge of its path from VOUT to ground.
+    """Yield the spanning trees of {ground, VOUT, N1, N2}, each with the last edge of its path from VOUT to ground.
 
-    VOUT follows VIN by the trees in which that last edge leads to VIN.
+    Ground and VIN are one vertex here. A tree contributes to the numerator with the part of its last edge that leads to
+    VIN.
     """
     vertices = (0, 2, 3, 4)
     for tree in combinations(combinations(vertices, 2), len(vertices) - 1):
@@ -149,9 +152,9 @@ def _trees() -> Iterator[tuple[tuple[tuple[int, int], ...], tuple[int, int]]]:
         for _ in tree:
             for a, b in tree:
                 if (a in reached) != (b in reached):
-                    known, new = (a, b) if a in reached else (b, a)
-                    parent[new] = (known, new)
-                    reached.add(new)
+                    inside, outside = (a, b) if a in reached else (b, a)
+                    parent[outside] = (inside, outside)
+                    reached.add(outside)
         if len(reached) == len(vertices):
             node = 2
             while parent[node][0] != 0:
@@ -160,13 +163,16 @@ def _trees() -> Iterator[tuple[tuple[tuple[int, int], ...], tuple[int, int]]]:
 
 
 TREES = list(_trees())
-assert len(TREES) == 16 and len(NODES) == 5  # Cayley: 4^2
+assert len(TREES) == 16 and len(NODES) == 5  # Cayley's formula: 4 ** 2 trees
 
 
 def _solve(polynomials: NDArray[np.float64]) -> NDArray[np.complex128]:
-    """The roots (n, 6) but 0 of polynomials (n, 7), by magnitude, as eigenvalues of companion matrices."""
+    """Return the nonzero roots (n, 6) of polynomials (n, 7), in the order of magnitude, NaN where there are no more.
+
+    They are the eigenvalues of companion matrices.
+    """
     n, width = polynomials.shape
-    found = np.full((n, width - 1), np.nan, dtype=complex)
+    padded = np.full((n, width - 1), np.nan, dtype=complex)
     nonzero = polynomials != 0
     first, last = nonzero.argmax(axis=1), width - 1 - nonzero[:, ::-1].argmax(axis=1)
     for low, high in set(zip(first.tolist(), last.tolist(), strict=True)):
@@ -178,5 +184,5 @@ def _solve(polynomials: NDArray[np.float64]) -> NDArray[np.complex128]:
         companion[:, :, -1] = -polynomials[rows, low:high] / polynomials[rows, high, None]
         values = np.linalg.eigvals(companion).astype(complex)
         order = np.lexsort((values.imag, np.abs(values).round(12)), axis=1)
-        found[rows, :degree] = np.take_along_axis(values, order, axis=1)
-    return found
+        padded[rows, :degree] = np.take_along_axis(values, order, axis=1)
+    return padded

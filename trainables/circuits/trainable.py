@@ -1,4 +1,4 @@
-"""The circuit VAE: circuits to a latent in three parts and back, gated on the physics of what it decodes."""
+"""The circuit VAE: circuits to a latent in three parts and back, gated on the physics of the decoded circuits."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ LATENT = ("topology", "values", "response")
 
 
 class CircuitVAE(Trainable):
-    """Cross-entropy of a circuit's parts, errors of their values, Chamfer distance of poles and zeros, and KL.
+    """A variational autoencoder of circuits.
 
-    `latent` gives the dimensions of the three parts of the latent. `weight_response` adds the error of the transfer
-    function of the true parts with decoded values, solved by nodal analysis. The gated metrics do not read the pole
-    and zero head: they come from the decoded circuit, solved again. Nothing of the true circuit reaches the decoder
-    but through the latent.
+    The loss is a weighted sum of the cross-entropy of the components, the errors of their values, the Chamfer distances
+    of poles and zeros, the cross-entropy of their numbers, and the KL divergence. `weight_response` adds the error of
+    the transfer function of the true components with decoded values.
+    `latent` gives the dimensions of `topology`, `values` and `response`. The decoder sees the true circuit only through
+    the latent. The gated metrics do not use the head for poles and zeros: they solve the decoded circuit.
+    The fields are described in `configs/trainable/circuit_vae.yaml`. Raises InputError for a value out of range.
     """
 
     stackable = frozenset(
@@ -39,8 +41,8 @@ class CircuitVAE(Trainable):
             *("weight_kl", "weight_kl_topology", "kl_warmup", "free_bits"),
         }
     )
-    omega: Tensor
-    mean: Tensor  # (10, 3) and so is `std`: the scales of the values
+    omega: Tensor  # (61,)
+    mean: Tensor  # (10, 3), as is `std`: the scales of the values
     std: Tensor
     weight_reconstruction: Tensor
     weight_values: Tensor
@@ -94,13 +96,17 @@ class CircuitVAE(Trainable):
         self.latent = sum(latent.values())
         self.topology_size = latent["topology"]
         self.encoder = GraphEncoder(self.latent, hidden, layers)
-        self.decoder = Decoder(latent, decoder_hidden, data.most)
+        self.decoder = Decoder(latent, decoder_hidden, data.max_counts)
         self.register_buffer("omega", grid(data.device), persistent=False)
         for name in ("mean", "std"):
             scale = torch.from_numpy(getattr(data.statistics, name)).float()
             self.register_buffer(name, scale)
 
     def forward(self, batch: Batch) -> Losses:
+        """Return `loss`, its terms, and `kl` in nats for a batch of `CircuitData`.
+
+        The latent is sampled from the posterior in training mode, and is the posterior mean in eval mode.
+        """
         mask, exact = batch["mask"], (batch["values"] - self.mean) / self.std
         mean, log_variance = self.encoder(mask, exact)
         z = mean
@@ -119,11 +125,13 @@ class CircuitVAE(Trainable):
             if self.solves:
                 terms["response"] = self._response_loss(batch, values)
             divergence = losses.kl(mean, log_variance)
-            free = mean_over_ranks(divergence, len(mask)) < self.free_bits  # on average over all, not over a rank's
+            # A collective: the average is over the whole batch, not over the circuits of this rank.
+            free = mean_over_ranks(divergence, len(mask)) < self.free_bits
             nats = torch.where(free, self.free_bits, divergence)
             return {"loss": self._total(terms, nats), **terms, "kl": divergence.sum()}
 
     def _total(self, terms: Losses, nats: Tensor) -> Tensor:
+        """Return the weighted sum of the terms and of the KL divergence `nats` (latent,)."""
         roots = terms["poles"] + 0.5 * terms["zeros"] + terms["counts"]
         loss = self.weight_reconstruction * (terms["topology"] + self.weight_values * terms["values"])
         loss = loss + self.weight_chamfer * roots
@@ -134,41 +142,52 @@ class CircuitVAE(Trainable):
         return loss + warm * self.weight_kl * (self.weight_kl_topology * topology + rest)
 
     def _response_loss(self, batch: Batch, values: Tensor) -> Tensor:
-        """Mean error of the transfer function in units of 20 dB, and in its complex value, of the true parts with
-        decoded values: which parts there are has no gradient, what they are worth has."""
-        found = response(batch["mask"], values * self.std + self.mean, self.omega)
+        """Return the mean error of the transfer function of the true components with decoded values (B, 10, 3).
+
+        It is the error in units of 20 dB plus the error of real and imaginary part. The topology has no gradient here,
+        but the values have one.
+        """
+        decoded = response(batch["mask"], values * self.std + self.mean, self.omega)
         exact = torch.view_as_complex(batch["response"])
-        apart = torch.view_as_real(found - exact).abs().sum(dim=-1).clamp(max=10)
-        return (decibels(found) - decibels(exact)).abs().mean() / 20 + apart.mean()
+        difference = torch.view_as_real(decoded - exact).abs().sum(dim=-1).clamp(max=10)
+        return (decibels(decoded) - decibels(exact)).abs().mean() / 20 + difference.mean()
 
     def decode(self, z: Tensor) -> tuple[Mask, Values]:
-        """The circuits (n, 10, 3) of latents: a part where its logit is positive, log10 values over the references."""
+        """Return mask and values (n, 10, 3) of the circuits that latents (n, latent) decode to.
+
+        A component exists where its logit is positive. Values are log10 over `REFERENCE`, and 0 where there is none.
+        """
         logits, values = self.decoder.circuit(z)
         mask = (logits > 0).cpu().numpy()
         return mask, ((values * self.std + self.mean).double().cpu().numpy()) * mask
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> Tensor:
-        """The latent means (n, latent) of circuits."""
+        """Return the latent means (B, latent) of a batch of circuits."""
         return self.encoder(batch["mask"], (batch["values"] - self.mean) / self.std)[0]
 
     @torch.no_grad()
     def evaluate(self, data: Data, part: str = "val") -> Metrics:
+        """Return the loss, and the metrics of reconstruction, of generation and of the latent layout.
+
+        `part` is train, val or test. `samples` circuits are decoded from the prior, from the same random numbers each
+        time.
+        """
         assert isinstance(data, CircuitData)
-        chosen = data.part(part)
-        terms = {name: float(term) for name, term in self(chosen.tensors).items()}
-        mean = self.encode(chosen.tensors)
+        evaluated = data.part(part)
+        terms = {name: float(term) for name, term in self(evaluated.tensors).items()}
+        mean = self.encode(evaluated.tensors)
         prior = torch.randn(self.samples, self.latent, generator=torch.Generator().manual_seed(0))
         generated = self.decode(prior.to(mean.device))
         return (
             terms
-            | metrics.reconstruction(chosen, *self.decode(mean))
+            | metrics.reconstruction(evaluated, *self.decode(mean))
             | metrics.generation(*generated, data.part("train").circuits.mask, data.statistics)
-            | metrics.layout(mean, chosen)
+            | metrics.layout(mean, evaluated)
         )
 
     def oracle(self, data: Data) -> Metrics:
-        """The held-out circuits themselves, and training circuits in the place of generated ones."""
+        """Return the metrics of a perfect model: exact val circuits, and training circuits as the generated ones."""
         assert isinstance(data, CircuitData)
         part, training = data.part("val"), data.part("train").circuits
         return metrics.reconstruction(part, part.circuits.mask, part.circuits.values) | metrics.generation(
@@ -176,18 +195,22 @@ class CircuitVAE(Trainable):
         )
 
     def trivial(self, data: Data) -> Metrics:
-        """Every circuit has the parts that more than half of all have, with mean values; generated ones have each
-        part as often as the training circuits, independently."""
+        """Return the metrics of a baseline that knows only frequencies and mean values of the components.
+
+        Every decoded circuit has the components that more than half of the training circuits have. A generated circuit
+        has each component with its frequency in the training circuits, independently of the others.
+        """
         assert isinstance(data, CircuitData)
         part, training = data.part("val"), data.part("train").circuits
-        often, mean = training.mask.mean(axis=0), data.statistics.mean
-        mask = np.repeat((often > 0.5)[None], len(part.circuits), axis=0)
-        drawn = np.random.default_rng(0).random((self.samples, *often.shape)) < often
+        frequency, mean = training.mask.mean(axis=0), data.statistics.mean
+        mask = np.repeat((frequency > 0.5)[None], len(part.circuits), axis=0)
+        drawn = np.random.default_rng(0).random((self.samples, *frequency.shape)) < frequency
         return metrics.reconstruction(part, mask, mask * mean) | metrics.generation(
             drawn, drawn * mean, training.mask, data.statistics
         )
 
     def figures(self, data: Data) -> dict[str, Callable[[], Figure]]:
+        """Return functions that draw the latent, Bode diagrams, and poles and zeros of the val circuits."""
         assert isinstance(data, CircuitData)
         part = data.part("val")
         mean = self.encode(part.tensors)

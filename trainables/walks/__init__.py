@@ -1,1 +1,1 @@
-"""Walks on a directed block graph with rules that reach ahead, learned by a small transformer."""
+"""Random walks on a directed block graph with rules that act some steps ahead, learned by a small transformer."""

@@ -1,4 +1,4 @@
-"""How far walks keep to the edges of the graph and to the rules of its jumpers."""
+"""Compliance of walks: the share of steps along edges of the graph, and the share of jumper rules that are obeyed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gatesweep.trainables.walks.rules import Rules
 
 @dataclass(frozen=True)
 class Count:
-    """Of `total` checks, `hits` were met."""
+    """The result of `total` checks, of which `hits` passed."""
 
     hits: int
     total: int
@@ -23,18 +23,25 @@ class Count:
 
 @dataclass(frozen=True)
 class Compliance:
-    """Counts over a set of walks: of its steps, and of visits to jumpers whose deadline is inside it."""
+    """Counts over a set of walks.
+
+    `edge` counts the steps of all walks. `rule` counts the visits to jumpers whose deadline lies inside the walk, and
+    `by_steps` splits `rule` by the number of steps of the rule. `sequences` is the number of walks, `distinct` the
+    number of different walks among them.
+    """
 
     edge: Count
     rule: Count
-    by_steps: dict[int, Count]  # of the rule checks, by the number of steps of the rule
+    by_steps: dict[int, Count]
     sequences: int
     distinct: int
 
     def metrics(self, prefix: str = "") -> Metrics:
-        """Pooled shares with their Wilson ends, the share of each length of rule, and the distinct sequences.
+        """Return the counts as metrics; every name begins with `prefix`.
 
-        Copies of a walk tell nothing new: an interval is as wide as if only distinct ones had been checked.
+        `edge_compliance` and `rule_compliance` are shares over all walks, with the ends of their Wilson intervals as
+        `_low` and `_high`. `rule_compliance_r<steps>` is the share for one length of rule. A share of no checks is 0.
+        Copies of a walk add no information: an interval is as wide as if only the distinct walks had been checked.
         """
         metrics: Metrics = {}
         for name, count in (("edge_compliance", self.edge), ("rule_compliance", self.rule)):
@@ -48,7 +55,7 @@ class Compliance:
 
 
 class Judge:
-    """Scores walks against one graph and its rules, on one device."""
+    """Counts the compliance of walks with one graph and its rules, on one device."""
 
     def __init__(self, graph: BlockGraph, rules: Rules, device: torch.device) -> None:
         self.adjacency = torch.from_numpy(graph.adjacency).to(device)
@@ -61,17 +68,21 @@ class Judge:
         self.lengths = sorted(set(rules.steps.tolist()))
 
     def __call__(self, walks: Tensor) -> Compliance:
-        """Of token walks (B, T). Two host syncs: the distinct walks, and all counts at once."""
+        """Count the compliance of token walks (B, T).
+
+        Costs two host syncs: one for the distinct walks, one for all counts together.
+        """
         batch, length = walks.shape
         edges = self.adjacency[walks[:, :-1], walks[:, 1:]]
         steps = self.steps[walks]
         deadline = steps + torch.arange(length, device=walks.device)
         checked = (steps > 0) & (deadline < length)
-        at = walks.gather(1, deadline.clamp(max=length - 1)) if length else walks
-        obeyed = checked & (self.blocks[at] == self.targets[walks])
-        kinds = [(checked & (steps == r), obeyed & (steps == r)) for r in self.lengths]
-        sums = [edges.sum(), checked.sum(), obeyed.sum(), *(mask.sum() for pair in kinds for mask in pair)]
+        reached = walks.gather(1, deadline.clamp(max=length - 1)) if length else walks
+        obeyed = checked & (self.blocks[reached] == self.targets[walks])
+        sums = [edges.sum(), checked.sum(), obeyed.sum()]
+        for r in self.lengths:
+            sums += [(checked & (steps == r)).sum(), (obeyed & (steps == r)).sum()]
         distinct = len(torch.unique(walks, dim=0)) if batch else 0
-        valid, total, hits, *rest = torch.stack(sums).tolist()
-        by_steps = {r: Count(rest[2 * i + 1], rest[2 * i]) for i, r in enumerate(self.lengths)}
+        valid, total, hits, *by_length = torch.stack(sums).tolist()
+        by_steps = {r: Count(by_length[2 * i + 1], by_length[2 * i]) for i, r in enumerate(self.lengths)}
         return Compliance(Count(valid, edges.numel()), Count(hits, total), by_steps, batch, distinct)

@@ -1,11 +1,11 @@
-"""Walks as training windows: a corpus that obeys its rules exactly, cut at random offsets."""
+"""Training windows, cut at random offsets from a corpus of walks that obey their rules exactly."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -21,11 +21,15 @@ from gatesweep.trainables.walks.rules import Process, Rules
 
 Windowing = Literal["random", "chunk"]
 Batch = tuple[Tensor, Tensor]
+HELD_OUT_BATCH = 512  # windows
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a corpus depends on."""
+    """Everything that a corpus depends on; the fields are those of `WalkData`.
+
+    Raises InputError for a value out of range, and for a `graph_dir` that is no folder.
+    """
 
     graph_dir: str | None
     n_vertices: int
@@ -42,25 +46,29 @@ class Recipe:
     corpus_seed: int
 
     def __post_init__(self) -> None:
-        least = {"n_walks": 1, "held_out": 1, "jumpers_per_block": 1, "r_min": 2, "r_max": self.r_min}
+        minimum = {"n_walks": 1, "held_out": 1, "jumpers_per_block": 1, "r_min": 2, "r_max": self.r_min}
         if self.graph_dir is None:
-            least |= {"n_blocks": 2, "n_vertices": self.n_blocks * (self.jumpers_per_block + 1), "zipf": 0}
-            most = graphs.MAX_VERTICES
-            require(self.n_vertices <= most, "data.n_vertices", self.n_vertices, f"at most {most}")
+            minimum |= {"n_blocks": 2, "n_vertices": self.n_blocks * (self.jumpers_per_block + 1), "zipf": 0}
+            expected = f"at most {graphs.MAX_VERTICES}"
+            require(self.n_vertices <= graphs.MAX_VERTICES, "data.n_vertices", self.n_vertices, expected)
             for field in ("p_in", "p_out"):
                 value = getattr(self, field)
                 require(0 < value <= 1, f"data.{field}", value, "a probability above 0")
         else:
-            found = _folder(self.graph_dir).is_dir()
-            require(found, "data.graph_dir", self.graph_dir, "a folder with edges.csv and blocks.csv")
-        for field, bound in least.items():
+            is_folder = _folder(self.graph_dir).is_dir()
+            require(is_folder, "data.graph_dir", self.graph_dir, "a folder with edges.csv and blocks.csv")
+        for field, bound in minimum.items():
             value = getattr(self, field)
             require(value >= bound, f"data.{field}", value, f"at least {bound}")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Walks (n, length) and -log p of each of their steps (n, length - 1) in nats, in two parts."""
+    """Training and held-out walks, with the graph and the rules they were drawn from.
+
+    `train` and `held_out` are pairs of tensors: the walks (n, length), and -log p of each of their steps
+    (n, length - 1) in nats under the process that drew them.
+    """
 
     graph: BlockGraph
     rules: Rules
@@ -71,7 +79,10 @@ class Corpus:
 
 @machine_cache
 def corpus(recipe: Recipe, device: torch.device) -> Corpus:
-    """The corpus of a recipe, made once and kept on the device for every trial that asks."""
+    """Draw the corpus of a recipe; every trial of the machine shares it.
+
+    Raises InputError where the graph cannot be generated or read, or allows no such rules.
+    """
     if recipe.graph_dir is None:
         shape = recipe.n_vertices, recipe.n_blocks, recipe.p_in, recipe.p_out, recipe.zipf
         graph = graphs.generate(*shape, seed=recipe.corpus_seed)
@@ -88,17 +99,13 @@ def corpus(recipe: Recipe, device: torch.device) -> Corpus:
     return Corpus(graph, rules, Judge(graph, rules, device), parts[0], parts[1])
 
 
-def _folder(name: str) -> Path:
-    """A folder of the user's, or one that lies in this package (`connectome`)."""
-    return Path(name) if Path(name).is_dir() else Path(__file__).parent / name
-
-
 class WalkData:
-    """Batches of tokens (B, context + 1) and -log p (B, context) of their steps under the true process.
+    """Batches of tokens (B, context + 1), and of -log p (B, context) of their steps in nats under the true process.
 
-    An epoch is `windows` windows of the corpus, cut at random offsets (`random`) or from the walks laid out
-    in whole windows (`chunk`), which never shows a rule across a cut. The corpus depends on `corpus_seed`; `seed`
-    chooses the windows.
+    An epoch is `windows` windows of the corpus. `windowing="random"` cuts them at random offsets.
+    `windowing="chunk"` divides each walk into whole windows, so that no window shows a rule that crosses a cut.
+    The corpus depends on `corpus_seed` and not on `seed`, which chooses the windows of each epoch.
+    The fields are described in `configs/data/walks_small.yaml`. Raises InputError for a value out of range.
     """
 
     def __init__(
@@ -126,9 +133,11 @@ class WalkData:
     ) -> None:
         require(context >= 4, "data.context", context, "at least 4")
         require(walk_length > context, "data.walk_length", walk_length, f"at least {context + 1}, data.context + 1")
-        # A rule as long as the context is not in view when it falls due.
+        # The jumper of a rule as long as the context would be out of sight at the deadline.
         longest = context * 3 // 4
         require(r_max <= longest, "data.r_max", r_max, f"at most {longest}, three quarters of data.context")
+        allowed = get_args(Windowing)
+        require(windowing in allowed, "data.windowing", windowing, f"one of {', '.join(allowed)}")
         recipe = Recipe(
             *(graph_dir, n_vertices, n_blocks, p_in, p_out, zipf, jumpers_per_block),
             *(r_min, r_max, n_walks, held_out, walk_length, corpus_seed),
@@ -144,45 +153,52 @@ class WalkData:
 
     @property
     def n_vertices(self) -> int:
-        """How many tokens there are."""
+        """The number of vertices of the graph, each of which is a token."""
         return len(self.corpus.graph.blocks)
 
     @property
     def settled(self) -> int:
-        """The first position of a window at which its tokens show any obligation that can be pending."""
+        """The first position of a window from which every pending rule has its jumper inside the window."""
         return int(self.corpus.rules.steps.max()) - 1
 
     @property
     def starts(self) -> Tensor:
-        """(held_out,): the first tokens of the held-out walks."""
+        """The first tokens (held_out,) of the held-out walks."""
         return self.corpus.held_out[0][:, 0]
 
     def train(self, epoch: int) -> Sequence[Batch]:
-        order = generator(self.seed, epoch)
+        """Return the windows of an epoch in batches, a pure function of `seed` and `epoch`."""
+        rng = generator(self.seed, epoch)
         walks = len(self.corpus.train[0])
         if self.windowing == "random":
             rounds = -(-self.windows // walks)
-            orders = [torch.randperm(walks, generator=order) for _ in range(rounds)]
-            walk = torch.cat(orders)[: self.windows]
-            offset = torch.randint(self.walk_length - self.context, (self.windows,), generator=order)
+            orders = [torch.randperm(walks, generator=rng) for _ in range(rounds)]
+            rows = torch.cat(orders)[: self.windows]
+            offsets = torch.randint(self.walk_length - self.context, (self.windows,), generator=rng)
         else:
             per_walk = self.walk_length // (self.context + 1)
-            chunk = torch.randperm(walks * per_walk, generator=order)[: self.windows]
-            walk, offset = chunk // per_walk, chunk % per_walk * (self.context + 1)
-        return self._batches(self.corpus.train, walk, offset, self.batch_size)
+            chunks = torch.randperm(walks * per_walk, generator=rng)[: self.windows]
+            rows, offsets = chunks // per_walk, chunks % per_walk * (self.context + 1)
+        return self._batches(self.corpus.train, rows, offsets, self.batch_size)
 
     def val(self) -> Sequence[Batch]:
+        """Return one window of every held-out walk, the same for every seed."""
         return self._val
 
     def _held_out_windows(self) -> list[Batch]:
-        """One window of every held-out walk, at offsets that do not depend on the seed."""
         count = len(self.corpus.held_out[0])
-        generator = torch.Generator().manual_seed(0)
-        offset = torch.randint(self.walk_length - self.context, (count,), generator=generator)
-        return self._batches(self.corpus.held_out, torch.arange(count), offset, 512)
+        rng = torch.Generator().manual_seed(0)
+        offsets = torch.randint(self.walk_length - self.context, (count,), generator=rng)
+        return self._batches(self.corpus.held_out, torch.arange(count), offsets, HELD_OUT_BATCH)
 
-    def _batches(self, source: Batch, walk: Tensor, offset: Tensor, size: int) -> list[Batch]:
-        walk, offset = walk.to(self.device)[:, None], offset.to(self.device)[:, None]
-        column = offset + torch.arange(self.context + 1, device=self.device)
-        tokens, surprise = source[0][walk, column], source[1][walk, column[:, :-1]]
+    def _batches(self, source: Batch, rows: Tensor, offsets: Tensor, size: int) -> list[Batch]:
+        """Cut a window from each of the walks `rows` (W,) at `offsets` (W,), in batches of `size`."""
+        rows, offsets = rows.to(self.device)[:, None], offsets.to(self.device)[:, None]
+        columns = offsets + torch.arange(self.context + 1, device=self.device)
+        tokens, surprise = source[0][rows, columns], source[1][rows, columns[:, :-1]]
         return list(zip(tokens.split(size), surprise.split(size), strict=True))
+
+
+def _folder(name: str) -> Path:
+    """Return the folder `name` of the user, or else the one of this package (`connectome`)."""
+    return Path(name) if Path(name).is_dir() else Path(__file__).parent / name

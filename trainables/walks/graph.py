@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,35 +11,42 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-MIN_OUT_DEGREE = 2  # a vertex with one way out teaches the walker nothing
+from gatesweep.core.errors import InputError
+
+MIN_OUT_DEGREE = 2  # a vertex with one successor leaves the walker no choice, and a model nothing to learn
 ATTEMPTS = 200
-MAX_VERTICES = 5_000  # adjacency is dense, and every vertex is a token
+MAX_VERTICES = 5_000  # the adjacency matrix is dense, and every vertex is a token
 
 
 @dataclass(frozen=True)
 class BlockGraph:
-    """A directed graph without self loops, strongly connected, its vertices sorted into blocks."""
+    """A strongly connected directed graph without self loops, whose n vertices belong to K blocks.
 
-    adjacency: NDArray[np.bool_]  # (n, n), row: from, column: to
-    blocks: NDArray[np.int64]  # (n,), index into block_names
+    `adjacency` (n, n) is true where an edge leads from the row's vertex to the column's. `blocks` (n,) holds indices
+    into `block_names` (K). `vertex_names` has n entries.
+    """
+
+    adjacency: NDArray[np.bool_]
+    blocks: NDArray[np.int64]
     block_names: tuple[str, ...]
     vertex_names: tuple[str, ...]
 
     @property
     def out_degree(self) -> NDArray[np.int64]:
+        """The number of edges that leave each vertex, (n,)."""
         return self.adjacency.sum(axis=1)
 
     def transition(self) -> NDArray[np.float64]:
-        """The uniform random walk: (n, n), rows sum to 1."""
+        """Return the transition matrix (n, n) of the uniform random walk; rows sum to 1."""
         return self.adjacency / self.out_degree[:, None]
 
 
 def generate(n: int, blocks: int, p_in: float, p_out: float, zipf: float, seed: int) -> BlockGraph:
-    """A degree-corrected block graph whose expected density is `p_in` within and `p_out` between blocks.
+    """Draw a degree-corrected block graph with expected edge density `p_in` within and `p_out` between blocks.
 
-    An edge i -> j has probability min(1, theta_i theta_j p), with theta proportional to rank ** -zipf in
-    shuffled order and of mean 1 in every block. Drawn again until strongly connected with out-degrees of
-    at least 2; ValueError if that never happens.
+    An edge i -> j has probability min(1, theta_i theta_j p). In every block theta has mean 1 and is proportional to
+    rank ** -zipf, in shuffled order. The graph is drawn again until it is strongly connected and all out-degrees are
+    at least 2. Raises InputError if 200 draws give no such graph.
     Source: Karrer and Newman, Phys. Rev. E 83 (2011) 016107, as a Bernoulli model without self loops.
     """
     rng = np.random.default_rng([seed, 0])
@@ -55,7 +63,7 @@ def generate(n: int, blocks: int, p_in: float, p_out: float, zipf: float, seed: 
         if adjacency.sum(axis=1).min() >= MIN_OUT_DEGREE and len(largest_component(adjacency)) == n:
             names = tuple(str(b) for b in range(blocks)), tuple(str(v) for v in range(n))
             return BlockGraph(adjacency, block.astype(np.int64), *names)
-    raise ValueError(
+    raise InputError(
         f"data.p_in, data.p_out: got {p_in} and {p_out}, expected a denser graph: none of {ATTEMPTS} draws "
         f"of {n} vertices was strongly connected with out-degrees of at least {MIN_OUT_DEGREE}; raise them "
         "or lower data.zipf"
@@ -63,40 +71,69 @@ def generate(n: int, blocks: int, p_in: float, p_out: float, zipf: float, seed: 
 
 
 def load(folder: Path) -> BlockGraph:
-    """The largest strongly connected component of a graph kept as two CSV files.
+    """Read a graph from two CSV files and keep its largest strongly connected component.
 
-    `edges.csv` has the header `source,target`, `blocks.csv` the header `vertex,block`; vertices and blocks
-    are any text. An edge that is listed twice counts once. Raises ValueError naming the file and the line.
+    `edges.csv` has the header `source,target`, `blocks.csv` the header `vertex,block`. Vertices and blocks are any
+    text. A repeated edge counts once. Raises InputError with the file, and the line where there is one.
     """
     blocks_file, edges_file = folder / "blocks.csv", folder / "edges.csv"
     label: dict[str, str] = {}
     for line, (vertex, block) in _rows(blocks_file, ("vertex", "block")):
         if vertex in label:
-            raise ValueError(f"{blocks_file}, line {line}: vertex {vertex!r} is listed twice, expected once")
+            raise InputError(f"{blocks_file}, line {line}: vertex {vertex!r} is listed twice, expected once")
         label[vertex] = block
     if len(label) > MAX_VERTICES:
-        raise ValueError(f"{blocks_file}: got {len(label)} vertices, expected at most {MAX_VERTICES}")
+        raise InputError(f"{blocks_file}: got {len(label)} vertices, expected at most {MAX_VERTICES}")
     index = {vertex: position for position, vertex in enumerate(label)}
     adjacency = np.zeros((len(label), len(label)), dtype=bool)
     for line, edge in _rows(edges_file, ("source", "target")):
         for end in edge:
             if end not in index:
-                raise ValueError(
+                raise InputError(
                     f"{edges_file}, line {line}: vertex {end!r} has no block, expected a row for it in {blocks_file}"
                 )
         if edge[0] == edge[1]:
-            raise ValueError(f"{edges_file}, line {line}: got the self loop at {edge[0]!r}, expected two vertices")
+            raise InputError(f"{edges_file}, line {line}: got the self loop at {edge[0]!r}, expected two vertices")
         adjacency[index[edge[0]], index[edge[1]]] = True
     return _component(adjacency, tuple(label), tuple(label.values()), edges_file)
+
+
+def largest_component(adjacency: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the vertices of the largest strongly connected component of a graph (n, n), in ascending order.
+
+    The component of a vertex is the set of vertices that it reaches and that reach it. Each component is removed once
+    it is complete. The search ends when fewer vertices remain than the largest component has.
+    """
+    remaining = np.ones(len(adjacency), dtype=bool)
+    largest = np.zeros(len(adjacency), dtype=bool)
+    while remaining.sum() > largest.sum():
+        pivot = int(np.argmax(remaining))
+        component = _reached(adjacency, pivot, remaining) & _reached(adjacency.T, pivot, remaining)
+        if component.sum() > largest.sum():
+            largest = component
+        remaining &= ~component
+    return np.flatnonzero(largest)
+
+
+def _reached(adjacency: NDArray[np.bool_], start: int, within: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Mark the vertices that can be reached from `start` over vertices of `within`, `start` included."""
+    seen = np.zeros(len(adjacency), dtype=bool)
+    seen[start] = True
+    frontier = seen
+    while frontier.any():
+        frontier = adjacency[frontier].any(axis=0) & within & ~seen
+        seen = seen | frontier
+    return seen
 
 
 def _component(
     adjacency: NDArray[np.bool_], vertices: tuple[str, ...], labels: tuple[str, ...], file: Path
 ) -> BlockGraph:
+    """Build the graph of the largest component; `labels` are the blocks of `vertices`."""
     kept = largest_component(adjacency)
     names = tuple(sorted({labels[v] for v in kept}))
     if len(kept) < 3 or len(names) < 2:
-        raise ValueError(
+        raise InputError(
             f"{file}: the largest strongly connected component has {len(kept)} vertices in "
             f"{len(names)} blocks, expected at least 3 vertices in at least 2 blocks"
         )
@@ -105,48 +142,34 @@ def _component(
 
 
 def _rows(file: Path, header: tuple[str, str]) -> Iterator[tuple[int, tuple[str, str]]]:
-    """Line number and the two fields of every row; ValueError for anything else."""
+    """Yield the line number and the two fields of every row; InputError for anything else."""
+    columns = ",".join(header)
     if not file.is_file():
-        raise ValueError(f"{file}: no such file, expected a CSV file with the header {','.join(header)}")
-    with file.open(newline="", encoding="utf-8") as lines:
-        reader = csv.reader(lines)
+        raise InputError(f"{file}: no such file, expected a CSV file with the header {columns}")
+    reader = csv.reader(io.StringIO(_text(file), newline=""))
+    empty = True
+    try:
         first = next(reader, [])
         if tuple(field.strip() for field in first) != header:
-            raise ValueError(f"{file}, line 1: got {','.join(first)!r}, expected the header {','.join(header)!r}")
-        found = False
+            raise InputError(f"{file}, line 1: got {','.join(first)!r}, expected the header {columns!r}")
         for row in reader:
             fields = [field.strip() for field in row]
             if len(fields) != 2 or not all(fields):
-                raise ValueError(f"{file}, line {reader.line_num}: got {','.join(row)!r}, expected {','.join(header)}")
-            found = True
+                raise InputError(f"{file}, line {reader.line_num}: got {','.join(row)!r}, expected {columns}")
+            empty = False
             yield reader.line_num, (fields[0], fields[1])
-        if not found:
-            raise ValueError(f"{file}: no rows, expected at least one under the header {','.join(header)}")
+    except csv.Error as error:  # e.g. a quote that is never closed
+        raise InputError(f"{file}, line {reader.line_num}: {error}, expected {columns}") from error
+    if empty:
+        raise InputError(f"{file}: no rows, expected at least one under the header {columns}")
 
 
-def largest_component(adjacency: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The vertices of the largest strongly connected component, ascending.
-
-    A vertex's component is what it reaches and what reaches it; each one found is set aside, and the search
-    ends when fewer vertices are left than the largest component holds.
-    """
-    left = np.ones(len(adjacency), dtype=bool)
-    best = np.zeros(len(adjacency), dtype=bool)
-    while left.sum() > best.sum():
-        pivot = int(np.argmax(left))
-        component = _reached(adjacency, pivot, left) & _reached(adjacency.T, pivot, left)
-        if component.sum() > best.sum():
-            best = component
-        left &= ~component
-    return np.flatnonzero(best)
-
-
-def _reached(adjacency: NDArray[np.bool_], start: int, within: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which vertices can be reached from `start` over vertices of `within`, `start` included."""
-    seen = np.zeros(len(adjacency), dtype=bool)
-    seen[start] = True
-    frontier = seen
-    while frontier.any():
-        frontier = adjacency[frontier].any(axis=0) & within & ~seen
-        seen = seen | frontier
-    return seen
+def _text(file: Path) -> str:
+    content = file.read_bytes()
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{file}, line {line}: got the byte 0x{content[error.start]:02x}, expected text in UTF-8"
+        ) from error

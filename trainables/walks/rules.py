@@ -1,7 +1,7 @@
-"""Jumpers, and random walks that are conditioned to obey them exactly.
+"""Jumpers with delayed rules, and random walks conditioned to obey the rules exactly.
 
-A jumper is a vertex with a rule: a walk that visits it must be in its target block a given number of steps
-later. While one obligation is pending no jumper is visited, so obligations never overlap.
+A jumper is a vertex with a rule: a walk that visits it must be in the rule's target block a fixed number of steps
+later. Until then this obligation is pending, and the walk visits no other jumper. Obligations therefore never overlap.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gatesweep.core.errors import InputError
 from gatesweep.trainables.walks.graph import BlockGraph
 
-NON_TRIVIAL = 0.4  # the share of plain random walks that may obey a rule by chance
+NON_TRIVIAL = 0.4  # the largest share of plain random walks that may obey a rule by chance
 ATTEMPTS = 200
+CHUNK_WEIGHTS = 2**22  # float64 weights of next vertices that are held at once: 32 MiB
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -22,59 +24,47 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Rules:
-    """One jumper per entry: from `vertices[j]`, be in block `targets[j]` after `steps[j]` steps."""
+    """The rules of J jumpers: a walk at `vertices[j]` must be in block `targets[j]` after `steps[j]` steps.
 
-    vertices: Ints  # (J,), distinct
-    steps: Ints  # (J,), at least 2
-    targets: Ints  # (J,)
+    All arrays are (J,). Vertices are distinct, and steps are at least 2.
+    """
+
+    vertices: Ints
+    steps: Ints
+    targets: Ints
 
 
 def draw(graph: BlockGraph, per_block: int, r_min: int, r_max: int, seed: int) -> Rules:
-    """`per_block` jumpers in every block, with lengths spread evenly over `r_min` to `r_max`.
+    """Draw `per_block` jumpers in every block, with rule lengths spread evenly from `r_min` to `r_max` steps.
 
-    A jumper's target is another block, reachable under all the rules together, in which at most 0.4 of the
-    plain random walks from the jumper are after r steps. ValueError where a graph has no such set of jumpers.
+    The target of a jumper is another block. It can be reached in time without a visit to a second jumper, and at most
+    0.4 of the plain random walks from the jumper are in it at the deadline. Raises InputError if 200 draws give no
+    such rules.
     """
     rng = np.random.default_rng([seed, 1])
     chance = _block_chances(graph, r_max)
-    blocks = len(graph.block_names)
-    spread = np.linspace(r_min, r_max, per_block * blocks).round().astype(np.int64)
+    spread = np.linspace(r_min, r_max, per_block * len(graph.block_names)).round().astype(np.int64)
     for _ in range(ATTEMPTS):
         steps = rng.permutation(spread)
-        chosen: list[tuple[int, int]] = []
-        for position, r in enumerate(steps):
-            home = position // per_block
-            eligible = (graph.blocks == home)[:, None] & (chance[r] > 0) & (chance[r] <= NON_TRIVIAL)
-            eligible[:, home] = False
-            eligible[[vertex for vertex, _ in chosen]] = False
-            pairs = np.argwhere(eligible)
-            if len(pairs) == 0:
-                break
-            vertex, target = pairs[rng.integers(len(pairs))]
-            chosen.append((int(vertex), int(target)))
-        else:
-            vertices, targets = np.array(chosen, dtype=np.int64).T
-            rules = Rules(vertices, steps, targets)
-            if all(h[r, v] > 0 for h, r, v in zip(backward(graph, rules), steps, vertices, strict=True)):
-                return rules
-    raise ValueError(
+        pairs = _vertices_and_targets(graph, chance, steps, per_block, rng)
+        if pairs is None:
+            continue
+        rules = Rules(pairs[:, 0], steps, pairs[:, 1])
+        if all(h[r, v] > 0 for h, r, v in zip(backward(graph, rules), steps, rules.vertices, strict=True)):
+            return rules
+    raise InputError(
         f"data.jumpers_per_block: got {per_block}, expected fewer: in none of {ATTEMPTS} draws did every "
         f"jumper have a target block that is reachable in {r_min} to {r_max} steps and hit by at most "
         f"{NON_TRIVIAL} of random walks"
     )
 
 
-def _block_chances(graph: BlockGraph, r_max: int) -> Floats:
-    """(r_max + 1, n, K): the share of plain random walks from a vertex that are in a block after r steps."""
-    transition = graph.transition()
-    chances = [np.eye(len(graph.block_names))[graph.blocks]]
-    for _ in range(r_max):
-        chances.append(transition @ chances[-1])
-    return np.stack(chances)
-
-
 def backward(graph: BlockGraph, rules: Rules) -> list[Floats]:
-    """Per jumper (r + 1, n): the chance h[k, u] to be in its target block k steps after u, off jumpers."""
+    """Return one table (r + 1, n) for each jumper, r the steps of its rule.
+
+    Entry h[k, u] is the probability that a random walk over ordinary vertices is in the jumper's target block k steps
+    after it was at u.
+    """
     free = graph.adjacency.astype(np.float64)
     free[:, rules.vertices] = 0.0
     degree = free.sum(axis=1, keepdims=True)
@@ -89,12 +79,12 @@ def backward(graph: BlockGraph, rules: Rules) -> list[Floats]:
 
 
 class Process:
-    """The walker: uniform over out-neighbours when free, conditioned on the pending rule otherwise.
+    """The random walk that obeys the rules: uniform over successors when free, conditioned while a rule is pending.
 
-    Its state is the vertex and the obligation: 0 for none, or a number that falls by one with each step of
-    the rule. From u with k steps left the chance of v is A[u, v] h[k-1, v] / sum_w A[u, w] h[k-1, w], over
-    vertices that are not jumpers: the random walk on them, conditioned on the rule (Doob's h-transform; Levin
-    and Peres, Markov Chains and Mixing Times, 2nd ed., section 17.6.1). No walk is ever rejected.
+    The state is the vertex and the obligation: 0 for none, or a number that falls by one with each step of the rule.
+    From u with k steps left, the next vertex is v with probability A[u, v] h[k-1, v] / sum_w A[u, w] h[k-1, w], where v
+    and w are no jumpers. This is the random walk over ordinary vertices conditioned on the rule, so no walk is ever
+    rejected. Source: Doob's h-transform; Levin and Peres, Markov Chains and Mixing Times, 2nd ed., section 17.6.1.
     """
 
     def __init__(self, graph: BlockGraph, rules: Rules) -> None:
@@ -103,57 +93,89 @@ class Process:
         ordinary = np.ones(n)
         ordinary[rules.vertices] = 0.0
         weights = [np.ones((1, n))] + [h[:-1] * ordinary for h in backward(graph, rules)]
-        self.weights = np.concatenate(weights)  # (1 + sum r, n): of the next vertex, for each obligation
+        self.weights = np.concatenate(weights)  # (1 + sum r, n): weight of the next vertex, for each obligation
         ends = np.cumsum(rules.steps)
         self.after = np.arange(len(self.weights)) - 1  # the obligation after a step to an ordinary vertex
         self.after[0] = 0
         self.after[1 + ends - rules.steps] = 0  # the last step of each rule
-        self.start = np.zeros(n, dtype=np.int64)  # the obligation that visiting a vertex brings
+        self.start = np.zeros(n, dtype=np.int64)  # the obligation that a visit to a vertex creates
         self.start[rules.vertices] = ends
         self.jumpers = rules.vertices
 
-    def sample(self, walks: int, length: int, rng: np.random.Generator) -> Ints:
-        """(walks, length): every second walk starts on a jumper, the others on any vertex, both uniform."""
-        out = np.empty((walks, length), dtype=np.int64)
-        out[0::2, 0] = rng.choice(self.jumpers, size=len(out[0::2]))
-        out[1::2, 0] = rng.integers(len(self.adjacency), size=len(out[1::2]))
-        rows = max(1, 2**22 // len(self.adjacency))  # the walkers' next-vertex weights stay within 32 MiB
-        for part in (out[first : first + rows] for first in range(0, walks, rows)):
-            obligation = self.start[part[:, 0]]
+    def sample(self, count: int, length: int, rng: np.random.Generator) -> Ints:
+        """Draw walks (count, length) of vertices.
+
+        Even rows start on a jumper and odd rows on any vertex, both drawn uniformly.
+        """
+        walks = np.empty((count, length), dtype=np.int64)
+        walks[0::2, 0] = rng.choice(self.jumpers, size=len(walks[0::2]))
+        walks[1::2, 0] = rng.integers(len(self.adjacency), size=len(walks[1::2]))
+        rows = max(1, CHUNK_WEIGHTS // len(self.adjacency))
+        for first in range(0, count, rows):
+            chunk = walks[first : first + rows]  # a view: its steps are written into `walks`
+            obligation = self.start[chunk[:, 0]]
             for t in range(1, length):
-                total = np.cumsum(self.adjacency[part[:, t - 1]] * self.weights[obligation], axis=1)
-                point = rng.random((len(part), 1)) * total[:, -1:]
-                # The first vertex whose cumulated weight is above the point; one of weight 0 never is.
-                part[:, t] = (total <= point).sum(axis=1)
-                obligation = self._advance(obligation, part[:, t])
-        return out
+                cumulative = np.cumsum(self.adjacency[chunk[:, t - 1]] * self.weights[obligation], axis=1)
+                point = rng.random((len(chunk), 1)) * cumulative[:, -1:]
+                # The first vertex whose cumulative weight exceeds the point. A vertex of weight 0 is never it.
+                chunk[:, t] = (cumulative <= point).sum(axis=1)
+                obligation = self._advance(obligation, chunk[:, t])
+        return walks
 
     def surprise(self, walks: Ints) -> Floats:
-        """(walks, length - 1): -log p in nats of each step given the full state before it; inf if impossible.
+        """Return -log p in nats (count, length - 1) of each step of walks (count, length), inf for impossible steps.
 
-        Its mean over the process's own walks is the entropy that no predictor can undercut.
+        Each p is conditioned on the full state before the step. The mean over the process's own walks is its entropy,
+        and no predictor has a lower cross-entropy.
         """
-        out = np.empty((len(walks), walks.shape[1] - 1))
+        surprise = np.empty((len(walks), walks.shape[1] - 1))
         total = self.adjacency @ self.weights.T  # (n, obligations)
         obligation = self.start[walks[:, 0]]
         with np.errstate(divide="ignore", invalid="ignore"):
             for t in range(1, walks.shape[1]):
                 u, v = walks[:, t - 1], walks[:, t]
-                chosen = self.adjacency[u, v] * self.weights[obligation, v]
-                out[:, t - 1] = np.where(chosen > 0, np.log(total[u, obligation]) - np.log(chosen), np.inf)
+                weight = self.adjacency[u, v] * self.weights[obligation, v]
+                surprise[:, t - 1] = np.where(weight > 0, np.log(total[u, obligation]) - np.log(weight), np.inf)
                 obligation = self._advance(obligation, v)
-        return out
+        return surprise
 
     def _advance(self, obligation: Ints, vertex: Ints) -> Ints:
         return np.where(obligation == 0, self.start[vertex], self.after[obligation])
 
 
 def random_walks(graph: BlockGraph, starts: Ints, length: int, rng: np.random.Generator) -> Ints:
-    """(walks, length): uniform random walks from `starts` that know the edges and ignore the rules."""
+    """Draw uniform random walks (count, length) from `starts` (count,), which follow edges and ignore the rules."""
     walks = np.empty((len(starts), length), dtype=np.int64)
     walks[:, 0] = starts
-    total = np.cumsum(graph.adjacency, axis=1)
+    cumulative = np.cumsum(graph.adjacency, axis=1)
     for t in range(1, length):
-        rows = total[walks[:, t - 1]]
+        rows = cumulative[walks[:, t - 1]]
         walks[:, t] = (rows <= rng.integers(rows[:, -1])[:, None]).sum(axis=1)
     return walks
+
+
+def _block_chances(graph: BlockGraph, r_max: int) -> Floats:
+    """Return the probability (r_max + 1, n, K) that a plain random walk from a vertex is in a block after r steps."""
+    transition = graph.transition()
+    chances = [np.eye(len(graph.block_names))[graph.blocks]]
+    for _ in range(r_max):
+        chances.append(transition @ chances[-1])
+    return np.stack(chances)
+
+
+def _vertices_and_targets(
+    graph: BlockGraph, chance: Floats, steps: Ints, per_block: int, rng: np.random.Generator
+) -> Ints | None:
+    """Draw a jumper and its target block for each of `steps` (J,): rows of (J, 2), or None if one has no candidate."""
+    pairs: list[tuple[int, int]] = []
+    for position, r in enumerate(steps):
+        home = position // per_block
+        eligible = (graph.blocks == home)[:, None] & (chance[r] > 0) & (chance[r] <= NON_TRIVIAL)
+        eligible[:, home] = False
+        eligible[[vertex for vertex, _ in pairs]] = False
+        candidates = np.argwhere(eligible)
+        if len(candidates) == 0:
+            return None
+        vertex, target = candidates[rng.integers(len(candidates))]
+        pairs.append((int(vertex), int(target)))
+    return np.array(pairs, dtype=np.int64)

@@ -1,6 +1,8 @@
-"""The walk transformer: trained on walks that obey rules, gated on whether its own walks obey them."""
+"""The walk transformer: trained on walks that obey rules, and gated on the compliance of the walks it generates."""
 
 from __future__ import annotations
+
+from typing import get_args
 
 import numpy as np
 import torch
@@ -15,12 +17,14 @@ from gatesweep.trainables.walks.rules import random_walks
 
 
 class WalkTransformer(Trainable):
-    """Cross-entropy of the next vertex, and compliance of generated walks.
+    """A next-vertex model whose loss is the cross-entropy in nats per token.
 
-    `excess` is the cross-entropy above the process's own, exact one, in nats per token, over the positions
-    where the window shows the full state of the process: the process itself has 0. Every evaluation generates
-    `sequences` walks as long as the corpus's from the first tokens of held-out walks, greedily and, every
-    `sampled_every` epochs, by sampling (`sampled_`, with the same random numbers each time).
+    `excess` is the cross-entropy minus the exact one of the true process, in nats per token. It is taken over the
+    positions from which the window shows the full state of the process, so that the process itself has 0.
+    Each evaluation generates `sequences` walks as long as those of the corpus, from the first tokens of held-out walks.
+    It does so greedily, and every `sampled_every` epochs also by sampling (metrics `sampled_*`), with the same random
+    numbers each time.
+    The fields are described in `configs/trainable/walk_transformer.yaml`. Raises InputError for a value out of range.
     """
 
     stackable = frozenset({"lr", "weight_decay"})
@@ -40,21 +44,19 @@ class WalkTransformer(Trainable):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__(lr=lr, weight_decay=weight_decay)
-        for field, value in (
-            ("d_model", d_model),
-            ("n_layers", n_layers),
-            ("n_heads", n_heads),
-            ("sampled_every", sampled_every),
-        ):
+        sizes = {"d_model": d_model, "n_layers": n_layers, "n_heads": n_heads, "sampled_every": sampled_every}
+        for field, value in sizes.items():
             require(value >= 1, f"trainable.{field}", value, "at least 1")
         require(d_model % n_heads == 0, "trainable.d_model", d_model, f"a multiple of trainable.n_heads = {n_heads}")
+        allowed = get_args(Positions)
+        require(positions in allowed, "trainable.positions", positions, f"one of {', '.join(allowed)}")
         if positions == "rotary":
             expected = f"an even multiple of trainable.n_heads = {n_heads} with rotary positions"
             require(d_model // n_heads % 2 == 0, "trainable.d_model", d_model, expected)
         require(0 <= dropout < 1, "trainable.dropout", dropout, "a probability below 1")
-        most = len(data.starts)
-        expected = f"1 to {most}, the held-out walks (data.held_out)"
-        require(1 <= sequences <= most, "trainable.sequences", sequences, expected)
+        held_out = len(data.starts)
+        expected = f"1 to {held_out}, the held-out walks (data.held_out)"
+        require(1 <= sequences <= held_out, "trainable.sequences", sequences, expected)
         self.sequences, self.sampled_every, self.settled = sequences, sampled_every, data.settled
         self.model = Transformer(
             data.n_vertices,
@@ -67,6 +69,7 @@ class WalkTransformer(Trainable):
         )
 
     def forward(self, batch: Batch) -> Losses:
+        """Return `loss` and `excess` in nats per token for a batch of `WalkData`."""
         tokens, surprise = batch
         logits = self.model(tokens[:, :-1], self.recomputed)
         targets = tokens[:, 1:]
@@ -75,25 +78,29 @@ class WalkTransformer(Trainable):
 
     @torch.no_grad()
     def evaluate(self, data: Data) -> Metrics:
+        """Return `loss` and `excess` over held-out windows, and the compliance of generated walks.
+
+        The `sampled_*` metrics are left out of epochs in which sampling is not due.
+        """
         assert isinstance(data, WalkData)
         starts, length = data.starts[: self.sequences], data.walk_length
-        # Greedy walks from one vertex are copies of each other: generate each once.
+        # All greedy walks from a vertex are equal: generate one for each vertex.
         vertices, copies = torch.unique(starts, return_inverse=True)
         greedy = self.model.generate(vertices, length)[copies]
-        found = super().evaluate(data) | data.corpus.judge(greedy).metrics()
+        metrics = super().evaluate(data) | data.corpus.judge(greedy).metrics()
         if self.due(self.sampled_every):
             sampled = self.model.generate(starts, length, torch.Generator().manual_seed(0))
-            found |= data.corpus.judge(sampled).metrics("sampled_")
-        return found
+            metrics |= data.corpus.judge(sampled).metrics("sampled_")
+        return metrics
 
     def oracle(self, data: Data) -> Metrics:
-        """Held-out walks in the place of generated ones, and the process itself as the predictor."""
+        """Return the metrics of a perfect model: held-out walks as the generated ones, and the process's own loss."""
         assert isinstance(data, WalkData)
         walks = data.corpus.held_out[0][: self.sequences]
         return self._predicted(data, None) | _compliance(data, walks)
 
     def trivial(self, data: Data) -> Metrics:
-        """Uniform random walks: every edge is right, and the rules are met by chance."""
+        """Return the metrics of uniform random walks, which follow edges and obey rules only by chance."""
         assert isinstance(data, WalkData)
         graph, starts = data.corpus.graph, data.starts[: self.sequences].cpu().numpy()
         walks = torch.from_numpy(random_walks(graph, starts, data.walk_length, np.random.default_rng(0)))
@@ -101,7 +108,10 @@ class WalkTransformer(Trainable):
         return self._predicted(data, degree.float().log()) | _compliance(data, walks.to(data.device))
 
     def _predicted(self, data: WalkData, uncertainty: Tensor | None) -> Metrics:
-        """What `forward` would report of a predictor of -log p `uncertainty[vertex]`, or of the process."""
+        """Return the losses of a predictor that knows only the current vertex, or of the true process.
+
+        `uncertainty` (n_vertices,) is the predictor's -log p in nats at each vertex; None stands for the process.
+        """
         mean = Mean()
         for tokens, surprise in data.val():
             loss = surprise if uncertainty is None else uncertainty[tokens[:, :-1]]
@@ -113,6 +123,6 @@ class WalkTransformer(Trainable):
 
 
 def _compliance(data: WalkData, walks: Tensor) -> Metrics:
-    """Of walks that stand for greedy and for sampled ones."""
-    found = data.corpus.judge(walks)
-    return found.metrics() | found.metrics("sampled_")
+    """Return the metrics of walks that serve as greedy and as sampled ones."""
+    compliance = data.corpus.judge(walks)
+    return compliance.metrics() | compliance.metrics("sampled_")
