@@ -14,8 +14,8 @@ from optuna.trial import create_trial
 from gatesweep.core.gate import WORST_SCORE
 from gatesweep.core.loop import fit
 from gatesweep.core.record import read_events
-from gatesweep.sweeps.commands.cli import run_command
-from gatesweep.sweeps.commands.replay import replay_command, replay_parser, replay_settings, summarise_replicas
+from gatesweep.sweeps.commands.arguments import parse
+from gatesweep.sweeps.commands.replay import main, replay_command, replay_settings, summarise_replicas
 from gatesweep.sweeps.commands.run import run_sweep
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.compose import compose_config, load_file
@@ -210,7 +210,7 @@ def test_curves_that_were_saved_replay_like_the_sweep_that_they_are_of(tmp_path:
 
 
 def command(*arguments: object) -> int:
-    return replay_command(replay_parser().parse_args([str(one) for one in arguments]))
+    return replay_command(parse("replay", [str(one) for one in arguments]))
 
 
 def test_the_command_prints_a_line_for_each_sweep_and_setting(tmp_path: Path, capsys: Any) -> None:
@@ -253,9 +253,6 @@ def test_bad_input_is_told_in_one_line(arguments: list[str], message: str, tmp_p
     pretend(tmp_path / "STOPPED", [Pretended({}, epochs), Pretended({}, epochs, "stopped")])
     pretend(tmp_path / "EMPTY", [])
     here = [str(tmp_path / one) if one in ("POOL", "STOPPED", "EMPTY") else one for one in arguments]
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr("sys.argv", ["replay.py", *here])
-        run_command(replay_parser(), replay_command)
-    assert ended.value.code == 2
+    assert main(here) == 2
     said = capsys.readouterr().err
     assert message in said and said.startswith("error: ") and said.count("\n") == 1

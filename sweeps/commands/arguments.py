@@ -93,7 +93,7 @@ class Parser(argparse.ArgumentParser):
 class Command:
     """A command of gatesweep: the line that `gatesweep --help` shows, its help, its arguments, and what does the work.
 
-    `work` is a "module:function" that takes the parsed arguments and returns the exit code. It is imported after parsing.
+    `work` is a "module:function" that takes the parsed arguments and returns the exit code; imported after parsing.
     """
 
     summary: str
