@@ -89,7 +89,7 @@ def strike_driver(round: Round, cluster: Cluster | None) -> None:
             if not round.wait(moment, process):
                 break
             family = descendants(process.pid)
-            publishers = [pid for pid in family if "gatesweep.sweeps.publish" in title(pid)]
+            publishers = [pid for pid in family if "gatesweep publish" in title(pid)]
             others = [pid for pid in family if pid not in publishers and "agent" not in title(pid).lower()]
             round.hit([process.pid, *(publishers if round.draw.random() < 0.25 else [])])
         await_end(others)  # Ray's agents take minutes, and write nothing

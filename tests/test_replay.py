@@ -14,7 +14,8 @@ from optuna.trial import create_trial
 from gatesweep.core.gate import WORST_SCORE
 from gatesweep.core.loop import fit
 from gatesweep.core.record import read_events
-from gatesweep.sweeps.commands.replay import main, replay_settings, summarise_replicas
+from gatesweep.sweeps.commands.arguments import parse
+from gatesweep.sweeps.commands.replay import main, replay_command, replay_settings, summarise_replicas
 from gatesweep.sweeps.commands.run import run_sweep
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.compose import compose_config, load_file
@@ -209,7 +210,7 @@ def test_curves_that_were_saved_replay_like_the_sweep_that_they_are_of(tmp_path:
 
 
 def command(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments])
+    return replay_command(parse("replay", [str(one) for one in arguments]))
 
 
 def test_the_command_prints_a_line_for_each_sweep_and_setting(tmp_path: Path, capsys: Any) -> None:

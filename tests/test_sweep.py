@@ -202,7 +202,7 @@ def test_a_resumed_sweep_ends_as_if_it_had_not_been_interrupted(tmp_path: Path) 
     os.killpg(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert output.splitlines()[-1] == f"interrupted; go on with: python sweeps/run.py resume={folder}"
+    assert output.splitlines()[-1] == f"interrupted; go on with: gatesweep run resume={folder}"
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["interrupted"] == 1
     assert read_events(max(trial_folders(folder)) / "events.jsonl")[-1]["event"] == "interrupted"

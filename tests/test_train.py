@@ -87,7 +87,7 @@ def test_ctrl_c_keeps_the_record_and_says_how_to_go_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     code, output, errors = finish(process)
     assert code == 130, errors
-    assert output.splitlines()[-1] == f"interrupted; go on with: python sweeps/train.py --resume {folder.resolve()}"
+    assert output.splitlines()[-1] == f"interrupted; go on with: gatesweep train --resume {folder.resolve()}"
     assert read_events(folder / "events.jsonl")[-1]["event"] == "interrupted"
 
 
