@@ -90,7 +90,7 @@ def test_half_a_checkpoint_in_storage_is_none(storage: str, tmp_path: Path) -> N
     for epoch in (1, 2):
         checkpoint.save(place.folder / "checkpoints" / f"epoch_{epoch:04d}", {"epoch": epoch}, {"epoch": epoch})
     place.push()
-    place.arrived()
+    place.wait_uploaded()
     place.close()
     assert not place.folder.exists() and not trial.exists()
     Store(storage, "sweep", "trial_0000").delete("checkpoints/epoch_0002/meta.json")  # it is sent last
@@ -101,7 +101,7 @@ def test_half_a_checkpoint_in_storage_is_none(storage: str, tmp_path: Path) -> N
     again = {"epoch": 2, "seconds": 0.5}  # the same epoch, and not the same bytes: they hold clocks
     checkpoint.save(other.folder / "checkpoints" / "epoch_0002", again, {"epoch": 2})
     other.push()
-    other.arrived()
+    other.wait_uploaded()
     other.close()
     last = TrialStorage(storage, trial)
     found = checkpoint.newest(last.folder / "checkpoints")
