@@ -1,4 +1,4 @@
-"""Names of the files and folders that a record consists of, the table of outcomes, and the test for a sweep's folder."""
+"""Names of the files and folders of a record, the table of outcomes, and the test for the folder of a sweep."""
 
 from __future__ import annotations
 

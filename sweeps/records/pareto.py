@@ -18,7 +18,10 @@ TRIAL_COSTS = ("epochs", "seconds")  # costs that every trial has; any other cos
 
 
 def read_pareto(sweep: Path) -> list[dict[str, Any]]:
-    """Read a sweep's Pareto front, as `pareto_front` returns it; it is empty without `search.cost`. Raises InputError."""
+    """Read a sweep's Pareto front, as `pareto_front` returns it. Without `search.cost` it is empty.
+
+    Raises InputError where a file of the record is damaged, and OSError.
+    """
     config = read_config(sweep / CONFIG)
     cost = config.search.cost
     return pareto_front(read_trials(sweep), make_gate(config.gate), cost) if cost else []

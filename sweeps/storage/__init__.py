@@ -1,1 +1,1 @@
-"""Copies of records and checkpoints in storage, for machines that share no disk. Imports only from `records` and below."""
+"""Copies of records and checkpoints for machines that share no disk. Imports only from `records` and below."""

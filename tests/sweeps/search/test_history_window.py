@@ -53,7 +53,7 @@ def test_what_tpe_takes_for_good_is_in_view_however_old(direction: str) -> None:
     study = study_of(3 * NEWEST_TRIALS, direction)
     known = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     good, _ = _split_trials(study, known, BEST_TRIALS)
-    seen = HistoryWindow().of(study).get_trials(deepcopy=False)
+    seen = HistoryWindow().view(study).get_trials(deepcopy=False)
     assert {trial.number for trial in good} <= {trial.number for trial in seen}
     assert NEWEST_TRIALS <= len(seen) <= NEWEST_TRIALS + BEST_TRIALS
     assert [trial.number for trial in seen] == sorted(trial.number for trial in seen)
@@ -71,9 +71,9 @@ def test_a_view_does_not_depend_on_when_it_was_asked_for() -> None:
         if len(waiting) > 8:
             trial = waiting.pop(draw.randrange(8))
             study.tell(trial, round(draw.random(), 1))
-        seen = window.of(study).get_trials(deepcopy=False)
+        seen = window.view(study).get_trials(deepcopy=False)
     assert [trial.number for trial in seen] == [
-        trial.number for trial in HistoryWindow().of(study).get_trials(deepcopy=False)
+        trial.number for trial in HistoryWindow().view(study).get_trials(deepcopy=False)
     ]
     assert {trial.number for trial in waiting} <= {trial.number for trial in seen}  # however old
 
