@@ -18,8 +18,9 @@ from gatesweep.core.record import DamagedRecord
 class StudyJournal(JournalFileBackend):
     """Optuna's journal file without a lock for every line, and without reading lines back.
 
-    One lock is enough: the sweep holds that of its folder. A line leaves this process at once, so a killed process loses none. `sync` makes the lines so far outlive the
-    machine too: a trial takes five to a dozen lines, and nobody acts on a part of them.
+    The sweep holds the lock of its folder, so no other process writes. A line leaves this process at once, so a killed
+    process loses none. `sync` makes the lines so far outlive the machine too: a trial takes five to a dozen lines, and
+    nobody acts on a part of them.
     """
 
     def __init__(self, path: Path) -> None:

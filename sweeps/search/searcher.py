@@ -99,7 +99,7 @@ class Search(Searcher):
         return {"trial": first["trial"], "members": group}
 
     def suggestion(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Return the Tune configuration of an Optuna trial, and count the trial as live. It is the same at each call."""
+        """Return the Tune configuration of an Optuna trial, and count it as live. Every call returns the same."""
         number = self._number(trial)
         name = f"{TRIAL}_{number:04d}"
         self.live[name] = trial
@@ -122,12 +122,10 @@ class Search(Searcher):
         feedback = make_feedback(self.gate, first_trusted_epoch(self.config), outcome, epoch, metrics, cost)
         try:
             tell_study(self.study, self.live.pop(name), feedback)
-        except (
-            RuntimeError
-        ):  # an exhaustive sampler that has no point left calls `Study.stop`, allowed in `optimize` only
+        except RuntimeError:
             if not self.exhaustive:
                 raise
-            self.exhausted = True
+            self.exhausted = True  # without a point left the sampler calls `Study.stop`, which only `optimize` allows
         self._sync()
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
@@ -191,7 +189,7 @@ class Search(Searcher):
         return trial.number - bisect(self.warm_start, trial.number)
 
     def _restore(self, trial: FrozenTrial) -> optuna.Trial:
-        """Return a trial that ran at an interruption. Values that were not drawn yet are drawn from the same history."""
+        """Return a trial that ran at an interruption. Missing values are drawn from the history that it had then."""
         sampler = self.sampler(self._number(trial), trial.user_attrs.get(LIKE))
         draft = optuna.create_study(sampler=sampler, directions=study_directions(self.config.search))
         draft.add_trials(self.study.get_trials(deepcopy=False)[: trial.number])
