@@ -9,6 +9,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from gatesweep.core.errors import InputError
 from gatesweep.sweeps.search.journal import StudyJournal
 from gatesweep.sweeps.search.study import open_study
 from tests.sweeps.search.test_search import asked, search
@@ -50,6 +51,16 @@ def test_a_line_that_a_crash_cut_short_does_not_count(tmp_path: Path) -> None:
     assert path.read_bytes() == whole
     asked(again, 2)
     assert len(open_study(tmp_path / "a").trials) == 4
+
+
+def test_a_whole_last_line_that_is_damaged_is_refused_before_anything_is_written_behind_it(tmp_path: Path) -> None:
+    asked(search(tmp_path / "a", "num_samples=6"), 1)
+    path = tmp_path / "a" / "study.journal"
+    damaged = path.read_bytes() + b'{"op_code":4,"wor\n'
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match=r"study\.journal, line \d+: got .*expected a line of Optuna's journal"):
+        search(tmp_path / "a", "num_samples=6")
+    assert path.read_bytes() == damaged
 
 
 def test_who_reads_a_study_writes_nothing(tmp_path: Path) -> None:
