@@ -21,14 +21,16 @@ def locate(key: str, node: Mapping[str, Any]) -> Any:
 
     Raises InputError where there is no `_target_`, or it cannot be imported.
     """
+    expected = "expected the dotted name of a class"
     if "_target_" not in node:
-        raise InputError(
-            f"{key}._target_: missing, expected the dotted name of a class, e.g. {key}=<file in configs/{key}/>"
-        )
+        raise InputError(f"{key}._target_: missing, {expected}, e.g. {key}=<file in configs/{key}/>")
+    target = node["_target_"]
+    if not isinstance(target, str):
+        raise InputError(f"{key}._target_: got {target!r}, {expected}")
     try:
-        return pkgutil.resolve_name(node["_target_"])
+        return pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{key}._target_: cannot import {node['_target_']!r} ({error})") from error
+        raise InputError(f"{key}._target_: cannot import {target!r} ({error})") from error
 
 
 def check_arguments(key: str, node: Mapping[str, Any]) -> None:

@@ -37,6 +37,7 @@ BEFORE_ANYTHING = [
         "trainable.decoder_width: got 'wide', expected a valid integer",
     ),
     ("trainable=gan_autoencoder trainable.denoiser_width=3", "trainable.denoiser_width: unknown key, expected one of"),
+    ("trainable._target_=5", "trainable._target_: got 5, expected the dotted name of a class"),
     ("trainable=no_such", "Could not find 'trainable/no_such' Available options in 'trainable': autoencoder"),
     (
         "data=regression",
