@@ -1,31 +1,51 @@
-# make sweep: the environment, then the default sweep.   make test: the environment, then everything CI runs.
+# make sweep: what a sweep needs, then the default sweep.   make test: what the tests need besides, then all that CI runs.
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: env sweep test check ui clean
+# Fast tests of one module each: two minutes at most on two cores.
+QUICK := tests/sweeps/schedulers/test_asha.py tests/trainables/operators/test_balance.py tests/core/test_checkpoint.py tests/trainables/circuits/test_circuits.py tests/sweeps/config/test_config.py \
+  tests/core/test_data.py tests/sweeps/records/test_pareto.py tests/core/test_gate.py tests/sweeps/search/test_journal.py tests/core/test_schedule.py \
+  tests/sweeps/search/test_search.py tests/sweeps/search/test_space.py tests/core/test_step.py tests/sweeps/search/test_history_window.py tests/test_readme.py \
+  tests/sweeps/commands
+
+.PHONY: env env-test sweep test quick check ui clean
 
 env: .venv/ready
+env-test: .venv/ready-test
 
-.venv/ready: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	touch $@
+.venv/bin/python:
+	@echo "gatesweep: a virtual environment in .venv (seconds)"
+	@$(PYTHON) -m venv .venv
+
+.venv/ready: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "gatesweep: installing what a sweep needs into .venv: torch, Ray, Optuna, MLflow (1 to 5 GB, some minutes)"
+	@$(PIP) -e .
+	@touch $@
+
+.venv/ready-test: .venv/ready
+	@echo "gatesweep: installing what the tests need besides: pytest, mypy, moto, playwright (about a minute)"
+	@$(PIP) -e ".[dev]"
+	@touch $@
 
 sweep: env
-	$(BIN)/python sweeps/run.py $(ARGS)
+	@echo "gatesweep: the default sweep (some three minutes on two cores); make sweep ARGS=--help shows what else there is"
+	@$(BIN)/python -m gatesweep run $(ARGS)
 
-test: env check
+test: env-test check
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-check: env
+quick: env-test
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(QUICK)
+
+check: env-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 ui: env
-	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 \
-	  --port 5000 --workers 1 --backend-store-uri sqlite:///$(CURDIR)/results/mlflow.db
+	@$(BIN)/python -m gatesweep ui $(ARGS)
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -5,6 +5,6 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # in the place of this folder, whose files have other names
-    from gatesweep.sweeps.commands.train import main
+    from gatesweep.__main__ import main
 
-    sys.exit(main())
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -61,5 +61,5 @@ def test_the_search_space_of_the_readme_is_one() -> None:
 
 def test_the_default_configuration_is_that_of_the_core() -> None:
     """What `Settings()` leaves out, the YAML leaves out too."""
-    config = compose_config([]).training
+    config = compose_config([]).training.to_dict()
     assert set(config) - {"keep_checkpoints"} == {name for name in Settings.__dataclass_fields__ if name != "gate"}

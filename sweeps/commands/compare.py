@@ -1,7 +1,4 @@
-"""Compare sweeps: `python sweeps/compare.py results/A results/B [--html compare.html]`, or `results/*`.
-
-Sweeps that still run, or were interrupted, are taken as they are. Exit codes: 0, and 2 where there is none to compare.
-"""
+"""Compare sweeps in a table, and in a page."""
 
 from __future__ import annotations
 
@@ -19,21 +16,18 @@ from gatesweep.sweeps.reports.comparison import comparison_row, describe_gate, g
 
 
 def find_sweeps(arguments: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """The folders of sweeps, each once, and what is there but is none; raises InputError for what is not there."""
+    """The folders of sweeps, each once, and the other paths. Raises InputError for a path that is not there."""
     missing = [path for path in arguments if not path.exists()]
     if missing:
         raise InputError(f"got {str(missing[0])!r}, which is not there")
-    found = list(dict.fromkeys(path.resolve() for path in arguments))
-    sweeps = [path for path in found if is_sweep(path)]
-    return sweeps, [path for path in found if path not in sweeps]
+    paths = list(dict.fromkeys(path.resolve() for path in arguments))
+    sweeps = [path for path in paths if is_sweep(path)]
+    return sweeps, [path for path in paths if path not in sweeps]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sweeps", type=Path, nargs="+", metavar="FOLDER", help="of a sweep, e.g. results/latest")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page, too")
-    return run_command(parser, compare_command, argv)
+    """The command `gatesweep compare`; returns its exit code."""
+    return run_command("compare", argv)
 
 
 def compare_command(arguments: argparse.Namespace) -> int:

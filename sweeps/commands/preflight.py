@@ -1,4 +1,4 @@
-"""What can be known to be wrong before the first trial, found out before there is a folder."""
+"""Checks before the first trial: everything that can be known to be wrong, before there is a folder."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gatesweep.core.errors import InputError
 from gatesweep.core.trainable import owns_step, samples
+from gatesweep.sweeps.commands.folders import check_results_folder
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import Config, make_gate, make_settings
@@ -28,6 +29,18 @@ from gatesweep.sweeps.search.leaves import Float
 from gatesweep.sweeps.search.sampler import is_exhaustive, make_sampler
 from gatesweep.sweeps.search.space import Space
 from gatesweep.sweeps.search.warm_start import check_warm_start, warm_start_folders
+from gatesweep.sweeps.storage.store import Store
+
+
+def check_sweep(folder: Path, config: Config, space: Space) -> None:
+    """Raise InputError for whatever can be known to be wrong before Ray starts; `folder` is the sweep's to be."""
+    check_results_folder(folder)
+    check_search(config, space)
+    if config.tracking.enabled:
+        check_tracking(config.tracking.uri)
+    if config.storage:
+        Store(config.storage).check(folder)
+    check_run(config, space)
 
 
 def check_tracking(uri: str | None) -> None:
@@ -45,19 +58,21 @@ def check_tracking(uri: str | None) -> None:
 
 
 def check_search(config: Config, space: Space) -> None:
-    """The sampler and the scheduler can be made, and suit the space."""
-    chosen = make_scheduler(config.scheduler, config.training.max_epochs, space)
+    """Raise InputError unless sampler and scheduler can be made, and suit the space and each other."""
+    scheduler = make_scheduler(config.scheduler, config.training.max_epochs, space)
     make_sampler(config.search.sampler, config.seed)
-    if isinstance(chosen, Population) and several_workers(config, space):
+    if isinstance(scheduler, Population) and several_workers(config, space):
         raise InputError("resources.workers: scheduler=pbt copies trials, which needs workers of 1")
     if config.resources.stack != 1:
         got = f"resources.stack: got {config.resources.stack!r}, expected 1"
         if several_workers(config, space):
             raise InputError(f"{got} with several workers: a stack is one process")
-        if not isinstance(chosen, GateASHA) and type(chosen) is not FIFOScheduler:
+        if not isinstance(scheduler, GateASHA) and type(scheduler) is not FIFOScheduler:
             raise InputError(f"{got} with this scheduler: a stack can be thinned by scheduler=asha, or by none")
-    if isinstance(chosen, Population) and config.confirm.seeds:
-        raise InputError("confirm.seeds: got some, expected 0: with scheduler=pbt no trial keeps its values throughout")
+    if isinstance(scheduler, Population) and config.confirm.seeds:
+        raise InputError(
+            f"confirm.seeds: got {config.confirm.seeds}, expected 0: with scheduler=pbt no trial keeps its values"
+        )
     if is_exhaustive(config.search.sampler):
         for key, leaf in space.items():
             if isinstance(leaf, Float) and leaf.step is None and leaf.low < leaf.high:
@@ -82,14 +97,14 @@ def check_machines(folder: Path, new: bool) -> None:
     """Raise InputError unless every machine of the cluster sees the sweep's folder; a `new` one is removed then."""
     here = ray.get_runtime_context().get_node_id()
     others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
-    seen = ray.remote(num_cpus=0)(os.path.isfile)
-    asked = {
-        node["NodeManagerAddress"]: seen.options(
+    is_file = ray.remote(num_cpus=0)(os.path.isfile)
+    answers = {
+        node["NodeManagerAddress"]: is_file.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ).remote(str(folder / "config.yaml"))
         for node in others
     }
-    blind = [address for address, answer in asked.items() if not ray.get(answer)]
+    blind = [address for address, answer in answers.items() if not ray.get(answer)]
     if blind:
         if new:
             shutil.rmtree(folder)
@@ -100,7 +115,7 @@ def check_machines(folder: Path, new: bool) -> None:
 
 
 def check_run(config: Config, space: Space) -> None:
-    """A run can be built, at every corner of the search space too, and reports what its gate reads."""
+    """Raise InputError unless a run can be built, at every corner of the space too, and reports what its gate reads."""
     torch.set_num_threads(config.resources.threads)
     trainable, data = build_run(config)
     make_settings(config).check(trainable)

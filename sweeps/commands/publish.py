@@ -1,8 +1,4 @@
-"""Publish a sweep's run directories to MLflow: `python sweeps/publish.py results/latest [tracking.uri=...]`.
-
-MLflow is a projection of the run directories. Runs are found by their tags and points carry the time at which they
-were recorded, so publishing again, or onto another server, changes nothing that is already there.
-"""
+"""Publish a sweep's run directories to MLflow, once or while the sweep runs."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gatesweep.core.errors import InputError
-from gatesweep.sweeps.commands.cli import BAD_INPUT, FAULT, PASSED, run_command
+from gatesweep.sweeps.commands.cli import FAULT, PASSED, run_command
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.records.layout import CONFIG
 from gatesweep.sweeps.tracking.database import default_uri
@@ -32,13 +28,19 @@ MLFLOW_ENVIRONMENT = {
 
 
 def follow_sweep(sweep: Path, uri: str, experiment: str, every: float = 2.0) -> bool:
-    """Publish what comes until standard input closes, then the rest; a tracking server may come and go meanwhile."""
+    """Publish the record as it grows until standard input closes, then the rest; returns whether all was published.
+
+    A tracking server may come and go meanwhile.
+    """
     publisher, warned, closing, attempts = None, False, False, 0
     while True:
         try:
             if publisher is None:
                 publisher = Publisher(sweep, uri, experiment)
-                print(f"compare in MLflow{'' if uri.startswith('http') else ' (make ui)'}: {publisher.url}", flush=True)
+                print(
+                    f"compare in MLflow{'' if uri.startswith('http') else ' (gatesweep ui)'}: {publisher.url}",
+                    flush=True,
+                )
             publisher.sync(final=closing)
             if closing:
                 return True
@@ -60,12 +62,8 @@ def _reason(error: Exception) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sweep", type=Path, help="folder of a sweep, e.g. results/latest")
-    parser.add_argument("overrides", nargs="*", metavar="tracking.uri=URI", help="default: the sweep's own")
-    parser.add_argument("--follow", action="store_true", help="go on until standard input closes")
-    return run_command(parser, publish_command, argv)
+    """The command `gatesweep publish`; returns its exit code."""
+    return run_command("publish", argv)
 
 
 def publish_command(arguments: argparse.Namespace) -> int:
@@ -88,11 +86,8 @@ def publish_command(arguments: argparse.Namespace) -> int:
         publisher = Publisher(sweep, uri, tracking.experiment)
         publisher.sync()
         print(publisher.url)
-    except Exception as error:
-        print(f"tracking.uri: {uri}: {_reason(error)}", file=sys.stderr)
-        return BAD_INPUT
+    except Exception as error:  # of many kinds: of sqlite, of the network, of MLflow
+        raise InputError(
+            f"tracking.uri: got {uri!r}, expected an MLflow that takes the sweep ({_reason(error)})"
+        ) from error
     return PASSED
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import gatesweep
@@ -16,12 +17,20 @@ PATIENCE_SECONDS = 60  # how long the publisher may take for what is left when t
 
 def start_publisher(folder: Path) -> subprocess.Popen:
     """Start to publish what comes in a sweep's folder, at a lower priority than the trials."""
-    command = [sys.executable, "-m", "gatesweep.sweeps.commands.publish", str(folder), "--follow"]
-    root = Path(gatesweep.__file__).parents[1]
-    publisher = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=root, start_new_session=True)
+    command = [sys.executable, "-m", "gatesweep", "publish", str(folder), "--follow"]
+    publisher = subprocess.Popen(command, stdin=subprocess.PIPE, env=_environment(), start_new_session=True)
     # Its imports take two seconds of processor time while the trials' processes start.
     os.setpriority(os.PRIO_PROCESS, publisher.pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10))
     return publisher
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment, in which another Python finds gatesweep, too, where it is not installed."""
+    root = str(Path(gatesweep.__file__).parents[1])
+    if root in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        return dict(os.environ)
+    paths = [path for path in (os.environ.get("PYTHONPATH"), root) if path]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def stop_publisher(publisher: subprocess.Popen, folder: Path) -> None:
@@ -34,6 +43,6 @@ def stop_publisher(publisher: subprocess.Popen, folder: Path) -> None:
         publisher.kill()
         complete = False
     if not complete:
-        print(f"tracking: not all was published; later: python sweeps/publish.py {folder}", flush=True)
+        print(f"tracking: not all was published; later: gatesweep publish {folder}", flush=True)
     if (pointer := folder / MLFLOW_POINTER).exists():
         print(f"compare {json.loads(pointer.read_text())['compare']}", flush=True)

@@ -1,14 +1,9 @@
-"""Write the report of a sweep again: `python sweeps/report.py results/latest`.
-
-That writes `summary.json`, `leaderboard.csv` and `report.html`, also for a sweep that was killed before it could, and
-prints the leaderboard. While a sweep runs, only the page is written. Exit codes: 0, and 2 for bad input.
-"""
+"""Write the report of a sweep again."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.commands.cli import PASSED, run_command
@@ -19,10 +14,8 @@ from gatesweep.sweeps.reports.page import write_page
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sweep", type=Path, help="folder of a sweep, e.g. results/latest")
-    return run_command(parser, report_command, argv)
+    """The command `gatesweep report`; returns its exit code."""
+    return run_command("report", argv)
 
 
 def report_command(arguments: argparse.Namespace) -> int:

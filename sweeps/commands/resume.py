@@ -36,8 +36,8 @@ def _local_folder(sweep: str, overrides: Sequence[Override]) -> Path:
     """The folder of a sweep, which is brought from storage first where `sweep` is the copy that is kept there."""
     if "://" not in sweep and not _is_copy(Path(sweep)):
         return Path(sweep)
-    given = next((str(one.value()) for one in overrides if one.key_or_group == "results"), None)
-    return restore(sweep, Path(given or os.environ.get("GATESWEEP_RESULTS", "results")).resolve())
+    typed = [str(override.value()) for override in overrides if override.key_or_group == "results"]
+    return restore(sweep, Path(typed[0] if typed else os.environ.get("GATESWEEP_RESULTS", "results")).resolve())
 
 
 def _is_copy(folder: Path) -> bool:
@@ -74,11 +74,11 @@ def restore(uri: str, results: Path) -> Path:
 
 
 def _forget_unknown(store: Store, folder: Path) -> None:
-    """Remove trials that the study had not heard of when its copy was made: it will ask for others by their names."""
+    """Remove trials that are younger than the copy of the study: the study will give their names to others."""
     study = open_study(folder)
-    known = len(study.get_trials(deepcopy=False)) - len(warm_start_numbers(study))
+    trials_of_study = len(study.get_trials(deepcopy=False)) - len(warm_start_numbers(study))
     for name in store.listed():
         trial = PurePosixPath(name).parts[0]
-        if trial.startswith("trial_") and int(trial.removeprefix("trial_")) >= known:
+        if trial.startswith("trial_") and int(trial.removeprefix("trial_")) >= trials_of_study:
             store.delete(name)
             shutil.rmtree(folder / trial, ignore_errors=True)

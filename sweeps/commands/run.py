@@ -1,70 +1,48 @@
-"""Run a sweep: `python sweeps/run.py experiment=walk_transformer training.max_epochs=30`.
-
-Every KEY=VALUE is an override in Hydra's grammar; `--cfg` prints what they compose to, `--help` the choices.
-Exit codes: 0 a trial passed, 3 none did, 2 bad input, 1 a fault of gatesweep, 130 interrupted.
-"""
+"""Run a sweep, station by station: configuration, preflight, cluster, search, trials, record, report."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import signal
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray import tune
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from gatesweep.core.cache import cache_name, cache_scope
+from gatesweep.core.cache import cache_scope
 from gatesweep.core.errors import InputError
 from gatesweep.core.files import try_lock, write_atomically
 from gatesweep.core.record import append_event
-from gatesweep.sweeps.commands.cli import (
-    INTERRUPTED,
-    NONE_PASSED,
-    PASSED,
-    check_results_folder,
-    make_folder,
-    make_parser,
-    new_folder,
-    point_link,
-    print_config,
-    run_command,
-)
-from gatesweep.sweeps.commands.preflight import check_machines, check_run, check_search, check_tracking
+from gatesweep.sweeps.commands.cli import INTERRUPTED, NONE_PASSED, PASSED, print_config, run_command
+from gatesweep.sweeps.commands.faults import faults_kept_in
+from gatesweep.sweeps.commands.folders import make_folder, new_folder, point_link
+from gatesweep.sweeps.commands.preflight import check_machines, check_sweep
 from gatesweep.sweeps.commands.publisher_process import start_publisher, stop_publisher
 from gatesweep.sweeps.commands.resume import configure
+from gatesweep.sweeps.commands.trials import TUNE_FOLDER, train_trials
 from gatesweep.sweeps.config.schema import Config, make_gate
 from gatesweep.sweeps.config.values import to_yaml
 from gatesweep.sweeps.execution.cluster import start_ray
 from gatesweep.sweeps.execution.recorder import Recorder
-from gatesweep.sweeps.execution.stack import StackTrial, stack_size
-from gatesweep.sweeps.execution.stopping import SweepStopper
-from gatesweep.sweeps.execution.trial import DirectTrial, several_workers
-from gatesweep.sweeps.execution.tune_loop import run_tune
+from gatesweep.sweeps.execution.stack import stack_size
 from gatesweep.sweeps.records.layout import CONFIG, CONFIRM, EVENTS, LOCK
 from gatesweep.sweeps.records.pareto import pareto_lines
 from gatesweep.sweeps.records.provenance import provenance
 from gatesweep.sweeps.records.summary import confirmation_lines, leaderboard, leaderboard_text, write_summary
-from gatesweep.sweeps.schedulers.factory import make_scheduler
-from gatesweep.sweeps.schedulers.history import recorded_scores
 from gatesweep.sweeps.search.confirmation import Confirmation, confirmation_config
 from gatesweep.sweeps.search.searcher import Search
 from gatesweep.sweeps.search.space import Space, read_space
 from gatesweep.sweeps.search.warm_start import warm_start_folders
 from gatesweep.sweeps.storage.mirror import Mirror
-from gatesweep.sweeps.storage.store import Store
-
-TUNE_FOLDER = ".tune"  # in the sweep's folder: Tune's own files, of no use once the sweep has ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    return run_command(make_parser(__doc__ or ""), sweep_command, argv)
+    """The command `gatesweep run`; returns its exit code."""
+    return run_command("run", argv)
 
 
 def sweep_command(arguments: argparse.Namespace) -> int:
@@ -72,40 +50,46 @@ def sweep_command(arguments: argparse.Namespace) -> int:
     config = configure(arguments.overrides)
     if arguments.cfg:
         return print_config(config)
-    return run_sweep(config)
+    return run_sweep(config, arguments.overrides)
 
 
-def run_sweep(config: Config) -> int:
-    """Check everything, then sweep; returns the exit code. Raises InputError before there is any folder."""
+def run_sweep(config: Config, overrides: Sequence[str] = ()) -> int:
+    """Check everything, then sweep; returns the exit code. Raises InputError before there is any folder.
+
+    `overrides` is what was typed, for the record.
+    """
     with cache_scope():  # the trials map the data that the checks have made
         space = read_space(config)
         config = config.replace(warm_start=warm_start_folders(config) or None)
         folder = Path(config.resume) if config.resume else new_folder(config)
-        _check(folder, config, space)
-        owns_ray = not ray.is_initialized()
+        check_sweep(folder, config, space)
+        with _cluster(config) as concurrent, _sweep_folder(folder, config), faults_kept_in(folder):
+            append_event(folder / EVENTS, "start", overrides=list(overrides), **(facts := provenance()))
+            print(f"sweep {folder}", flush=True)
+            with _followers(folder, config):
+                search = _search(folder, config, space, concurrent)
+                seconds, interrupted = _train(folder, config, space, search, concurrent)
+                summary = _report(folder, seconds, facts, interrupted)
+            return _end(folder, summary, interrupted)
+
+
+@contextlib.contextmanager
+def _cluster(config: Config) -> Iterator[int]:
+    """The Ray that runs here, else one of this sweep's own; yields how many trials it trains at a time."""
+    owns_ray = not ray.is_initialized()
+    try:
         concurrent = start_ray(config.resources, config.max_concurrent)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-        try:
-            return _sweep_in(folder, config, space, concurrent)
-        finally:
-            if owns_ray:
-                ray.shutdown()
+        yield concurrent
+    finally:
+        if owns_ray:
+            ray.shutdown()
 
 
-def _check(folder: Path, config: Config, space: Space) -> None:
-    """Raise InputError for whatever can be known to be wrong before Ray starts."""
-    check_results_folder(folder)
-    check_search(config, space)
-    if config.tracking.enabled:
-        check_tracking(config.tracking.uri)
-    if config.storage:
-        Store(config.storage).check(folder)
-    check_run(config, space)
-
-
-def _sweep_in(folder: Path, config: Config, space: Space, concurrent: int) -> int:
-    """Make the folder, lock it, and sweep in it; returns the exit code."""
+@contextlib.contextmanager
+def _sweep_folder(folder: Path, config: Config) -> Iterator[None]:
+    """Make the sweep's folder, hold its lock, and make it the newest. Raises InputError where another holds it."""
     make_folder(folder)
     with try_lock(folder / LOCK) as locked:
         if not locked:
@@ -114,21 +98,36 @@ def _sweep_in(folder: Path, config: Config, space: Space, concurrent: int) -> in
         if config.storage is None:
             check_machines(folder, new=config.resume is None)
         point_link(folder.parent / "latest", folder)
-        return _sweep(folder, config, space, concurrent)
+        yield
 
 
-def _sweep(folder: Path, config: Config, space: Space, concurrent: int) -> int:
-    """Search, confirm, report; returns the exit code."""
-    facts = provenance()
-    append_event(folder / EVENTS, "start", overrides=sys.argv[1:], **facts)
-    print(f"sweep {folder}", flush=True)
+@contextlib.contextmanager
+def _followers(folder: Path, config: Config) -> Iterator[None]:
+    """The processes that copy the record while it grows, to MLflow and to storage; they get the rest at the end."""
     publisher = start_publisher(folder) if config.tracking.enabled else None
     mirror = Mirror(config.storage, folder) if config.storage else None
-    gate = make_gate(config.gate)
+    yield
+    if publisher:
+        stop_publisher(publisher, folder)
+    if mirror and not mirror.close():
+        print(f"storage: not all of the record arrived; it is whole in {folder}", flush=True)
+
+
+def _search(folder: Path, config: Config, space: Space, concurrent: int) -> Search:
+    """The search of the sweep, which has heard of the trials that are recorded."""
     stack = stack_size(config.resources.stack, config.num_samples, concurrent)
-    search = Search(config, space, gate, folder, stack)
+    search = Search(config, space, make_gate(config.gate), folder, stack)
     if search.warm:
         print(f"warm start: {len(search.warm)} trials of earlier sweeps", flush=True)
+    return search
+
+
+def _train(folder: Path, config: Config, space: Space, search: Search, concurrent: int) -> tuple[float, bool]:
+    """Train what the search asks for, then winners on fresh seeds.
+
+    Returns the seconds of the search, and True where Ctrl-C or SIGTERM ended it.
+    """
+    gate = make_gate(config.gate)
     recorder = Recorder(folder, config, gate, search)
     seconds, interrupted = None, False
     try:
@@ -145,87 +144,35 @@ def _sweep(folder: Path, config: Config, space: Space, concurrent: int) -> int:
         recorder.interrupted()
     finally:
         shutil.rmtree(folder / TUNE_FOLDER, ignore_errors=True)
-    seconds = seconds or recorder.elapsed
+    return seconds or recorder.elapsed, interrupted
+
+
+def _report(folder: Path, seconds: float, facts: dict[str, Any], interrupted: bool) -> dict[str, Any]:
+    """Write summary, leaderboard and page, and print the leaderboard; returns the summary."""
     summary = write_summary(folder, seconds, facts)
     append_event(folder / EVENTS, "interrupted" if interrupted else "end", elapsed=seconds)
     print(leaderboard_text(leaderboard(folder)))
-    _write_page(folder)
-    if publisher:
-        stop_publisher(publisher, folder)
-    if mirror and not mirror.close():
-        print(f"storage: not all of the record arrived; it is whole in {folder}", flush=True)
-    if interrupted:
-        print(f"interrupted; go on with: python sweeps/run.py resume={folder}", flush=True)
-        return INTERRUPTED
-    print("\n".join(_last_lines(summary)), flush=True)
-    return PASSED if summary["passed"] else NONE_PASSED
-
-
-def train_trials(folder: Path, config: Config, space: Space, recorder: Recorder, concurrent: int) -> None:
-    """Hand the trials that are left to Tune, `concurrent` at a time."""
-    search = recorder.search
-    scheduler = make_scheduler(config.scheduler, config.training.max_epochs, space, recorded_scores(folder))
-    recorder.finish_unended(getattr(scheduler, "stopped", set()))
-    stopper = SweepStopper(recorder, config.stop_after_passes, config.time_budget)
-    if search.is_over() or stopper.stop_all():
-        return recorder.progress.close()
-    shutil.rmtree(folder / TUNE_FOLDER, ignore_errors=True)  # of what ran before this
-    trial, reservation, callbacks = _trial_class(config, space, folder)
-    run_tune(
-        trial,
-        folder,
-        search,
-        scheduler,
-        stop=stopper,
-        callbacks=[recorder, *callbacks],
-        concurrent=concurrent,
-        resources=reservation,
-        max_failures=config.resources.max_failures,
-    )
-
-
-def _trial_class(
-    config: Config, space: Space, folder: Path
-) -> tuple[Any, tune.PlacementGroupFactory, list[tune.Callback]]:
-    """The class that Tune runs a trial as, its reservation, and the callbacks that clear up after it."""
-    resources = config.resources
-    parameters = {"base": config, "sweep": str(folder), "cache": cache_name()}
-    if not several_workers(config, space):
-        reservation = tune.PlacementGroupFactory([{"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}])
-        trial = DirectTrial if resources.stack == 1 else StackTrial
-        return tune.with_parameters(trial, **parameters), reservation, []
-    from gatesweep.sweeps.execution.coordinator import (  # here, for Ray Train takes two seconds to import
-        OrphanCleanup,
-        WorkerGroupCoordinator,
-    )
-    from gatesweep.sweeps.execution.group import TrainTrial
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    coordinator = ray.remote(num_cpus=0, scheduling_strategy=here)(WorkerGroupCoordinator).remote()
-    # The workers reserve their own; a reservation of Tune's must not be empty, and every machine has memory.
-    reservation = tune.PlacementGroupFactory([{"CPU": 0, "memory": 2**20}])
-    return (
-        tune.with_parameters(TrainTrial, coordinator=coordinator, **parameters),
-        reservation,
-        [OrphanCleanup(coordinator)],
-    )
-
-
-def _write_page(folder: Path) -> None:
     try:
         from gatesweep.sweeps.reports.page import write_page  # here, for plotly takes a second to import
 
         print(f"report {write_page(folder)}", flush=True)
     except Exception as fault:  # a page that cannot be drawn is no reason to lose the rest
         print(f"report: not written ({type(fault).__name__}: {fault}); the record is whole", flush=True)
+    return summary
 
 
-def _last_lines(summary: dict[str, Any]) -> list[str]:
-    best, count = summary["best"], f"{summary['passed']} of {summary['trials']} trials passed"
-    line = f"{count} in {summary['seconds']:.0f} s"
+def _end(folder: Path, summary: dict[str, Any], interrupted: bool) -> int:
+    """Print how the sweep ended; returns the exit code."""
+    if interrupted:
+        print(f"interrupted; go on with: gatesweep run resume={folder}", flush=True)
+        return INTERRUPTED
+    best, line = summary["best"], f"{summary['passed']} of {summary['trials']} trials passed"
+    line += f" in {summary['seconds']:.0f} s"
     if summary["passed"]:
         line += (
             f", the first after {summary['first_pass_seconds']:.0f} s and {summary['first_pass_epochs']} epochs of all "
             f"trials; best: {best['trial']} {json.dumps(best['params'])}"
         )
-    return [line, *confirmation_lines(summary.get("confirmed", {})), *pareto_lines(summary.get("front", []))]
+    lines = [line, *confirmation_lines(summary.get("confirmed", {})), *pareto_lines(summary.get("front", []))]
+    print("\n".join(lines), flush=True)
+    return PASSED if summary["passed"] else NONE_PASSED

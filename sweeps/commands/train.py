@@ -1,13 +1,10 @@
-"""Train once, without Ray: `python sweeps/train.py experiment=walk_transformer trainable.lr=0.003`.
-
-The record is that of a sweep's trial, under `results/latest_run`. `--resume` goes on with it, or with another
-FOLDER; `--config results/latest/trial_0003/config.yaml` trains that trial again. Exit codes as of a sweep.
-"""
+"""Train once, without Ray."""
 
 from __future__ import annotations
 
 import argparse
 import copy
+import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,18 +16,9 @@ from gatesweep.core.errors import InputError
 from gatesweep.core.files import write_atomically
 from gatesweep.core.record import Record
 from gatesweep.core.trainable import Batch, Data
-from gatesweep.sweeps.commands.cli import (
-    INTERRUPTED,
-    NONE_PASSED,
-    PASSED,
-    check_results_folder,
-    make_folder,
-    make_parser,
-    new_folder,
-    point_link,
-    print_config,
-    run_command,
-)
+from gatesweep.sweeps.commands.cli import INTERRUPTED, NONE_PASSED, PASSED, print_config, run_command
+from gatesweep.sweeps.commands.faults import faults_kept_in
+from gatesweep.sweeps.commands.folders import check_results_folder, make_folder, new_folder, point_link
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.compose import compose_config, load_file
 from gatesweep.sweeps.config.recorded import read_values
@@ -38,30 +26,33 @@ from gatesweep.sweeps.config.schema import Config, check_config, make_gate
 from gatesweep.sweeps.config.values import to_yaml
 from gatesweep.sweeps.execution.figures import check_figures
 from gatesweep.sweeps.execution.training import train_epochs
+from gatesweep.sweeps.records.layout import CONFIG
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = make_parser(__doc__ or "")
-    parser.add_argument("--resume", nargs="?", const="", metavar="FOLDER", help="default: results/latest_run")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="a config.yaml to start from")
-    return run_command(parser, train, argv)
+    """The command `gatesweep train`; returns its exit code."""
+    return run_command("train", argv)
 
 
-def train(arguments: argparse.Namespace) -> int:
-    """One run from its start or its last checkpoint; returns the exit code."""
-    config, folder = _where(arguments)
+def train_command(arguments: argparse.Namespace) -> int:
+    """Train one run from its start or its last checkpoint; returns the exit code. Raises InputError."""
+    config, folder = _run_of(arguments)
     config = config.replace(storage=None)  # one run leaves all of it in its folder
     if arguments.cfg:
         return print_config(config)
     check_results_folder(folder)
     check_figures(config.figures, *build_run(config))  # whatever is wrong with it is said before there is a folder
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    gate = make_gate(config.gate)
     make_folder(folder)
-    write_atomically(folder / "config.yaml", to_yaml(config))
-    record = Record(folder)
-    point_link(folder.parent / "latest_run", folder)
+    with faults_kept_in(folder):
+        write_atomically(folder / CONFIG, to_yaml(config))
+        point_link(folder.parent / "latest_run", folder)
+        return _train_in(folder, config)
+
+
+def _train_in(folder: Path, config: Config) -> int:
+    """Train in the folder of a run, and record it; returns the exit code."""
+    gate, record = make_gate(config.gate), Record(folder)
     print(f"run {folder}", flush=True)
     bar = tqdm(total=config.training.max_epochs, disable=None, bar_format="{desc} {percentage:3.0f}%|{bar:24}| "
                "{elapsed} ETA {remaining}{postfix}", desc="epoch", initial=record.epochs)  # fmt: skip
@@ -76,7 +67,7 @@ def train(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         bar.close()
         record.append("interrupted")
-        print(f"interrupted; go on with: python sweeps/train.py --resume {folder}", flush=True)
+        print(f"interrupted; go on with: gatesweep train --resume {folder}", flush=True)
         return INTERRUPTED
     bar.close()
     assert record.last
@@ -86,16 +77,15 @@ def train(arguments: argparse.Namespace) -> int:
     return PASSED if result["gate_passed"] else NONE_PASSED
 
 
-def _where(arguments: argparse.Namespace) -> tuple[Config, Path]:
+def _run_of(arguments: argparse.Namespace) -> tuple[Config, Path]:
     """The configuration of the run and its folder."""
     if arguments.resume is not None:
-        results = next(
-            (one.removeprefix("results=") for one in arguments.overrides if one[:8] == "results="), "results"
-        )
+        typed = [item.removeprefix("results=") for item in arguments.overrides if item.startswith("results=")]
+        results = typed[0] if typed else os.environ.get("GATESWEEP_RESULTS", "results")
         folder = Path(arguments.resume or f"{results}/latest_run").resolve()
-        if not (folder / "config.yaml").is_file():
+        if not (folder / CONFIG).is_file():
             raise InputError(f"--resume: got {str(folder)!r}, expected the folder of a run (it has no config.yaml)")
-        return check_config(read_values(folder / "config.yaml")), folder
+        return check_config(read_values(folder / CONFIG)), folder
     if arguments.config:
         if not arguments.config.is_file():
             raise InputError(f"--config: got {str(arguments.config)!r}, expected a config.yaml")
@@ -111,10 +101,10 @@ def _shown(metrics: dict[str, float], names: Sequence[str]) -> str:
 
 
 def _watched(data: Data, bar: tqdm) -> Data:
-    """The same data, moving a bar, in epochs, as its batches are taken."""
-    seen = copy.copy(data)
-    seen.train = lambda epoch: _Counted(data.train(epoch), bar)  # type: ignore[method-assign]
-    return seen
+    """A copy of the data that moves a bar, in epochs, as its batches are taken."""
+    watched = copy.copy(data)
+    watched.train = lambda epoch: _Counted(data.train(epoch), bar)  # type: ignore[method-assign]
+    return watched
 
 
 class _Counted(Sequence[Batch]):

@@ -63,11 +63,11 @@ class Section(BaseModel):
 
 class GateConfig(Section):
     thresholds: dict[str, str]
-    objective: str | None
-    mode: Literal["min", "max"]
-    bound: Literal["point", "wilson"]
-    consecutive: PositiveInt
-    scales: dict[str, float]
+    objective: str | None = None
+    mode: Literal["min", "max"] = "max"
+    bound: Literal["point", "wilson"] = "point"
+    consecutive: PositiveInt = 1
+    scales: dict[str, float] = {}
 
 
 class ScheduleConfig(Section):

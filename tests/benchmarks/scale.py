@@ -34,8 +34,9 @@ import gatesweep.sweeps  # sets Ray's environment before anything imports it  # 
 import ray
 
 from gatesweep.core.record import Record
+from gatesweep.sweeps.commands import run
 from gatesweep.sweeps.commands.resume import configure
-from gatesweep.sweeps.commands.run import run_sweep, tune_sweep
+from gatesweep.sweeps.commands.run import run_sweep
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.config.schema import Config, make_gate
 from gatesweep.sweeps.config.values import to_yaml
@@ -47,7 +48,7 @@ from tests.conftest import trivial
 
 COLUMNS = "search | scheduler | trials | epochs | wall | CPU | main | start s | end s | resume s | peak MB"
 Moment = tuple[float, float, float]  # seconds of the wall, of this process, of this thread
-tune_sweep = tune_sweep
+train_trials = run.train_trials
 
 
 def now() -> Moment:
@@ -60,10 +61,10 @@ def timed(config: Config, profiler: cProfile.Profile | None = None) -> list[Mome
 
     def tuned(*arguments: Any) -> None:
         moments.append(now())
-        profiler.runcall(tune_sweep, *arguments) if profiler else tune_sweep(*arguments)
+        profiler.runcall(train_trials, *arguments) if profiler else train_trials(*arguments)
         moments.append(now())
 
-    tune_sweep = tuned
+    run.train_trials = tuned  # type: ignore[assignment]
     with contextlib.redirect_stdout(io.StringIO()):
         run_sweep(config)
     return [*moments, now()]

@@ -63,10 +63,11 @@ def command(overrides: list[str]) -> int:
     """What `sweeps/run.py` does, with timers."""
     import gatesweep.sweeps  # sets Ray's environment  # noqa: F401  isort: skip
     from gatesweep.core import checkpoint
-    from gatesweep.sweeps.commands import run
+    from gatesweep.sweeps.commands import preflight, run, trials
     from gatesweep.sweeps.config.compose import compose_config
     from gatesweep.sweeps.execution import training
     from gatesweep.sweeps.execution.trial import DirectTrial
+    from gatesweep.sweeps.reports import page
 
     class TimedTrial(DirectTrial):
         def setup(self, *given: Any, **options: Any) -> None:
@@ -85,14 +86,14 @@ def command(overrides: list[str]) -> int:
             log("step", began, trial=self.trial["trial"], **seconds)
             return found
 
-    run.DirectTrial = TimedTrial  # type: ignore[misc]
+    trials.DirectTrial = TimedTrial  # type: ignore[misc]
     log("python and imports", BEGAN)
     timed(run, "start_ray", "start of Ray")
-    timed(run, "run_tune", "tune")
+    timed(trials, "run_tune", "tune")
     timed(run, "write_summary", "summary and report.html")
-    timed(run, "_write_page", "summary and report.html")
+    timed(page, "write_page", "summary and report.html")
     timed(run, "stop_publisher", "publisher")
-    timed(run, "check_run", "check_run")
+    timed(preflight, "check_run", "check_run")
     return run.run_sweep(compose_config(overrides))
 
 

@@ -1,0 +1,20 @@
+"""The command `gatesweep`, and `python -m gatesweep`: the same."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `gatesweep ARGUMENTS`, by default those of the process; returns the exit code."""
+    try:
+        from gatesweep.sweeps.commands.dispatch import main as dispatch
+
+        return dispatch(argv)
+    except KeyboardInterrupt:  # while the parser is imported
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

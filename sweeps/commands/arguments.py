@@ -1,0 +1,183 @@
+"""Arguments of every command. To parse them and to show help takes the standard library and YAML files alone."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gatesweep.core.errors import InputError
+from gatesweep.sweeps.commands.help_text import HelpFormatter, config_help, help_width
+
+EXIT_CODES = """Exit codes: 0 a trial passed, 3 none did, 2 bad input, 1 a fault of gatesweep, 130 interrupted."""
+
+RUN = f"""Run a sweep: gatesweep run experiment=walk_transformer training.max_epochs=30
+
+Every KEY=VALUE is an override in Hydra's grammar. --cfg prints the configuration that they compose to. After an
+interruption, resume=results/latest goes on with the sweep.
+
+{EXIT_CODES}"""
+
+TRAIN = f"""Train once, without Ray: gatesweep train experiment=walk_transformer trainable.lr=0.003
+
+The record is that of a sweep's trial, under results/latest_run. --resume goes on with it, or with another FOLDER;
+--config results/latest/trial_0003/config.yaml trains that trial again.
+
+{EXIT_CODES}"""
+
+REPORT = """Write the report of a sweep again: gatesweep report results/latest
+
+Writes summary.json, leaderboard.csv and report.html, also for a sweep that was killed before it could, and prints the
+leaderboard. While a sweep runs, only the page is written.
+
+Exit codes: 0, and 2 for bad input."""
+
+COMPARE = """Compare sweeps: gatesweep compare results/A results/B --html compare.html, or results/*
+
+Sweeps that still run, or were interrupted, are taken as they are.
+
+Exit codes: 0, and 2 where there is none to compare."""
+
+PUBLISH = """Publish a sweep's run directories to MLflow: gatesweep publish results/latest tracking.uri=http://host:5000
+
+MLflow is a projection of the run directories. Runs are found by their tags and points carry the time at which they
+were recorded, so publishing again, or onto another server, changes nothing that is already there.
+
+Exit codes: 0, and 2 for bad input or where MLflow cannot be reached."""
+
+REPLAY = """Replay recorded sweeps with another scheduler or search: gatesweep replay results/latest grace_period=2,5
+
+Replays the curves of sweeps whose trials ran to their end (recorded with search=random scheduler=none) in virtual time,
+with the schedulers and samplers of a sweep. A choice of values, as above, replays each; scheduler=asha,median too. Keys
+are those of a sweep: scheduler (asha, unless named), grace_period, search, num_samples, max_concurrent,
+stop_after_passes, time_budget (virtual seconds), seed. With search=, each proposal of the sampler becomes the nearest
+recorded trial not used yet (in the unit cube of the space, unequal choices 1 apart); without, the trials come shuffled.
+
+  stopped      of the trials that ended
+  false kills  of the trials that pass if nobody stops them, those that were stopped
+  epochs       trained, of those that the same trials have in full
+  passed       trials, on average, of those that began
+  first pass   virtual seconds: the median over replicas and the quartiles ("never" where it did not come)
+  seconds      of the whole sweep, virtual: the median
+
+An epoch takes the seconds that it took when it was recorded, and a trial's start the median of the record.
+
+Exit codes: 0, and 2 for bad input."""
+
+UI = """Show a results folder in MLflow's UI, on this machine alone: gatesweep ui results --port 5001
+
+Serves the folder's mlflow.db on 127.0.0.1 until Ctrl-C.
+
+Exit codes: 2 where there is no mlflow.db or the port is taken; else that of MLflow's server."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are InputErrors, and whose help ends with `more()`, which is asked only for help."""
+
+    def __init__(self, more: Callable[[], str] | None = None, **options: Any) -> None:
+        super().__init__(formatter_class=lambda prog: HelpFormatter(prog, width=help_width()), **options)
+        self.more = more
+
+    def error(self, message: str) -> NoReturn:
+        """Raise InputError in one line, in the place of a usage and an exit."""
+        raise InputError(f"{message}; {self.prog} --help shows what is expected")
+
+    def format_help(self) -> str:
+        text = super().format_help()
+        return f"{text}\n{self.more()}\n" if self.more else text
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of gatesweep: the line that `gatesweep --help` shows, its help, its arguments, and what does the work.
+
+    `work` is a "module:function" that takes the parsed arguments and returns the exit code; imported after parsing.
+    """
+
+    summary: str
+    description: str
+    work: str
+    add_arguments: Callable[[Parser], None]
+    more: Callable[[], str] | None = None
+
+
+def make_parser(name: str) -> Parser:
+    """The parser of a command's arguments."""
+    command = COMMANDS[name]
+    parser = Parser(prog=f"gatesweep {name}", description=command.description, more=command.more)
+    command.add_arguments(parser)
+    return parser
+
+
+def parse(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of a command, by default those of the process. Raises InputError, and SystemExit after `--help`."""
+    return make_parser(name).parse_intermixed_args(argv)
+
+
+def _run(parser: Parser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="in Hydra's grammar: training.max_epochs=30")
+    parser.add_argument("--cfg", action="store_true", help="print the configuration and exit")
+
+
+def _train(parser: Parser) -> None:
+    _run(parser)
+    parser.add_argument(
+        "--resume", nargs="?", const="", metavar="FOLDER", help="go on with a run; default: results/latest_run"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a config.yaml to start from")
+
+
+def _report(parser: Parser) -> None:
+    parser.add_argument("sweep", type=Path, metavar="FOLDER", help="of a sweep, e.g. results/latest")
+
+
+def _compare(parser: Parser) -> None:
+    parser.add_argument("sweeps", type=Path, nargs="+", metavar="FOLDER", help="of a sweep, e.g. results/latest")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page, too")
+
+
+def _publish(parser: Parser) -> None:
+    parser.add_argument("sweep", type=Path, metavar="FOLDER", help="of a sweep, e.g. results/latest")
+    another = "tracking.uri=URI or tracking.experiment=NAME, in the place of the sweep's own"
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=another)
+    parser.add_argument("--follow", action="store_true", help="go on until standard input closes")
+
+
+def _replay(parser: Parser) -> None:
+    parser.add_argument("arguments", nargs="+", metavar="SWEEP | KEY=VALUE", help="folders of sweeps, and what to vary")
+    parser.add_argument("--replicas", type=int, default=100, metavar="N", help="simulated sweeps a setting (100)")
+    parser.add_argument("--in-order", action="store_true", help="the trials as they came, once, instead of shuffled")
+    save = "write the curves of one sweep there, a few kB, and replay none"
+    parser.add_argument("--save", type=Path, metavar="FOLDER", help=save)
+
+
+def _ui(parser: Parser) -> None:
+    folder = "a results folder (GATESWEEP_RESULTS, else results)"
+    parser.add_argument("results", type=Path, nargs="?", metavar="FOLDER", help=folder)
+    parser.add_argument("--port", type=_port, default=5000, metavar="PORT", help="on 127.0.0.1 (5000)")
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 2**16:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a port, 1 to 65535")
+    return int(text)
+
+
+def _work(name: str, function: str) -> str:
+    return f"gatesweep.sweeps.commands.{name}:{function}"
+
+
+COMMANDS: dict[str, Command] = {
+    "run": Command("run a sweep", RUN, _work("run", "sweep_command"), _run, config_help),
+    "train": Command("train once, without Ray", TRAIN, _work("train", "train_command"), _train, config_help),
+    "report": Command("write the report of a sweep again", REPORT, _work("report", "report_command"), _report),
+    "compare": Command("show sweeps side by side", COMPARE, _work("compare", "compare_command"), _compare),
+    "publish": Command("send a sweep's record to MLflow", PUBLISH, _work("publish", "publish_command"), _publish),
+    "replay": Command(
+        *("simulate other schedulers and searches over recorded curves", REPLAY, _work("replay", "replay_command")),
+        *(_replay, lambda: config_help(["scheduler", "search"], keys=False)),
+    ),
+    "ui": Command("show a results folder in MLflow's UI, on 127.0.0.1", UI, _work("ui", "ui_command"), _ui),
+}

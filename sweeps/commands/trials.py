@@ -1,0 +1,74 @@
+"""The trials of a sweep: which class Tune runs them as, and what it is handed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from gatesweep.core.cache import cache_name
+from gatesweep.sweeps.config.schema import Config
+from gatesweep.sweeps.execution.recorder import Recorder
+from gatesweep.sweeps.execution.stack import StackTrial
+from gatesweep.sweeps.execution.stopping import SweepStopper
+from gatesweep.sweeps.execution.trial import DirectTrial, several_workers
+from gatesweep.sweeps.execution.tune_loop import run_tune
+from gatesweep.sweeps.schedulers.factory import make_scheduler
+from gatesweep.sweeps.schedulers.history import recorded_scores
+from gatesweep.sweeps.search.space import Space
+
+TUNE_FOLDER = ".tune"  # in the sweep's folder: Tune's own files, of no use once the sweep has ended
+
+
+def train_trials(folder: Path, config: Config, space: Space, recorder: Recorder, concurrent: int) -> None:
+    """Hand the trials that are left to Tune, `concurrent` at a time."""
+    search = recorder.search
+    scheduler = make_scheduler(config.scheduler, config.training.max_epochs, space, recorded_scores(folder))
+    recorder.finish_unended(getattr(scheduler, "stopped", set()))
+    stopper = SweepStopper(recorder, config.stop_after_passes, config.time_budget)
+    if search.is_over() or stopper.stop_all():
+        return recorder.progress.close()
+    shutil.rmtree(folder / TUNE_FOLDER, ignore_errors=True)  # of what ran before this
+    trial, reservation, callbacks = _trial_class(config, space, folder)
+    run_tune(
+        trial,
+        folder,
+        search,
+        scheduler,
+        stop=stopper,
+        callbacks=[recorder, *callbacks],
+        concurrent=concurrent,
+        resources=reservation,
+        max_failures=config.resources.max_failures,
+    )
+
+
+def _trial_class(
+    config: Config, space: Space, folder: Path
+) -> tuple[Any, tune.PlacementGroupFactory, list[tune.Callback]]:
+    """The class that Tune runs a trial as, its reservation, and the callbacks that clear up after it."""
+    resources = config.resources
+    parameters = {"base": config, "sweep": str(folder), "cache": cache_name()}
+    if not several_workers(config, space):
+        reservation = tune.PlacementGroupFactory([{"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}])
+        trial = DirectTrial if resources.stack == 1 else StackTrial
+        return tune.with_parameters(trial, **parameters), reservation, []
+    from gatesweep.sweeps.execution.coordinator import (  # here, for Ray Train takes two seconds to import
+        OrphanCleanup,
+        WorkerGroupCoordinator,
+    )
+    from gatesweep.sweeps.execution.group import TrainTrial
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    coordinator = ray.remote(num_cpus=0, scheduling_strategy=here)(WorkerGroupCoordinator).remote()
+    # The workers reserve their own; a reservation of Tune's must not be empty, and every machine has memory.
+    reservation = tune.PlacementGroupFactory([{"CPU": 0, "memory": 2**20}])
+    return (
+        tune.with_parameters(TrainTrial, coordinator=coordinator, **parameters),
+        reservation,
+        [OrphanCleanup(coordinator)],
+    )
