@@ -16,8 +16,8 @@ import optuna
 import pytest
 
 from gatesweep.core.record import read_events
+from gatesweep.sweeps.commands.resume import configure
 from gatesweep.sweeps.commands.run import run_sweep
-from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.records.layout import trial_folders
 from gatesweep.sweeps.search.study import open_study
 from tests.conftest import LR, trivial
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[3]
 
 def run(overrides: list[str]) -> tuple[int, Path, dict[str, Any]]:
     """Exit code, folder and summary of a sweep in this process."""
-    config = compose_config(overrides)
+    config = configure(overrides)
     code = run_sweep(config)
     folder = (Path(config.results) / "latest").resolve()
     return code, folder, json.loads((folder / "summary.json").read_text())
