@@ -90,7 +90,7 @@ def check_search(config: Config, space: Space) -> None:
     if config.warm_start:
         if is_exhaustive(config.search.sampler):
             raise InputError("warm_start: got earlier sweeps, expected null: search=grid visits every point anyway")
-        check_warm_start(config, space, warm_start_folders(before) if before else [])
+        check_warm_start(config, space, warm_start_folders(before.warm_start) if before else [])
 
 
 def check_machines(folder: Path, new: bool) -> None:

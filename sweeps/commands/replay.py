@@ -16,6 +16,7 @@ from gatesweep.sweeps.commands.cli import PASSED, run_command
 from gatesweep.sweeps.commands.preflight import check_search
 from gatesweep.sweeps.config.compose import config_variants
 from gatesweep.sweeps.config.schema import Config
+from gatesweep.sweeps.records.text import text_table
 from gatesweep.sweeps.search.space import Space, read_space
 from gatesweep.sweeps.simulation.recorded import RecordedSweep, read_recorded, save_recorded
 from gatesweep.sweeps.simulation.simulate import (
@@ -127,14 +128,6 @@ def summary_row(name: str, setting: str, summary: SettingSummary) -> dict[str, s
     }
 
 
-def to_text(rows: Sequence[dict[str, str]]) -> str:
-    """Rows as a table whose columns are aligned to the left."""
-    table = [list(rows[0]), *(list(row.values()) for row in rows)]
-    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in table)
-    return "\n".join(line.rstrip() for line in lines)
-
-
 def replay_command(arguments: argparse.Namespace) -> int:
     """Replay every setting on every sweep, and print the table; returns the exit code. Raises InputError."""
     folders = [item for item in arguments.arguments if "=" not in item or Path(item).is_dir()]
@@ -161,7 +154,7 @@ def replay_command(arguments: argparse.Namespace) -> int:
     bar.close()
     for pool in pools:
         print(describe_recorded(pool))
-    print(to_text(rows))
+    print(text_table(list(rows[0]), [list(row.values()) for row in rows]))
     return PASSED
 
 

@@ -55,7 +55,7 @@ def train_epochs(
 def save_epoch(place: TrialStorage, trainable: Trainable, data: Data, config: Config, epoch: Epoch) -> None:
     """Draw and save what an epoch left."""
     checkpoints = place.folder / CHECKPOINTS
-    place.settle()
+    place.wait_pending()
     if figures_due(config.figures, epoch):
         draw_figures(place.folder, trainable, data, epoch, kinds=config.figures.kinds, gate=make_gate(config.gate))
     if epoch.outcome not in CUT_SHORT:
@@ -66,7 +66,7 @@ def save_epoch(place: TrialStorage, trainable: Trainable, data: Data, config: Co
         checkpoint.prune(checkpoints, config.training.keep_checkpoints)
     place.push()
     if epoch.outcome:
-        place.arrived()
+        place.wait_uploaded()
 
 
 def write_checkpoint(directory: Path, epoch: Epoch, sync: bool = True, **facts: Any) -> None:

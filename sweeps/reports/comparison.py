@@ -88,7 +88,7 @@ def plot_comparison(sweeps: Sequence[SweepRecord]) -> PlotFigure:
 
 def best_so_far(sweep: SweepRecord) -> list[tuple[int, float, bool]]:
     """Epochs of all trials, the best score by then, whether one had passed: where that changed, and the end."""
-    ordered = [event for _, event in sweep.heard()]
+    ordered = [event for _, event in sweep.epochs_by_arrival()]
     line: list[tuple[int, float, bool]] = []
     for count, event in enumerate(ordered, 1):
         passed = event["outcome"] == "passed" or bool(line and line[-1][2])

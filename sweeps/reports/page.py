@@ -281,7 +281,7 @@ def left_out(study: optuna.Study, found: Mapping[str, float]) -> str:
 
 
 def page_footer(sweep: SweepRecord) -> list[str]:
-    start: Event = sweep.facts
+    start: Event = sweep.provenance
     versions = ", ".join(f"{name} {version}" for name, version in start.get("versions", {}).items())
     commit = start.get("git_commit")
     return [

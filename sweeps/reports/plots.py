@@ -85,7 +85,7 @@ def rung_cutoffs(sweep: SweepRecord) -> list[Cutoff]:
         return []
     seen = [
         (event["elapsed"], (name, event["epoch"], event["score"]))
-        for name, event in sweep.heard()
+        for name, event in sweep.epochs_by_arrival()
         if event["score"] is not None
     ]
     chosen: Any = make_scheduler(sweep.config.scheduler, sweep.config.training.max_epochs, {}, group_by_arrival(seen))

@@ -66,8 +66,10 @@ def test_a_sweep_goes_on_when_its_head_is_gone(storage: str, tmp_path: Path) -> 
     assert recorded(folder) == recorded(whole)
 
     for ours, theirs in zip(trial_folders(folder), trial_folders(whole), strict=True):
-        (trainable, _), (other, _) = load(ours), load(theirs)
-        assert all(torch.equal(value, other.state_dict()[key]) for key, value in trainable.state_dict().items())
+        (trainable, _), (whole_trainable, _) = load(ours), load(theirs)
+        assert all(
+            torch.equal(value, whole_trainable.state_dict()[key]) for key, value in trainable.state_dict().items()
+        )
     kept = {name for name in Store(storage, folder.name).listed() if name.endswith("state.pt")}
     assert kept == {str(path.relative_to(whole)) for path in whole.rglob("state.pt")}  # pruned alike
 
@@ -90,22 +92,22 @@ def test_half_a_checkpoint_in_storage_is_none(storage: str, tmp_path: Path) -> N
     for epoch in (1, 2):
         checkpoint.save(place.folder / "checkpoints" / f"epoch_{epoch:04d}", {"epoch": epoch}, {"epoch": epoch})
     place.push()
-    place.arrived()
+    place.wait_uploaded()
     place.close()
     assert not place.folder.exists() and not trial.exists()
     Store(storage, "sweep", "trial_0000").delete("checkpoints/epoch_0002/meta.json")  # it is sent last
-    other = TrialStorage(storage, trial)
+    second = TrialStorage(storage, trial)
     with pytest.warns(UserWarning, match="passing over it"):
-        found = checkpoint.newest(other.folder / "checkpoints")
-    assert found and found[0].epoch == 1
+        newest = checkpoint.newest(second.folder / "checkpoints")
+    assert newest and newest[0].epoch == 1
     again = {"epoch": 2, "seconds": 0.5}  # the same epoch, and not the same bytes: they hold clocks
-    checkpoint.save(other.folder / "checkpoints" / "epoch_0002", again, {"epoch": 2})
-    other.push()
-    other.arrived()
-    other.close()
+    checkpoint.save(second.folder / "checkpoints" / "epoch_0002", again, {"epoch": 2})
+    second.push()
+    second.wait_uploaded()
+    second.close()
     last = TrialStorage(storage, trial)
-    found = checkpoint.newest(last.folder / "checkpoints")
-    assert found and found[1] == again
+    newest = checkpoint.newest(last.folder / "checkpoints")
+    assert newest and newest[1] == again
     last.close()
 
 
