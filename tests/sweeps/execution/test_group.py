@@ -15,9 +15,9 @@ import ray
 import yaml
 
 from gatesweep.core.record import read_events
-from gatesweep.sweeps.execution.coordinator import WorkerGroupCoordinator
+from gatesweep.sweeps.execution.coordinator import Job, WorkerGroupCoordinator
 from gatesweep.sweeps.records.layout import trial_folders
-from tests.conftest import LR, trivial
+from tests.conftest import LR, tiny, trivial
 from tests.support.processes import descendants
 from tests.support.undisturbed import differences
 from tests.sweeps.commands.test_sweep import run
@@ -117,23 +117,22 @@ def test_what_a_holder_held_is_freed_if_it_dies_between_two_trials() -> None:
     """The next trial's name is not known to its group yet; groups of those that live stay, busy as they are."""
 
     class Holder:
-        def hold(self, office: Any, group: str) -> Any:
-            ray.get(
-                office.assign.remote(group, {"trial": f"trial of {group}"}, ray.get_runtime_context().current_actor)
-            )
+        def hold(self, coordinator: Any, group: str) -> Any:
+            job = Job(f"trial of {group}", tiny("mlp"), max_failures=0)
+            ray.get(coordinator.assign.remote(group, job, ray.get_runtime_context().current_actor))
             self.reserved = ray.util.placement_group([{"CPU": 0.1}, {"CPU": 0.1}])
-            ray.get(office.register.remote(group, self.reserved))
+            ray.get(coordinator.register.remote(group, self.reserved))
             return self.reserved.id.hex()
 
         def train(self) -> None:
             time.sleep(4)
 
-    office = ray.remote(num_cpus=0)(WorkerGroupCoordinator).remote()
+    coordinator = ray.remote(num_cpus=0)(WorkerGroupCoordinator).remote()
     holders = [ray.remote(num_cpus=0)(Holder).remote() for _ in range(2)]
-    dying, living = (ray.get(holder.hold.remote(office, name)) for name, holder in zip("ab", holders, strict=True))
+    dying, living = (ray.get(holder.hold.remote(coordinator, name)) for name, holder in zip("ab", holders, strict=True))
     busy = holders[1].train.remote()
     ray.kill(holders[0])
-    ray.get(office.clear.remote("the next trial"))
+    ray.get(coordinator.clear.remote("the next trial"))
     assert groups()[dying] == "REMOVED" and groups()[living] == "CREATED"
-    ray.get([busy, office.clear.remote("b")])
+    ray.get([busy, coordinator.clear.remote("b")])
     assert groups()[living] == "REMOVED"
