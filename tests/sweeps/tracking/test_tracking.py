@@ -148,7 +148,7 @@ def test_whatever_fails_is_sent_again_and_nothing_is_there_twice(swept: Path) ->
 
             return call
 
-    server, publisher.client = publisher.client, Failing()
+    server, publisher.runs.client = publisher.runs.client, Failing()
     config = swept / "trial_0000" / "config.yaml"
     hidden = config.rename(swept / "hidden")
     for attempt in range(200):
