@@ -1,4 +1,4 @@
-"""Successive halving on the gate's score: whom it stops, and that a rebuilt one decides as the first would have."""
+"""Successive halving on the gate's score: the trials it stops, and that a rebuilt scheduler decides as the first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE
 
 
 def trial(name: str) -> Any:
-    """What the scheduler reads of a Tune trial, whose own identity is new after a restart."""
+    """A Tune trial as the scheduler reads it. Its own identity is new after a restart."""
     return SimpleNamespace(trial_id=object(), config={"trial": name})
 
 
@@ -28,16 +28,16 @@ def report(scheduler: GateASHA, name: str, epoch: int, score: float) -> str:
 
 
 def each(seen: list[EpochScore]) -> list[list[EpochScore]]:
-    """None of them in a stack."""
-    return [[one] for one in seen]
+    """Epochs that arrive one by one, none of them in a stack."""
+    return [[score] for score in seen]
 
 
 def decisions(scheduler: GateASHA, seen: list[EpochScore]) -> list[str]:
-    return [report(scheduler, *one) for one in seen]
+    return [report(scheduler, *score) for score in seen]
 
 
 def at_the_first_rung(*scores: float, **options: Any) -> list[str]:
-    """What becomes of trials that report at epoch 1, one after the other."""
+    """The decisions about trials that report at epoch 1, one after the other."""
     return decisions(GateASHA(max_t=20, **options), [(f"trial_{i}", 1, score) for i, score in enumerate(scores)])
 
 
@@ -64,10 +64,10 @@ def test_ties_go_on(score: float, count: int, factor: int) -> None:
 def test_a_trial_without_numbers_is_stopped_be_it_the_first_or_between_rungs() -> None:
     assert at_the_first_rung(WORST_SCORE, WORST_SCORE, -0.2, WORST_SCORE) == [STOP, STOP, CONTINUE, STOP]
     scheduler = GateASHA(max_t=20, grace_period=2, reduction_factor=3)
-    found = [
+    decided = [
         report(scheduler, "late", epoch, score) for epoch, score in enumerate([WORST_SCORE, 0.5, 0.5, WORST_SCORE], 1)
     ]
-    assert found == [CONTINUE, CONTINUE, CONTINUE, STOP]
+    assert decided == [CONTINUE, CONTINUE, CONTINUE, STOP]
     seen = [("late", epoch, score) for epoch, score in enumerate([WORST_SCORE, 0.5, 0.5, WORST_SCORE], 1)]
     assert GateASHA(max_t=20, grace_period=2, seen=each(seen)).stopped == {"late"}
 
@@ -76,8 +76,8 @@ def test_nobody_is_stopped_before_the_grace_period_or_between_rungs() -> None:
     scheduler = GateASHA(max_t=20, grace_period=2, reduction_factor=3)
     for epoch in range(1, 19):
         assert report(scheduler, "good", epoch, -0.1) == CONTINUE
-    found = [report(scheduler, "bad", epoch, -0.9) for epoch in range(1, 19)]
-    assert [epoch for epoch, decision in enumerate(found, 1) if decision == STOP] == [2, 6, 18]  # absolute epochs
+    decided = [report(scheduler, "bad", epoch, -0.9) for epoch in range(1, 19)]
+    assert [epoch for epoch, decision in enumerate(decided, 1) if decision == STOP] == [2, 6, 18]  # absolute epochs
 
 
 @pytest.mark.parametrize("max_t", [9, 10])  # the last rung is at 9
@@ -90,7 +90,7 @@ def test_the_last_epoch_is_left_to_the_trial(max_t: int) -> None:
 
 
 @pytest.mark.parametrize("max_t", [9, 10])
-def test_who_reached_the_last_epoch_does_not_count_as_stopped_after_a_restart(max_t: int) -> None:
+def test_a_trial_at_its_last_epoch_does_not_count_as_stopped_after_a_restart(max_t: int) -> None:
     seen = [("good", epoch, -0.1) for epoch in range(1, max_t + 1)]
     seen += [("late", epoch, -0.1 if epoch < max_t else -0.5) for epoch in range(1, max_t + 1)]
     assert GateASHA(max_t=max_t, reduction_factor=3, seen=each(seen)).stopped == set()
@@ -102,7 +102,7 @@ SCORES = st.one_of(st.sampled_from([WORST_SCORE, -0.5, -0.25, 0.0, 1.5]), st.flo
 
 @st.composite
 def interrupted(draw: st.DrawFn) -> tuple[dict[str, Any], list[tuple[str, float]], int]:
-    """Options, whose turn it is to report which score, and after how many of those the sweep was interrupted."""
+    """Options, the trial and score of each report in turn, and the number of reports before an interruption."""
     options = draw(
         st.sampled_from(
             [
@@ -145,7 +145,7 @@ def test_a_scheduler_rebuilt_from_what_was_seen_decides_as_if_never_interrupted(
 
 
 def last(seen: list[EpochScore], name: str) -> int:
-    return max((epoch for other, epoch, _ in seen if other == name), default=0)
+    return max((epoch for trial_name, epoch, _ in seen if trial_name == name), default=0)
 
 
 def test_an_epoch_that_is_trained_again_after_a_restart_changes_nothing() -> None:
@@ -174,7 +174,7 @@ def test_a_trial_that_is_removed_or_failed_without_a_score_leaves_no_trace() -> 
     assert not any(rung for bracket in scheduler.brackets for _, rung in bracket.rungs)
 
 
-def test_who_is_as_near_as_one_that_passed_was_goes_on() -> None:
+def test_a_trial_as_near_as_one_that_passed_goes_on() -> None:
     scheduler = GateASHA(max_t=20, grace_period=2)
     for name, score in [("passes", -0.5), ("a", -0.2), ("b", -0.1)]:
         assert report(scheduler, name, 2, score) == CONTINUE
