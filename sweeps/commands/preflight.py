@@ -61,11 +61,11 @@ def check_search(config: Config, space: Space) -> None:
     """Raise InputError unless sampler and scheduler can be made, and suit the space and each other."""
     scheduler = make_scheduler(config.scheduler, config.training.max_epochs, space)
     make_sampler(config.search.sampler, config.seed)
-    if isinstance(scheduler, Population) and several_workers(config, space):
+    if isinstance(scheduler, Population) and several_workers(config.resources, space):
         raise InputError("resources.workers: scheduler=pbt copies trials, which needs workers of 1")
     if config.resources.stack != 1:
         got = f"resources.stack: got {config.resources.stack!r}, expected 1"
-        if several_workers(config, space):
+        if several_workers(config.resources, space):
             raise InputError(f"{got} with several workers: a stack is one process")
         if not isinstance(scheduler, GateASHA) and type(scheduler) is not FIFOScheduler:
             raise InputError(f"{got} with this scheduler: a stack can be thinned by scheduler=asha, or by none")

@@ -17,6 +17,7 @@ from gatesweep.core.errors import InputError
 from gatesweep.core.gate import WORST_SCORE
 from gatesweep.core.trainable import Metrics
 from gatesweep.sweeps.config.schema import Config, make_gate
+from gatesweep.sweeps.schedulers.asha import GateASHA
 from gatesweep.sweeps.schedulers.factory import make_scheduler
 from gatesweep.sweeps.search.searcher import Search
 from gatesweep.sweeps.search.space import Space, suggest_values
@@ -145,7 +146,7 @@ class SimulatedTrial:
 def make_stopping_scheduler(config: Config, space: Space) -> TrialScheduler:
     """The scheduler of a setting; raises InputError for one that does more than stop trials."""
     chosen = make_scheduler(config.scheduler, config.training.max_epochs, space)
-    if isinstance(chosen, AsyncHyperBandScheduler | MedianStoppingRule) or type(chosen) is FIFOScheduler:
+    if isinstance(chosen, GateASHA | AsyncHyperBandScheduler | MedianStoppingRule) or type(chosen) is FIFOScheduler:
         return chosen
     raise InputError(
         f"scheduler: got {config.scheduler['_target_']}, expected one that only stops trials (asha, hyperband, "

@@ -66,7 +66,7 @@ def test_a_key_that_ray_does_not_know_is_refused() -> None:
 
     config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
     with pytest.raises(Exception, match="idle_timeout"):
-        validate_config(config.replace(idle_timeout=5))
+        validate_config({**config, "idle_timeout": 5})
 
 
 def test_the_image_is_of_the_ray_that_is_pinned() -> None:
