@@ -92,7 +92,7 @@ def replay_settings(pool: RecordedSweep, overrides: Sequence[str], in_order: boo
     ):
         space = read_space(variant)
         check_search(variant, space)
-        make_stopping_scheduler(variant, space)
+        make_stopping_scheduler(variant.scheduler, variant.training.max_epochs, space)
         settings.append(Setting(name, variant, space, order))
     return settings
 
