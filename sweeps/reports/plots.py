@@ -91,8 +91,8 @@ def rung_cutoffs(sweep: SweepRecord) -> list[Cutoff]:
     chosen: Any = make_scheduler(sweep.config.scheduler, sweep.config.training.max_epochs, {}, group_by_arrival(seen))
     found = [
         (milestone, bracket.cutoff(recorded), len(recorded))
-        for bracket in chosen._brackets
-        for milestone, recorded in bracket._rungs
+        for bracket in chosen.brackets
+        for milestone, recorded in bracket.rungs
     ]
     last = sweep.config.training.max_epochs
     return sorted((round(epoch), float(cutoff), count) for epoch, cutoff, count in found if count and epoch < last)

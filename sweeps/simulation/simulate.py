@@ -17,6 +17,7 @@ from gatesweep.core.errors import InputError
 from gatesweep.core.gate import WORST_SCORE
 from gatesweep.core.trainable import Metrics
 from gatesweep.sweeps.config.schema import Config, make_gate
+from gatesweep.sweeps.schedulers.asha import GateASHA
 from gatesweep.sweeps.schedulers.factory import make_scheduler
 from gatesweep.sweeps.search.searcher import Search
 from gatesweep.sweeps.search.space import Space, suggest_values
@@ -158,7 +159,8 @@ class SimulatedTrial:
 def make_stopping_scheduler(node: Mapping[str, Any], max_epochs: int, space: Space) -> TrialScheduler:
     """Make the scheduler that the section `scheduler` names. Raises InputError for one that does more than stop."""
     scheduler = make_scheduler(node, max_epochs, space)
-    if isinstance(scheduler, AsyncHyperBandScheduler | MedianStoppingRule) or type(scheduler) is FIFOScheduler:
+    stopping = GateASHA | AsyncHyperBandScheduler | MedianStoppingRule
+    if isinstance(scheduler, stopping) or type(scheduler) is FIFOScheduler:
         return scheduler
     raise InputError(
         f"scheduler: got {node['_target_']}, expected one that only stops trials (asha, hyperband, median, none): "

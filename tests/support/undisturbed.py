@@ -44,8 +44,8 @@ def rungs(sweep: Path) -> Any:
     """What the scheduler of a resumed sweep knows: each bracket's rungs, and whom it stopped."""
     config = read_config(sweep / "config.yaml")
     made = make_scheduler(config.scheduler, config.training.max_epochs, read_space(config), recorded_scores(sweep))
-    brackets = getattr(made, "_brackets", [])  # scheduler=none has none
-    return [bracket._rungs for bracket in brackets], sorted(getattr(made, "stopped", ()))
+    brackets = getattr(made, "brackets", [])  # scheduler=none has none
+    return [bracket.rungs for bracket in brackets], sorted(getattr(made, "stopped", ()))
 
 
 def _record(trial: Path) -> Iterator[str]:

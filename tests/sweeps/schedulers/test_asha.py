@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from gatesweep.core.gate import WORST_SCORE
 from gatesweep.sweeps.schedulers.asha import GateASHA
@@ -171,7 +171,7 @@ def test_a_trial_that_is_removed_or_failed_without_a_score_leaves_no_trace() -> 
     scheduler.on_trial_add(None, trial("a"))
     scheduler.on_trial_complete(None, trial("a"), {})
     scheduler.on_trial_remove(None, trial("a"))
-    assert not any(rung for bracket in scheduler._brackets for _, rung in bracket._rungs)
+    assert not any(rung for bracket in scheduler.brackets for _, rung in bracket.rungs)
 
 
 def test_who_is_as_near_as_one_that_passed_was_goes_on() -> None:
@@ -188,7 +188,7 @@ def test_who_is_as_near_as_one_that_passed_was_goes_on() -> None:
 
 def test_a_bracket_is_drawn_by_the_name_of_the_trial() -> None:
     def drawn(scheduler: GateASHA) -> dict[str, int]:
-        return {name: scheduler._brackets.index(scheduler._bracket(name)) for name in names}
+        return {name: scheduler.brackets.index(scheduler.bracket_of(name)) for name in names}
 
     names = [f"trial_{number:04d}" for number in range(300)]
     first = drawn(GateASHA(max_t=20, brackets=3))
@@ -204,7 +204,7 @@ def test_a_later_bracket_spares_a_trial_the_first_rungs() -> None:
     stopped = {
         name for name in names for score in [-0.1 - names.index(name)] if report(scheduler, name, 1, score) == STOP
     }
-    spared = {name for name in names if scheduler._bracket(name) is not scheduler._brackets[0]}
+    spared = {name for name in names if scheduler.bracket_of(name) is not scheduler.brackets[0]}
     assert stopped and spared and not stopped & spared
 
 
@@ -230,11 +230,57 @@ def test_each_bracket_has_a_rung_however_many_are_asked_for(
     scheduler = GateASHA(
         max_t=max_t, grace_period=min(grace_period, max_t), reduction_factor=reduction_factor, brackets=brackets
     )
-    assert 1 <= len(scheduler._brackets) <= brackets
-    assert all(bracket._rungs for bracket in scheduler._brackets)
+    assert 1 <= len(scheduler.brackets) <= brackets
+    assert all(bracket.rungs for bracket in scheduler.brackets)
 
 
 def test_a_grace_period_longer_than_the_run_stops_nobody() -> None:
     seen = [(name, epoch, score) for name, score in (("good", -0.1), ("bad", -0.9)) for epoch in range(1, 6)]
     assert GateASHA(max_t=5, grace_period=8, seen=each(seen)).stopped == set()
     assert GateASHA(max_t=5, grace_period=4, seen=each(seen)).stopped == {"bad"}
+
+
+PROGRESSIONS = {
+    "max_t": st.integers(20, 300),
+    "grace_period": st.integers(1, 20),
+    "reduction_factor": st.sampled_from([2, 2.5, 3, 4.0, 5]),
+}
+
+
+@given(
+    st.fixed_dictionaries(PROGRESSIONS),
+    st.integers(1, 4),
+    st.lists(st.floats(-1e6, 2.0) | st.sampled_from([-0.5, 0.0]), min_size=1, max_size=40),
+)
+@settings(deadline=None)
+@example({"max_t": 243, "grace_period": 1, "reduction_factor": 3}, 5, [-0.5, -0.25])
+def test_milestones_and_cut_offs_are_those_of_ray(options: dict[str, Any], brackets: int, scores: list[float]) -> None:
+    ours = GateASHA(**options, brackets=brackets).brackets
+    rays = AsyncHyperBandScheduler(**options, brackets=len(ours), metric="score", mode="max")._brackets
+    recorded = {f"trial_{number:04d}": score for number, score in enumerate(scores)}
+    assert len(ours) == len(rays)
+    for bracket, ray_bracket in zip(ours, rays, strict=True):
+        assert [milestone for milestone, _ in bracket.rungs] == [milestone for milestone, _ in ray_bracket._rungs]
+        assert bracket.cutoff(recorded) == ray_bracket.cutoff(recorded)
+        assert bracket.cutoff({}) is None and ray_bracket.cutoff({}) is None
+
+
+@given(
+    st.fixed_dictionaries(PROGRESSIONS),
+    st.lists(st.lists(st.floats(-3.0, 0.9), min_size=1, max_size=19), min_size=1, max_size=12),
+)
+@settings(deadline=None)
+def test_without_a_trial_that_clears_the_gate_decisions_are_those_of_ray(
+    options: dict[str, Any], curves: list[list[float]]
+) -> None:
+    ours = GateASHA(**options)
+    rays = AsyncHyperBandScheduler(**options, time_attr="epoch", metric="score", mode="max")
+    for number, curve in enumerate(curves):
+        tune_trial = SimpleNamespace(trial_id=f"trial_{number:04d}", config={"trial": f"trial_{number:04d}"})
+        rays.on_trial_add(None, tune_trial)
+        for epoch, score in enumerate(curve, 1):
+            result = {"epoch": epoch, "score": score}
+            decision = ours.on_trial_result(None, tune_trial, result)
+            assert decision == rays.on_trial_result(None, tune_trial, result)
+            if decision == STOP:
+                break
