@@ -117,7 +117,7 @@ def next_commands(sweep: SweepRecord) -> list[dict[str, str]]:
     if sweep.trials and sweep.trials[0].score is not None:
         trial = f"{folder}/{sweep.trials[0].name}"
         train = f"python sweeps/train.py --config {shlex.quote(f'{trial}/{CONFIG}')}"
-        code = f"from gatesweep.sweeps.commands.load import load\n\ntrainable, data = load({json.dumps(trial)})"
+        code = f"from gatesweep import load\n\ntrainable, data = load({json.dumps(trial)})"
         commands |= {"Train the best trial again": train, "Load its model, in Python": code}
     return [{"name": name, "text": text} for name, text in commands.items()]
 

@@ -195,7 +195,7 @@ def test_who_is_killed_while_making_it_holds_nobody_up(tmp_path: Path) -> None:
         while not makers(log):
             time.sleep(0.01)
         lock = next(Path(tempfile.gettempdir()).glob("gatesweep-*/*/*.lock"))
-        lock.with_suffix(".part").write_bytes(b"half of it")
+        lock.with_name(f".{lock.stem}.pt.{child}").write_bytes(b"half of it")
         waiting = forked(lambda: numbers(recipe, CPU)["x"][-1] == 99_999)
         os.kill(child, signal.SIGKILL)
         assert (exit_code(child), exit_code(waiting)) == (-signal.SIGKILL, 0)

@@ -20,8 +20,8 @@ import gatesweep.sweeps  # sets Ray's environment before anything imports it  # 
 from ray.cluster_utils import Cluster
 
 from gatesweep.core.record import read_events
+from gatesweep.sweeps.commands.resume import configure
 from gatesweep.sweeps.commands.run import run_sweep
-from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.records.layout import CONFIG, EVENTS, trial_folders
 from tests.support.processes import await_end, descendants, kill, title
 from tests.support.undisturbed import epochs
@@ -166,7 +166,7 @@ def sweep_here(arguments: list[str]) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            run_sweep(compose_config(arguments))
+            run_sweep(configure(arguments))
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGINT, before[0])

@@ -13,7 +13,7 @@ from pyarrow import fs
 
 from gatesweep.core import checkpoint
 from gatesweep.sweeps.commands.load import load
-from gatesweep.sweeps.commands.resume import restore
+from gatesweep.sweeps.commands.resume import configure, restore
 from gatesweep.sweeps.commands.run import run_sweep
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.records.layout import trial_folders
@@ -61,7 +61,7 @@ def test_a_sweep_goes_on_when_its_head_is_gone(storage: str, tmp_path: Path) -> 
     shutil.rmtree(tmp_path / "first")
 
     resume = f"resume='{below(storage, folder.name)}'"
-    run_sweep(compose_config([f"results={tmp_path / 'second'}", "num_samples=4", resume]))
+    run_sweep(configure([f"results={tmp_path / 'second'}", "num_samples=4", resume]))
     folder = tmp_path / "second" / folder.name
     assert recorded(folder) == recorded(whole)
 
