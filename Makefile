@@ -5,9 +5,9 @@ ARGS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # Fast tests of one module each: two minutes at most on two cores.
-QUICK := tests/test_asha.py tests/test_balance.py tests/test_checkpoint.py tests/test_circuits.py tests/test_config.py \
-  tests/test_data.py tests/test_front.py tests/test_gate.py tests/test_journal.py tests/test_schedule.py \
-  tests/test_search.py tests/test_space.py tests/test_step.py tests/test_window.py tests/test_readme.py \
+QUICK := tests/sweeps/schedulers/test_asha.py tests/trainables/operators/test_balance.py tests/core/test_checkpoint.py tests/trainables/circuits/test_circuits.py tests/sweeps/config/test_config.py \
+  tests/core/test_data.py tests/sweeps/records/test_pareto.py tests/core/test_gate.py tests/sweeps/search/test_journal.py tests/core/test_schedule.py \
+  tests/sweeps/search/test_search.py tests/sweeps/search/test_space.py tests/core/test_step.py tests/sweeps/search/test_history_window.py tests/test_readme.py \
   tests/sweeps/commands
 
 .PHONY: env env-test sweep test quick check ui clean

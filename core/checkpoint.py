@@ -1,42 +1,43 @@
-"""Checkpoints: directories written aside and renamed, checksummed, loaded without running code."""
+"""Checkpoints: directories that are written aside and renamed, checksummed, and loaded without running code."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gatesweep.core.files import renamed_into
-from gatesweep.core.record import plain
+from gatesweep.core.errors import InputError
+from gatesweep.core.files import renamed_into, sync_to_disk
+from gatesweep.core.record import json_safe
 
 STATE, META = "state.pt", "meta.json"
 
 
-class DamagedCheckpoint(Exception):
-    """A checkpoint that is not what was written: its message names it and says what is wrong."""
+class DamagedCheckpoint(InputError):
+    """A checkpoint that differs from what was written. The message names it and its fault."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint on disk: `meta` is what a person reads, `state` what `fit` resumes from."""
+    """One checkpoint on disk: `meta` is for people (`meta.json`), `state()` is what `fit` resumes from (`state.pt`)."""
 
     path: Path
     meta: dict[str, Any]
 
     @property
     def epoch(self) -> int:
+        """The number of epochs trained."""
         return self.meta["epoch"]
 
     def state(self) -> dict[str, Any]:
-        """The tensors, checked against their checksum. Raises DamagedCheckpoint."""
+        """Load the state, with its tensors on the CPU. Raises DamagedCheckpoint where the checksum does not match."""
         file = self.path / STATE
         try:
             if _checksum(file) != self.meta["sha256"]:
@@ -49,24 +50,25 @@ class Checkpoint:
 def save(directory: Path, state: dict[str, Any], meta: dict[str, Any], sync: bool = True) -> Checkpoint:
     """Write `state` and `meta` (with at least an `epoch`) as `directory`, whole or not at all.
 
-    Without `sync` a machine that loses its power, and only that, may leave a damaged one.
+    Without `sync` the call does not wait for the disk: a loss of power may then leave a damaged checkpoint, the end of
+    a process never does. Raises OSError.
     """
     with renamed_into(directory) as aside:
         aside.mkdir(parents=True)
         torch.save(state, aside / STATE)
         meta = {**meta, "sha256": _checksum(aside / STATE), "synced": sync}
-        (aside / META).write_text(json.dumps(plain(meta), indent=1) + "\n")
+        (aside / META).write_text(json.dumps(json_safe(meta), indent=1) + "\n")
         if sync:
-            for file in (aside / STATE, aside / META, aside):
-                _sync(file)
-        shutil.rmtree(directory, ignore_errors=True)  # an epoch that a resumed run trains again
+            for path in (aside / STATE, aside / META, aside):
+                sync_to_disk(path)
+        shutil.rmtree(directory, ignore_errors=True)  # a resumed run may train and save this epoch again
     if sync:
-        _sync(directory.parent)
+        sync_to_disk(directory.parent)
     return Checkpoint(directory, meta)
 
 
 def read(directory: Path) -> Checkpoint:
-    """Raises DamagedCheckpoint where `meta.json` is missing or not readable."""
+    """Read the `meta.json` of a checkpoint. Raises DamagedCheckpoint where it is missing or not readable."""
     try:
         meta = json.loads((directory / META).read_text())
         return Checkpoint(directory, {"epoch": meta["epoch"], "sha256": meta["sha256"], **meta})
@@ -75,11 +77,11 @@ def read(directory: Path) -> Checkpoint:
 
 
 def newest(folder: Path) -> tuple[Checkpoint, dict[str, Any]] | None:
-    """The newest whole checkpoint in `folder` and its state.
+    """Return the newest intact checkpoint in `folder` and its state; None where there is none.
 
-    A damaged one is named in a warning, and the one before it is taken.
+    A damaged checkpoint causes a warning that names it, and the one before it is tried.
     """
-    for checkpoint in sorted(_readable(folder), key=lambda one: one.epoch, reverse=True):
+    for checkpoint in sorted(_intact(folder), key=lambda checkpoint: checkpoint.epoch, reverse=True):
         try:
             return checkpoint, checkpoint.state()
         except DamagedCheckpoint as damage:
@@ -88,27 +90,31 @@ def newest(folder: Path) -> tuple[Checkpoint, dict[str, Any]] | None:
 
 
 def best(folder: Path) -> Checkpoint | None:
-    """The checkpoint that passed, else the one of the best score."""
-    found = _readable(folder)
-    return max(found, key=lambda one: (one.meta.get("outcome") == "passed", one.meta.get("score", 0.0)), default=None)
+    """Return the checkpoint that passed the gate, else the one with the highest score; None where there is none."""
+    return max(
+        _intact(folder),
+        key=lambda checkpoint: (checkpoint.meta.get("outcome") == "passed", _score(checkpoint)),
+        default=None,
+    )
 
 
 def prune(folder: Path, keep_last: int) -> None:
-    """Keep the last `keep_last`, the last synced, the one of the best score and the one that passed; delete the rest.
+    """Delete all checkpoints but the last `keep_last`, the last synced one, the best score and the one that passed.
 
-    What a killed process left half-written goes too: a folder has one writer.
+    Half-written directories of killed processes are deleted too, so a folder may have only one writer.
     """
     for aside in folder.glob(".*"):
         shutil.rmtree(aside)
-    checkpoints = sorted(_readable(folder), key=lambda one: one.epoch)
-    top = max(checkpoints, key=lambda one: one.meta.get("score", 0.0), default=None)
-    synced = next((one for one in reversed(checkpoints) if one.meta.get("synced", True)), None)
+    checkpoints = sorted(_intact(folder), key=lambda checkpoint: checkpoint.epoch)
+    highest = max(checkpoints, key=_score, default=None)
+    synced = next((checkpoint for checkpoint in reversed(checkpoints) if checkpoint.meta.get("synced", True)), None)
     for checkpoint in checkpoints[: max(0, len(checkpoints) - keep_last)]:
-        if checkpoint not in (top, synced) and checkpoint.meta.get("outcome") != "passed":
+        if checkpoint not in (highest, synced) and checkpoint.meta.get("outcome") != "passed":
             shutil.rmtree(checkpoint.path)
 
 
-def _readable(folder: Path) -> Iterable[Checkpoint]:
+def _intact(folder: Path) -> Iterator[Checkpoint]:
+    """Yield the checkpoints whose `meta.json` is readable; warn of the others."""
     for path in folder.glob("[!.]*/"):
         try:
             yield read(path)
@@ -116,14 +122,10 @@ def _readable(folder: Path) -> Iterable[Checkpoint]:
             warnings.warn(f"{damage}; passing over it", stacklevel=2)
 
 
+def _score(checkpoint: Checkpoint) -> float:
+    return checkpoint.meta.get("score", 0.0)
+
+
 def _checksum(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

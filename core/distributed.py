@@ -1,4 +1,4 @@
-"""The few collective operations that the core needs, each a no-op in a single process."""
+"""The collective operations of the core. In a single process each of them returns at once."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from gatesweep.core.trainable import Metrics
 
 
 def world_size() -> int:
+    """Return the number of ranks; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
+    """Return the index of this process in its group; 0 without a process group."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def average_gradients(params: Iterable[Tensor]) -> None:
-    """Average gradients over ranks: what DDP does, for losses that bypass its forward."""
+    """Average `.grad` over ranks in place, as DDP does, for losses that bypass DDP's forward.
+
+    A parameter without a gradient counts as zero. One collective for each dtype.
+    """
     if world_size() == 1:
         return
     grads = []
@@ -34,51 +39,51 @@ def average_gradients(params: Iterable[Tensor]) -> None:
 
 
 def average_metrics(metrics: Metrics) -> Metrics:
-    """Average metrics over ranks, so that every rank takes the same branch on them."""
+    """Average metrics over ranks, so that all ranks take the same branch on them. All ranks need the same names."""
     if world_size() == 1 or not metrics:
         return metrics
     return dict(zip(metrics, average(list(metrics.values())), strict=True))
 
 
 def average(numbers: Sequence[float]) -> list[float]:
-    """Each number's average over ranks, with one collective."""
+    """Average each number over ranks, in float64, by one collective."""
     if world_size() == 1 or not numbers:
         return list(numbers)
-    total = torch.tensor(numbers, dtype=torch.float64, device=_device())
+    total = torch.tensor(numbers, dtype=torch.float64, device=_collective_device())
     dist.all_reduce(total)
     return (total / world_size()).tolist()
 
 
 def sum_over_ranks(*tensors: Tensor) -> None:
-    """Add up over ranks, in place, e.g. the counts that a codebook's moving average takes in; all by one collective."""
+    """Add tensors up over ranks, in place, e.g. the counts for a codebook's moving average. One collective a dtype."""
     if world_size() == 1:
         return
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):  # in the same order on every rank
-        alike = [tensor for tensor in tensors if tensor.dtype == dtype]
-        flat = torch.cat([tensor.flatten() for tensor in alike])
+        group = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.flatten() for tensor in group])
         dist.all_reduce(flat)
-        for tensor, total in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
+        for tensor, total in zip(group, flat.split([tensor.numel() for tensor in group]), strict=True):
             tensor.copy_(total.view_as(tensor))
 
 
 def mean_count(mask: Tensor) -> Tensor:
-    """What to divide a sum over this rank's part of a mask (samples, ...) by, for a mean over the whole batch's.
+    """Return the divisor, a scalar, that turns this rank's sum over `mask` (samples, ...) into a masked mean.
 
-    In one process, and in evaluation, where every rank sees all samples, that is how much of the mask is set. Over
-    ranks it is as much as so many samples have set on average, by one collective: masked means over parts of a batch
-    then average to the masked mean over the batch, whichever rank has more of the mask. Exact, but for a batch of
-    fewer samples than there are ranks: what a rank takes along counts.
+    In one process it is `mask.sum()`, and so it is in evaluation, where every rank sees all samples. In training on
+    several ranks it is len(mask) times the mean of the mask per sample over the whole batch: the average of the ranks'
+    masked means is then the masked mean over the whole batch, whichever rank has more of the mask. This is exact as
+    long as each rank has a sample of its own (see `data.shard_for_rank`). One collective.
     """
     count = mask.sum()
-    return count if _alone() else mean_over_ranks(count / len(mask), len(mask)) * len(mask)
+    return count if _sees_whole_batch() else mean_over_ranks(count / len(mask), len(mask)) * len(mask)
 
 
 def mean_over_ranks(mean: Tensor, samples: int) -> Tensor:
-    """The mean over the whole batch of something whose mean over this rank's samples is `mean`; without a gradient.
+    """Return the mean over the whole batch, from this rank's `mean` (any shape) over its own `samples`.
 
-    In evaluation that is `mean`, for every rank sees all samples.
+    The result has no gradient. In evaluation it is `mean`, for every rank sees all samples. One collective.
     """
-    if _alone():
+    if _sees_whole_batch():
         return mean.detach()
     sums = torch.cat([mean.detach().flatten() * samples, mean.new_full((1,), samples)])
     dist.all_reduce(sums)
@@ -86,26 +91,29 @@ def mean_over_ranks(mean: Tensor, samples: int) -> Tensor:
 
 
 def broadcast(tensors: Iterable[Tensor]) -> None:
-    """Start every rank from rank 0's values."""
+    """Copy rank 0's values to all ranks, in place. One collective a tensor."""
     if world_size() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, 0)
 
 
-def everywhere(flag: bool) -> bool:
-    """Whether `flag` holds on every rank, so that all of them take the same branch."""
+def all_ranks_true(flag: bool) -> bool:
+    """Return True if `flag` is true on every rank, so that all ranks take the same branch. One collective."""
     if world_size() == 1:
         return flag
-    agreed = torch.tensor(int(flag), device=_device())  # NCCL reduces no booleans
+    agreed = torch.tensor(int(flag), device=_collective_device())  # NCCL reduces no booleans
     dist.all_reduce(agreed, dist.ReduceOp.MIN)
     return bool(agreed)
 
 
-def _alone() -> bool:
-    """Whether what this rank computes is of all samples: outside of training one may do so while others do not."""
+def _sees_whole_batch() -> bool:
+    """Return True where this rank computes on all samples: in one process, and in evaluation (no gradients).
+
+    Some ranks may evaluate while others do not, so no collective is allowed there.
+    """
     return world_size() == 1 or not torch.is_grad_enabled()
 
 
-def _device() -> torch.device:
-    """Where the process group can reduce: NCCL sees CUDA tensors only."""
+def _collective_device() -> torch.device:
+    """Return the device of tensors for collectives: NCCL reduces CUDA tensors only."""
     return torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")

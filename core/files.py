@@ -1,4 +1,4 @@
-"""Files that others may read or write at the same time: written aside and renamed, and locks."""
+"""Files that several processes read or write: atomic writes and locks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write aside, then rename: a reader sees the old file or the new one."""
+    """Write a file aside, then rename it: a reader sees the old content or the new one, never a part.
+
+    Raises OSError, with the old file intact.
+    """
     with renamed_into(path) as aside:
         if isinstance(content, str):
             aside.write_text(content)
@@ -21,7 +24,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def renamed_into(path: Path) -> Iterator[Path]:
-    """A path beside `path`, for a new file, folder or link: renamed when the block ends, removed on a fault."""
+    """Yield a free path beside `path` for a new file, folder or link.
+
+    The new entry is renamed to `path` when the block ends, and removed when the block raises.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield aside
@@ -31,9 +37,21 @@ def renamed_into(path: Path) -> Iterator[Path]:
         raise
 
 
+def sync_to_disk(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, are on the disk (fsync). Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def hold_lock(path: Path, shared: bool = False) -> Iterator[None]:
-    """Wait for the lock on a file, made if needed, and hold it. The kernel frees the lock of a killed process."""
+    """Wait for the lock on a file, and hold it during the block. The file is created if it is missing.
+
+    The kernel frees the lock of a killed process. Raises OSError where the file cannot be opened.
+    """
     with path.open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
@@ -41,7 +59,10 @@ def hold_lock(path: Path, shared: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
-    """Hold the lock on a file if nobody else does; yields whether it is held."""
+    """Hold the lock on a file during the block if nobody else holds it; yields True if it is held.
+
+    Raises OSError where the file cannot be opened.
+    """
     with path.open("a") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,7 +73,7 @@ def try_lock(path: Path) -> Iterator[bool]:
 
 
 def is_locked(path: Path) -> bool:
-    """True while another process holds the lock on a file."""
+    """Return True while another process holds the lock on a file."""
     if not path.exists():
         return False
     with path.open() as stream:

@@ -1,4 +1,4 @@
-"""The compliance gate: thresholds that must clear all at once, and how far a run is from them."""
+"""The compliance gate: thresholds that must all clear at once, and a score for the distance to them."""
 
 from __future__ import annotations
 
@@ -15,30 +15,35 @@ from gatesweep.core.trainable import Metrics
 
 COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 RULE = re.compile(r"\s*(>=|<=|>|<)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
-WORST_SCORE = -1e9  # the score of a metric that is not a number: ranks last, and is still a number
+WORST_SCORE = -1e9  # the score where a metric is NaN: it ranks last, and is still a finite number
 
 
 @dataclass(frozen=True)
 class Threshold:
+    """One rule of a gate: `metric` must be `comparison` (a key of `COMPARE`) `bound`; shortfalls are in `scale`."""
+
     metric: str
     comparison: str
     bound: float
     scale: float
 
     def shortfall(self, value: float) -> float:
-        """How far `value` is on the wrong side, in units of `scale`; negative when there is room."""
+        """Return the distance from `value` to the bound in units of `scale`; negative on the side that clears."""
         gap = self.bound - value if self.comparison.startswith(">") else value - self.bound
         return gap / self.scale
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Thresholds by metric, e.g. ``{"val/edge_compliance": "> 0.95"}``; an empty gate never passes.
+    """Thresholds by metric, e.g. ``{"val/edge_compliance": "> 0.95"}``. A gate without thresholds never passes.
 
-    `objective` (a metric, with `mode`) ranks the runs that clear every threshold. `bound` says which number
-    of a proportion is compared: the value itself (`point`), or the end of its 95 % Wilson interval that is
-    nearer to failing (`wilson`). `consecutive` is the number of epochs in a row that must clear.
-    `scales` sets the unit of a metric's shortfall; by default that is the size of its threshold.
+    `objective` is the metric that ranks the runs that clear every threshold; `mode` says if it is minimised or
+    maximised. `bound` chooses the number that is compared where a metric is a proportion: `point` is the proportion
+    itself, `wilson` the end of its 95 % Wilson interval that is nearer to failing. `consecutive` is the number of
+    epochs in a row that must clear. `scales` gives the unit of a metric's shortfall; the default is the size of its
+    bound.
+
+    Raises InputError for a value that is none of these.
     """
 
     thresholds: Mapping[str, str] = field(default_factory=dict)
@@ -49,17 +54,22 @@ class Gate:
     scales: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.consecutive < 1:
-            raise InputError(f"gate.consecutive: got {self.consecutive}, expected at least 1")
         for metric, rule in self.thresholds.items():
             if not RULE.fullmatch(str(rule)):
                 raise InputError(f"gate.thresholds: {metric!r} got {rule!r}, expected e.g. '> 0.95' or '<= 0.1'")
+        if self.mode not in ("min", "max"):
+            raise InputError(f"gate.mode: got {self.mode!r}, expected min or max")
+        if self.bound not in ("point", "wilson"):
+            raise InputError(f"gate.bound: got {self.bound!r}, expected point or wilson")
+        if self.consecutive < 1:
+            raise InputError(f"gate.consecutive: got {self.consecutive}, expected at least 1")
         for metric, scale in self.scales.items():
             if not scale > 0:
                 raise InputError(f"gate.scales: {metric!r} got {scale!r}, expected a positive number")
 
     @cached_property
     def rules(self) -> list[Threshold]:
+        """The thresholds, parsed, in the order in which they were given."""
         rules = []
         for metric, rule in self.thresholds.items():
             match = RULE.fullmatch(rule)
@@ -70,11 +80,17 @@ class Gate:
 
     @property
     def reads(self) -> list[str]:
-        """The metrics that a run must report."""
+        """The metrics that a run must report: those with a threshold, and the objective."""
         return [*self.thresholds, *([self.objective] if self.objective else [])]
 
+    def require(self, metrics: Metrics) -> None:
+        """Raise InputError unless `metrics` has every metric that this gate reads."""
+        for metric in self.reads:
+            if metric not in metrics:
+                raise _not_reported(metric, metrics)
+
     def missed(self, metrics: Metrics) -> list[str]:
-        """Why the gate does not pass, one line per threshold that is not cleared."""
+        """Return one line for each threshold that does not clear. Raises InputError where a metric is absent."""
         self.require(metrics)
         return [
             f"{rule.metric} = {self._value(rule, metrics):.4g}, needs {rule.comparison} {rule.bound:g}"
@@ -83,13 +99,15 @@ class Gate:
         ]
 
     def cleared(self, metrics: Metrics) -> bool:
-        """Whether every threshold clears at once."""
+        """Return True if every threshold clears at once. Raises InputError where a metric is absent."""
         return bool(self.rules) and not self.missed(metrics)
 
     def score(self, metrics: Metrics) -> float:
-        """One number, larger is better, never NaN: below 0 by the distance to the gate, from 1 to 2 once cleared.
+        """Return one number, larger is better, never NaN. Raises InputError where a metric is absent.
 
-        An empty gate is ranked by its objective alone, in [-1, 0).
+        It is in [1, 2) once the gate is cleared, and grows with the objective. Else it is minus the sum of the
+        shortfalls, at most 0; `WORST_SCORE` where a metric is NaN. Without thresholds it is in [-1, 0), and grows with
+        the objective.
         """
         self.require(metrics)
         if not self.rules:
@@ -97,17 +115,30 @@ class Gate:
         if self.cleared(metrics):
             return 1.0 + squash(self.objective_value(metrics))
         gaps = [rule.shortfall(self._value(rule, metrics)) for rule in self.rules]
-        if any(math.isnan(gap) for gap in gaps):  # `max` would pass over it
+        if any(math.isnan(gap) for gap in gaps):  # `max(0.0, nan)` is 0.0
             return WORST_SCORE
         return max(-sum(max(0.0, gap) for gap in gaps), WORST_SCORE)
 
     def objective_value(self, metrics: Metrics) -> float:
-        """The objective as a number to maximise; NaN where there is none."""
+        """Return the objective as a number to maximise; NaN where the gate has none."""
         value = metrics[self.objective] if self.objective else math.nan
         return -value if self.mode == "min" else value
 
+    def compared_value(self, rule: Threshold, metrics: Mapping[str, float]) -> float | None:
+        """Return the number that is compared with the bound of `rule`; None where the metric is absent.
+
+        It is the metric itself, or, with `bound` wilson, the end of its interval where there is one.
+        """
+        value = metrics.get(rule.metric)
+        if self.bound == "point":
+            return value
+        return metrics.get(rule.metric + ("_low" if rule.comparison.startswith(">") else "_high"), value)
+
     def constraints(self, metrics: Metrics) -> Metrics:
-        """Signed shortfall of each threshold, at most 0 exactly when it clears (what Optuna calls a constraint)."""
+        """Return the signed shortfall of each threshold: finite, and at most 0 exactly when the threshold clears.
+
+        That is a constraint as Optuna defines it. Raises InputError where a metric is absent.
+        """
         values = {}
         for rule in self.rules:
             gap = rule.shortfall(self._value(rule, metrics))
@@ -117,31 +148,26 @@ class Gate:
             values[rule.metric] = math.ulp(0.0) if strict_tie else gap
         return values
 
-    def require(self, metrics: Metrics) -> None:
-        """Raise InputError unless the run reports every metric that this gate reads."""
-        for metric in self.reads:
-            if metric not in metrics:
-                names = sorted(name for name in metrics if not name.endswith(("_low", "_high")))
-                raise InputError(f"gate: {metric!r} is not reported; this trainable reports {', '.join(names)}")
-
     def _value(self, rule: Threshold, metrics: Metrics) -> float:
-        end = "_low" if rule.comparison.startswith(">") else "_high"
-        return metrics.get(rule.metric + end, metrics[rule.metric]) if self.bound == "wilson" else metrics[rule.metric]
+        value = self.compared_value(rule, metrics)
+        if value is None:
+            raise _not_reported(rule.metric, metrics)
+        return value
 
     def _clears(self, rule: Threshold, metrics: Metrics) -> bool:
         return COMPARE[rule.comparison](self._value(rule, metrics), rule.bound)
 
 
 def squash(value: float) -> float:
-    """Monotone map of the reals onto [0, 1); NaN goes to 0."""
+    """Map a real number to [0, 1): 1/2 + arctan(value)/pi, strictly below 1. NaN gives 0."""
     return 0.0 if math.isnan(value) else min(0.5 + math.atan(value) / math.pi, math.nextafter(1.0, 0.0))
 
 
 def proportion(name: str, hits: int, total: int, z: float = 1.96) -> Metrics:
-    """`hits / total` under `name`, with the ends of its Wilson interval as `name_low` and `name_high`.
+    """Return `hits / total` as metric `name`, with the ends of its Wilson interval as `name_low` and `name_high`.
 
-    Nothing checked means nothing shown: 0 of 0 is 0, with the interval [0, 1].
-    Source: Wilson, J. Am. Stat. Assoc. 22 (1927) 209; z = 1.96 covers 95 %.
+    z = 1.96 covers 95 %. Without samples (0 of 0) the proportion is 0, with the interval [0, 1].
+    Source: Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
     """
     if total == 0:
         return {name: 0.0, f"{name}_low": 0.0, f"{name}_high": 1.0}
@@ -151,3 +177,8 @@ def proportion(name: str, hits: int, total: int, z: float = 1.96) -> Metrics:
     scale = 1 + z * z / total
     low, high = max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
     return {name: share, f"{name}_low": low, f"{name}_high": high}
+
+
+def _not_reported(metric: str, metrics: Metrics) -> InputError:
+    names = sorted(name for name in metrics if not name.endswith(("_low", "_high")))
+    return InputError(f"gate: {metric!r} is not reported; this trainable reports {', '.join(names)}")

@@ -1,4 +1,4 @@
-"""Mixed precision: one autocast context and one gradient scaler, both no-ops in fp32."""
+"""Mixed precision: one autocast context and one gradient scaler. Both do nothing in fp32."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """Return the context in which matrix products and convolutions run in `precision`."""
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, DTYPES[precision])
 
 
 def autocast_disabled(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """Within `autocast`, and out of it again: for what must not be rounded."""
+    """Return a context that switches `autocast` off inside it, for operations that need float32."""
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, enabled=False)
 
 
-def scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
-    """Loss scaling, which only fp16 needs: its gradients underflow below 6e-8."""
+def grad_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
+    """Return the loss scaler, enabled in fp16 only: fp16 gradients underflow below 6e-8."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")

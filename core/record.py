@@ -1,8 +1,8 @@
-"""The record of a run: a directory that a person reads, and everything else is derived from.
+"""The record of a run: a directory that people read, and from which all reports are derived.
 
-events.jsonl   what happened, one line each, appended and synced before anything else hears of it
+events.jsonl   one JSON object a line: what happened. A line is on disk before anything else hears of it.
 scalars.csv    one row an epoch
-result.json    how it ended, with every curve
+result.json    how the run ended, with every curve
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gatesweep.core.errors import InputError
 from gatesweep.core.files import write_atomically
 from gatesweep.core.gate import Gate
 from gatesweep.core.loop import CUT_SHORT
@@ -24,60 +25,68 @@ from gatesweep.core.trainable import Metrics
 
 Event = dict[str, Any]
 EVENTS, RESULT, SCALARS = "events.jsonl", "result.json", "scalars.csv"
-STEP_LOSS = "train/step_loss"  # the one curve with a point a step; all others have one an epoch
+STEP_LOSS = "train/step_loss"  # the only curve with a point a step; all others have one an epoch
+
+
+class DamagedRecord(InputError):
+    """A file of a record that differs from what was written. The message names the file and the line."""
 
 
 class Record:
-    """Writes one run's directory, and picks an interrupted one up where it stopped.
+    """Writes the directory of one run, and continues that of an interrupted run.
 
-    An epoch that is already there is not recorded again, so a resumed run may repeat its last one.
+    An epoch that is recorded already is not recorded again, so a resumed run may repeat its last epochs.
     """
 
-    def __init__(self, directory: Path, **facts: Any) -> None:
+    def __init__(self, directory: Path, **fields: Any) -> None:
+        """Open or create `directory`, and append a `start` event with `fields`.
+
+        Raises DamagedRecord where the record that is there cannot be read, and OSError.
+        """
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / EVENTS
-        events = read_events(self.path, mend=True)
-        epochs = [event for event in events if event["event"] == "epoch"]
+        epochs = [event for event in read_events(self.path) if event["event"] == "epoch"]
         self.last: Event | None = epochs[-1] if epochs else None
         self.columns: list[str] = []
-        self.append("start", **facts)
+        self.append("start", **fields)
 
     @property
     def epochs(self) -> int:
-        """How many epochs are recorded."""
+        """The number of epochs recorded."""
         return self.last["epoch"] if self.last else 0
 
-    def append(self, event: str, **facts: Any) -> Event:
-        return append_event(self.path, event, **facts)
+    def append(self, event: str, **fields: Any) -> Event:
+        """Append an event, as `append_event` does."""
+        return append_event(self.path, event, **fields)
 
-    def epoch(self, index: int, metrics: Metrics, losses: list[float], **facts: Any) -> bool:
-        """Record one epoch; False if it already was."""
+    def epoch(self, index: int, metrics: Metrics, losses: list[float], **fields: Any) -> bool:
+        """Record one epoch; returns False if it was recorded already."""
         if index <= self.epochs:
             return False
-        self.last = self.append("epoch", epoch=index, metrics=metrics, losses=losses, **facts)
-        self._scalars({"epoch": index, "score": facts.get("score"), **metrics})
+        self.last = self.append("epoch", epoch=index, metrics=metrics, losses=losses, **fields)
+        self._append_scalars({"epoch": index, "score": fields.get("score"), **metrics})
         return True
 
-    def end(self, outcome: str, reason: str | None, gate: Gate) -> Event:
-        """Close the run: `result.json`, and the last event."""
+    def end(self, outcome: str, reason: str | None, gate: Gate) -> dict[str, Any]:
+        """Write `result.json` and append the `end` event; returns the result."""
         events = read_events(self.path)
-        self._table([event for event in events if event["event"] == "epoch"])
+        self._write_scalars([event for event in events if event["event"] == "epoch"])
         result = summarise_run(events, outcome, reason, gate)
-        write_atomically(self.directory / RESULT, json.dumps(plain(result), indent=1) + "\n")
+        write_atomically(self.directory / RESULT, json.dumps(json_safe(result), indent=1) + "\n")
         self.append("end", outcome=outcome, reason=reason)
         return result
 
-    def _scalars(self, row: Mapping[str, Any]) -> None:
+    def _append_scalars(self, row: Mapping[str, Any]) -> None:
         if not set(row) <= set(self.columns):  # the first row of this process, or a new metric
-            self._table([event for event in read_events(self.path) if event["event"] == "epoch"])
+            self._write_scalars([event for event in read_events(self.path) if event["event"] == "epoch"])
             return
         with (self.directory / SCALARS).open("a", newline="") as stream:
             csv.DictWriter(stream, self.columns, lineterminator="\n").writerow(row)
 
-    def _table(self, epochs: list[Event]) -> None:
-        """Write `scalars.csv` again, from the events."""
-        rows = [{"epoch": one["epoch"], "score": one.get("score"), **one["metrics"]} for one in epochs]
+    def _write_scalars(self, epochs: list[Event]) -> None:
+        """Write all of `scalars.csv`, from the events."""
+        rows = [{"epoch": event["epoch"], "score": event.get("score"), **event["metrics"]} for event in epochs]
         self.columns = list(dict.fromkeys(name for row in rows for name in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, self.columns, lineterminator="\n")
@@ -86,36 +95,34 @@ class Record:
         write_atomically(self.directory / SCALARS, text.getvalue())
 
 
-def append_event(path: Path, event: str, **facts: Any) -> Event:
-    """Append one event, on disk when this returns."""
-    entry = {"event": event, "time": time.time(), **facts}
-    with path.open("a") as stream:
-        stream.write(json.dumps(plain(entry)) + "\n")
+def append_event(path: Path, event: str, **fields: Any) -> Event:
+    """Append one event to an `events.jsonl`; it is on disk when the call returns. Returns the event.
+
+    A last line that a crash cut short is removed first. Raises OSError.
+    """
+    entry = {"event": event, "time": time.time(), **fields}
+    with path.open("ab+") as stream:
+        _remove_torn_line(stream)
+        stream.write(json.dumps(json_safe(entry)).encode() + b"\n")
         stream.flush()
         os.fsync(stream.fileno())
     return entry
 
 
-def read_events(path: Path, mend: bool = False) -> list[Event]:
-    """The events of a run, in order, numbers that JSON cannot hold read as NaN.
+def read_events(path: Path) -> list[Event]:
+    """Read the events of an `events.jsonl`, in order; without the file there are none.
 
-    A last line that a crash cut short does not count; `mend` removes it from the file.
+    The nulls among metrics and losses become NaN. A last line that a crash cut short is left out. Raises DamagedRecord,
+    with file and line number, where another line is not an event, and OSError.
     """
     if not path.exists():
         return []
-    whole, newline, torn = path.read_bytes().rpartition(b"\n")
-    if torn and mend:
-        os.truncate(path, len(whole) + len(newline))
-    events = [json.loads(line) for line in whole.splitlines()]
-    for event in events:
-        if event["event"] == "epoch":
-            event["metrics"] = {name: math.nan if v is None else v for name, v in event["metrics"].items()}
-            event["losses"] = [math.nan if loss is None else loss for loss in event["losses"]]
-    return events
+    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is empty, or cut short
+    return [_parse_event(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
 def summarise_run(events: list[Event], outcome: str, reason: str | None, gate: Gate) -> dict[str, Any]:
-    """How a run ended: its outcome, what it missed, its last and best epoch, and every curve."""
+    """Return the content of `result.json`: the outcome, what the gate missed, last and best epoch, and every curve."""
     epochs = [event for event in events if event["event"] == "epoch"]
     best = max(epochs, key=lambda event: event["score"], default=None)
     last = epochs[-1] if epochs else None
@@ -135,7 +142,10 @@ def summarise_run(events: list[Event], outcome: str, reason: str | None, gate: G
 
 
 def curves(epochs: list[Event]) -> dict[str, list[Any]]:
-    """`epoch` and, aligned with it, every metric; `train/step_loss` has one value a step."""
+    """Return the curve of every metric, one value an epoch, and `epoch`, the epochs' numbers.
+
+    The value is None in an epoch that did not report the metric. `train/step_loss` has one value a step.
+    """
     names = dict.fromkeys(name for event in epochs for name in event["metrics"])
     return {
         "epoch": [event["epoch"] for event in epochs],
@@ -144,10 +154,35 @@ def curves(epochs: list[Event]) -> dict[str, list[Any]]:
     }
 
 
-def plain(value: Any) -> Any:
-    """`value` with null for the numbers that JSON cannot hold."""
+def json_safe(value: Any) -> Any:
+    """Return a copy of nested mappings, lists and tuples with None for NaN and infinities, which JSON cannot hold."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: plain(one) for key, one in value.items()}
-    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
+        return {key: json_safe(item) for key, item in value.items()}
+    return [json_safe(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _remove_torn_line(stream: io.BufferedRandom) -> None:
+    """Truncate a file, opened to append, after its last newline; leave it positioned at its end."""
+    size = stream.seek(0, os.SEEK_END)
+    if size == 0:
+        return
+    stream.seek(size - 1)
+    if stream.read(1) != b"\n":
+        stream.seek(0)
+        stream.truncate(stream.read().rfind(b"\n") + 1)
+    stream.seek(0, os.SEEK_END)
+
+
+def _parse_event(path: Path, number: int, line: bytes) -> Event:
+    """Parse line `number` of `path`. Raises DamagedRecord where it is not an event."""
+    try:
+        event = json.loads(line)
+        if event["event"] == "epoch":
+            event["metrics"] = {name: math.nan if v is None else v for name, v in event["metrics"].items()}
+            event["losses"] = [math.nan if loss is None else loss for loss in event["losses"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        start = line[:40].decode(errors="replace")
+        raise DamagedRecord(f"{path}, line {number}: got {start!r}, expected an event as JSON") from error
+    return event

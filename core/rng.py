@@ -1,4 +1,4 @@
-"""Every random generator of a process: seed them together, save them and put them back."""
+"""All random generators of a process: seed, save and restore them together."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
+    """Seed torch (all devices), numpy (modulo 2**32) and python."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)  # CUDA's and MPS's generators too
 
 
 def state() -> dict[str, Any]:
-    """The generators of torch, CUDA, numpy and python, in types that `torch.load(weights_only=True)` takes."""
+    """Return the states of torch, CUDA, numpy and python, in types that `torch.load(weights_only=True)` accepts."""
     name, keys, position, has_gauss, gauss = cast(tuple[Any, ...], np.random.get_state(legacy=True))
     version, internal, gauss_next = random.getstate()
     return {
@@ -28,6 +29,7 @@ def state() -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any]) -> None:
+    """Set all generators to what `state()` returned. CUDA's are skipped where the number of devices has changed."""
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

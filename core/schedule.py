@@ -1,11 +1,11 @@
-"""Learning-rate schedules: multipliers of the initial rate, pure functions of progress (0 to 1 over the run)."""
+"""Learning-rate schedules: factors of the initial rate, pure functions of progress (0 to 1 over the run)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 from gatesweep.core.errors import InputError
 
@@ -14,22 +14,26 @@ Shape = Literal["constant", "linear", "cosine"]
 
 
 def schedule(shape: Shape = "cosine", *, warmup: float = 0.0, floor: float = 0.1) -> Schedule:
-    """Linear warm-up over the first `warmup` of all updates, then `shape` down to `floor` times the initial rate.
+    """Return the schedule that rises linearly over the first `warmup` of all updates, then follows `shape`.
 
-    Source of the cosine: Loshchilov and Hutter, arXiv:1608.03983, one cycle without restarts.
+    `warmup` is a fraction in [0, 1). `floor` is the factor at the end of the run, in [0, 1]; "constant" stays at 1.
+    Raises InputError for other values.
+    Source of the cosine: Loshchilov and Hutter, arXiv:1608.03983, eq. 5, one cycle without restarts.
     """
+    if shape not in get_args(Shape):
+        raise InputError(f"training.schedule.shape: got {shape!r}, expected constant, linear or cosine")
     if not 0 <= warmup < 1:
         raise InputError(f"training.schedule.warmup: got {warmup}, expected a fraction of all updates in [0, 1)")
     if not 0 <= floor <= 1:
         raise InputError(f"training.schedule.floor: got {floor}, expected a ratio in [0, 1]")
-    return partial(_multiplier, shape=shape, warmup=warmup, floor=floor)
+    return partial(_factor, shape=shape, warmup=warmup, floor=floor)
 
 
-def _multiplier(progress: float, *, shape: Shape, warmup: float, floor: float) -> float:
+def _factor(progress: float, *, shape: Shape, warmup: float, floor: float) -> float:
     if progress < warmup:
         return progress / warmup
     if shape == "constant":
         return 1.0
-    after = (progress - warmup) / (1 - warmup)
-    fall = 1 - after if shape == "linear" else 0.5 * (1 + math.cos(math.pi * after))
-    return floor + (1 - floor) * fall
+    after_warmup = (progress - warmup) / (1 - warmup)
+    decay = 1 - after_warmup if shape == "linear" else 0.5 * (1 + math.cos(math.pi * after_warmup))
+    return floor + (1 - floor) * decay

@@ -1,4 +1,4 @@
-"""The contract between the training core and a model family."""
+"""The contract between the training core and a model family: `Trainable`, `Data`, and what passes between them."""
 
 from __future__ import annotations
 
@@ -15,63 +15,69 @@ from torch.utils.checkpoint import checkpoint
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Batch = Any  # a tensor, or tuples, lists and dicts of tensors whose first axis counts samples
+Batch = Any  # a tensor, or tuples, lists and dicts of tensors; the first axis of each tensor counts samples
 Losses = dict[str, Tensor]  # scalars on the device; "loss" is the one that is minimised
 Metrics = dict[str, float]  # scalars on the host, named "split/name"
-TOGETHER = 64  # scalars that `Mean` adds up at a time
+CHUNK_SIZE = 64  # scalars that `Mean` adds up at a time
 
 
 class Diverged(Exception):
-    """Raised from anywhere inside a step when training cannot usefully go on."""
+    """Raised by a trainable, anywhere in a step, when training cannot go on. It ends the run as "diverged"."""
 
 
 class Data(Protocol):
-    """What a family trains on; lives outside the module, so that the trials of a process can share it.
+    """The training and validation batches of a family. They live outside the module, so that trials can share them.
 
-    A family's own class is built as `Data(*, device, seed, **fields of its YAML)` and may keep what is
-    expensive (a corpus, a solved problem) by `core.shared.made_once`, for all processes of a machine.
+    A family's class is built as `Data(*, device, seed, **fields of its YAML)`. It may keep expensive parts (a corpus, a
+    solved problem) in `core.cache.machine_cache`, for all processes of a machine.
     """
 
     def train(self, epoch: int) -> Sequence[Batch]:
-        """The batches of one epoch, on the device: a pure function of `epoch`, or a resumed run differs.
+        """Return the batches of one epoch, on the device.
 
-        Several workers get the same batches, and the core gives each its part of every tensor's first axis.
+        They must be a pure function of `epoch`: a resumed run relies on it. Several workers get the same batches, and
+        the core gives each worker its shard of the first axis.
         """
 
     def val(self) -> Sequence[Batch]:
-        """The held-out batches, the same at every call."""
+        """Return the validation batches, on the device: the same at every call."""
 
 
 class Step(Protocol):
-    """What the core lends a trainable for one batch."""
+    """The means of an update, which the core hands to `Trainable.train_step` with each batch."""
 
     @property
     def model(self) -> nn.Module:
         """The trainable itself, inside its DistributedDataParallel wrapper where there is one."""
 
     def update(self, loss: Tensor, optimizer: str = "main") -> Tensor:
-        """Backward, average over ranks, unscale, clip, step; returns the gradient norm before clipping."""
+        """Step the named optimizer on `loss`, a scalar: backward, average over ranks, unscale, clip, step.
+
+        Only this optimizer's parameters get gradients. Returns the gradient norm before clipping, a scalar on the
+        device. Raises KeyError for a name that `Trainable.optimizers` does not have.
+        """
 
 
 class Trainable(nn.Module, ABC):
-    """A model together with the loss that trains it: `forward` *is* the loss.
+    """A model together with the loss that trains it: `forward` returns the loss.
 
-    Declare a loss and the defaults below train it. Own the step (override `train_step`) when one loss
-    and one optimizer are not enough. A family's class is built as `Trainable(data, **fields of its YAML)`:
-    shapes come from the data, hyperparameters from the YAML. State that must survive (counters, adaptive
-    weights, running statistics) lives in buffers.
+    Declare a loss (`forward`), and the defaults below train it. Own the step (override `train_step`) where one loss and
+    one optimizer are not enough. A family's class is built as `Trainable(data, **fields of its YAML)`: shapes come from
+    the data, hyperparameters from the YAML. State that must survive a restart (counters, adaptive weights, running
+    statistics) lives in buffers.
     """
 
     stackable: ClassVar[frozenset[str]] = frozenset()
-    """Hyperparameters that may differ between trials trained as one stack: rates, and what `vary` keeps."""
+    """Hyperparameters that may differ within a stack: learning rate, weight decay, and those of `register_stacked`."""
 
     progress: Tensor
-    """The fraction of the run done, 0 to 1, set by the core before each step; every schedule reads it."""
+    """The fraction of the run done, 0 to 1, a scalar buffer. The core sets it before each step; schedules read it."""
 
     epoch: int = 0
-    """The epoch under evaluation, from 1, of `max_epochs`; set by the core, 0 outside a run."""
+    """The number of the epoch under evaluation, from 1, set by the core; 0 outside of evaluation."""
 
     max_epochs: int = 0
+    """The number of epochs of the run, set by the core with `epoch`; 0 before."""
 
     def __init__(self, *, lr: float = 1e-3, weight_decay: float = 0.0) -> None:
         super().__init__()
@@ -80,126 +86,141 @@ class Trainable(nn.Module, ABC):
         self.register_buffer("progress", torch.zeros(()))
 
     @abstractmethod
-    def forward(self, batch: Batch) -> Losses: ...
+    def forward(self, batch: Batch) -> Losses:
+        """Return the mean losses of a batch, scalars on the device. `loss` is minimised, the others are reported."""
 
     @abstractmethod
     def oracle(self, data: Data) -> Metrics:
-        """What `evaluate` would report of the gated metrics if the exact answer stood in for the model.
+        """Return the gated metrics of `evaluate` for the exact answer in place of the model.
 
-        It must pass the gate: a gate that the data itself fails stops every trial for nothing.
+        They must pass the gate: no trial can pass a gate that the data itself fails.
         """
 
     @abstractmethod
     def trivial(self, data: Data) -> Metrics:
-        """The same for a baseline that has learned nothing of the rules; it must fail the gate."""
+        """Return the gated metrics of `evaluate` for a baseline that has learned nothing; they must fail the gate."""
 
     def optimizers(self) -> dict[str, Optimizer]:
+        """Return the optimizers by name: `main`, and those of further losses."""
         return {"main": AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)}
 
     def train_step(self, batch: Batch, step: Step) -> Losses:
+        """Train on one batch by one or more calls of `step.update`; returns the losses as `forward` does.
+
+        Raises Diverged where training cannot go on.
+        """
         losses = step.model(batch)
         step.update(losses["loss"])
         return losses
 
     @torch.no_grad()
     def evaluate(self, data: Data) -> Metrics:
-        """Held-out metrics, without their `val/` prefix, which the core adds.
+        """Return the metrics on the validation batches; the core adds the prefix `val/`. Called in eval mode.
 
-        What is costly may be left out while it is not `due`. A gated metric then keeps its last value, and the gate
-        passes only where all of them were evaluated.
+        Expensive metrics may be left out while `due()` is false. The gate then carries the last value, and cannot pass
+        in that epoch.
         """
         mean = Mean()
         for batch in data.val():
             mean.add(self(batch), samples(batch))
         return mean.value()
 
-    def vary(self, **values: float) -> None:
-        """Keep hyperparameters as buffers, scalars that may differ between a stack's members; no part of the state."""
-        for name, value in values.items():
-            self.register_buffer(name, torch.tensor(float(value)), persistent=False)
-
-    def due(self, every: int) -> bool:
-        """Whether what is evaluated every so many epochs is, now: at the first one, the last, and outside a run."""
-        return self.epoch in (0, self.max_epochs) or (self.epoch - 1) % every == 0
-
     def begin(self, data: Data) -> None:
-        """Runs once, before the first epoch of a fresh run, e.g. to pretrain."""
+        """Run once before the first epoch of a fresh run, e.g. to pretrain."""
 
     def end_epoch(self, data: Data, metrics: Metrics) -> None:
-        """Runs after each evaluation, e.g. to retrain; may change `metrics`."""
+        """Run after each evaluation, e.g. to retrain. It may change `metrics`."""
 
     def figures(self, data: Data) -> dict[str, Callable[[], Figure]]:
-        """What a person would rather see than numbers, by kind; called in eval mode, drawn only if asked for.
+        """Return functions that draw figures, by kind. Called in eval mode; a figure is drawn only if it is asked for.
 
-        The figures are matplotlib's own (`matplotlib.figure.Figure()`, no pyplot), and whatever they need is
-        imported when they are drawn. Losses and metrics are drawn for every trainable without being named here.
+        The figures are `matplotlib.figure.Figure()`, not pyplot's; matplotlib is imported only inside the functions.
+        Losses and metrics are drawn for every trainable, and need no function here.
         """
         return {}
 
+    def due(self, every: int) -> bool:
+        """Return True in the epochs 1, 1 + `every`, ..., in the last epoch, and outside of a run."""
+        return self.epoch in (0, self.max_epochs) or (self.epoch - 1) % every == 0
+
+    def register_stacked(self, **values: float) -> None:
+        """Register hyperparameters as scalar buffers, so that they may differ between the members of a stack.
+
+        They are not part of the state_dict: a resumed run takes them from its configuration.
+        """
+        for name, value in values.items():
+            self.register_buffer(name, torch.tensor(float(value)), persistent=False)
+
     def recomputed(self, block: nn.Module, *inputs: Tensor) -> Any:
-        """`block(*inputs)`; under activation checkpointing its activations are computed again in the backward pass."""
+        """Return `block(*inputs)`. Under activation checkpointing, the backward pass computes its activations again."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
 
 
 def owns_step(trainable: Trainable) -> bool:
-    """Whether it overrides `train_step`, rather than declare a loss."""
+    """Return True if a trainable overrides `train_step`, False if it declares a loss."""
     return type(trainable).train_step is not Trainable.train_step
 
 
 class Mean:
-    """Mean of named scalars, weighted by samples, that stays on the device until `value` is asked for.
+    """The running mean of named scalars, weighted by samples. It stays on the device until `value` is called.
 
-    A step costs a copy of each scalar: they are added up so many at a time.
+    A step costs one copy of each scalar: the copies are added up `CHUNK_SIZE` at a time.
     """
 
     def __init__(self) -> None:
         self.weights: dict[str, int] = {}
         self.sums: dict[str, Tensor] = {}
-        self.kept: dict[tuple[str, int], list[Tensor]] = {}  # of a name and a weight, and in no sum yet
+        self.pending: dict[tuple[str, int], list[Tensor]] = {}  # by name and weight: scalars that are in no sum yet
 
     def add(self, scalars: Losses, weight: int = 1) -> None:
+        """Add one value of each scalar, with `weight` samples. No host sync."""
         for name, scalar in scalars.items():
             self.weights[name] = self.weights.get(name, 0) + weight
-            kept = self.kept.setdefault((name, weight), [])
-            kept.append(scalar.detach().clone())  # it may be a buffer, which will change
-            if len(kept) == TOGETHER:
-                self._sum(name, weight)
+            pending = self.pending.setdefault((name, weight), [])
+            pending.append(scalar.detach().clone())  # it may be a buffer, which will change
+            if len(pending) == CHUNK_SIZE:
+                self._add_pending(name, weight)
 
     def value(self) -> Metrics:
+        """Return the means. One host sync."""
         return self.means(*to_host(self.totals))
 
     @property
     def totals(self) -> list[Tensor]:
-        for name, weight in self.kept:
-            self._sum(name, weight)
+        """The weighted sum of each name, on the device, as `means` takes them."""
+        for name, weight in self.pending:
+            self._add_pending(name, weight)
         return [self.sums[name] for name in self.weights]
 
     def means(self, totals: Sequence[float]) -> Metrics:
-        """The means, from `totals` that are already on the host."""
+        """Return the means, from `totals` that are already on the host."""
         return {name: total / self.weights[name] for name, total in zip(self.weights, totals, strict=True)}
 
-    def _sum(self, name: str, weight: int) -> None:
-        if kept := self.kept[name, weight]:
-            scalars = torch.stack(kept)
+    def _add_pending(self, name: str, weight: int) -> None:
+        if pending := self.pending[name, weight]:
+            scalars = torch.stack(pending)
             total = weight * (scalars.double() if scalars.device.type != "mps" else scalars.float()).sum(dim=0)
             self.sums[name] = self.sums[name] + total if name in self.sums else total
-            kept.clear()
+            pending.clear()
 
 
 def to_host(*groups: Sequence[Tensor]) -> list[list[float]]:
-    """Scalars on the device as numbers, group by group, with one host sync for all of them."""
-    filled = [torch.stack(list(group)).detach() for group in groups if group]
-    if not filled:
+    """Copy scalars to the host, group by group, in float64 (MPS: float32). One host sync for all of them."""
+    stacked = [torch.stack(list(group)).detach() for group in groups if group]
+    if not stacked:
         return [[] for _ in groups]
-    dtype = torch.float32 if filled[0].device.type == "mps" else torch.float64
-    numbers = iter(torch.cat([scalars.to(dtype) for scalars in filled]).tolist())
+    dtype = torch.float32 if stacked[0].device.type == "mps" else torch.float64
+    numbers = iter(torch.cat([scalars.to(dtype) for scalars in stacked]).tolist())
     return [list(islice(numbers, len(group))) for group in groups]
 
 
 def samples(batch: Batch) -> int:
-    """How many samples a batch holds: the length of the first axis of its first tensor."""
+    """Return the number of samples of a batch: the length of the first axis of its first tensor.
+
+    Raises TypeError for a batch without a tensor.
+    """
     if isinstance(batch, Tensor):
         return batch.shape[0]
     parts = batch.values() if isinstance(batch, dict) else batch

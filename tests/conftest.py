@@ -174,10 +174,10 @@ LR = {"lr": {"type": "float", "low": 1e-4, "high": 1.0, "log": True}}
 
 
 def trivial(results: Path, space: dict[str, Any] | None = None, *overrides: str, **trainable: Any) -> list[str]:
-    """Overrides for a sweep of `tests.trivial`, eight trials of six epochs, one at a time, without MLflow."""
+    """Overrides for a sweep of `tests.support.trivial`, eight trials of six epochs, one at a time, without MLflow."""
     nodes = {
-        "trainable": {"_target_": "tests.trivial.Line", **trainable},
-        "data": {"_target_": "tests.trivial.Points"},
+        "trainable": {"_target_": "tests.support.trivial.Line", **trainable},
+        "data": {"_target_": "tests.support.trivial.Points"},
         "search.space": {"trainable": LR if space is None else space},
         "gate.thresholds": {"val/closeness": "> 0.9"},
         "gate.objective": "val/loss",

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.places import copy_source, make_environment
-from tests.servers import free_port
+from tests.support.places import copy_source, make_environment
+from tests.support.servers import free_port
 
 TINY_SWEEP = ["experiment=mlp", "num_samples=2", "training.max_epochs=2"]
 # Imports all of gatesweep, then each of its folders by its bare name. Prints the files, and what was not refused.

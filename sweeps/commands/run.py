@@ -13,10 +13,10 @@ from typing import Any
 
 import ray
 
+from gatesweep.core.cache import cache_scope
 from gatesweep.core.errors import InputError
 from gatesweep.core.files import try_lock, write_atomically
 from gatesweep.core.record import append_event
-from gatesweep.core.shared import cache_scope
 from gatesweep.sweeps.commands.cli import INTERRUPTED, NONE_PASSED, PASSED, print_config, run_command
 from gatesweep.sweeps.commands.faults import faults_kept_in
 from gatesweep.sweeps.commands.folders import make_folder, new_folder, point_link

@@ -10,7 +10,7 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from gatesweep.core.shared import cache_name
+from gatesweep.core.cache import cache_name
 from gatesweep.sweeps.config.schema import Config
 from gatesweep.sweeps.execution.recorder import Recorder
 from gatesweep.sweeps.execution.stack import StackTrial

@@ -25,6 +25,8 @@ from gatesweep.sweeps.config.schema import Config, check_config
 def compose_config(overrides: Sequence[str]) -> Config:
     """The configuration that `overrides` (Hydra's grammar) ask for, checked. Raises InputError in one line."""
     parsed = [parse_override(item) for item in overrides]
+    if any(override.key_or_group == "resume" and override.value() for override in parsed):
+        raise ValueError("resume: an earlier sweep is composed already: commands.resume.configure reads it")
     groups = [one for one in parsed if is_group_choice(one) and one.value() is not None]
     GlobalHydra.instance().clear()
     try:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pydantic
 
 
-def first_fault(error: pydantic.ValidationError, prefix: str = "", keys: Iterable[str] = ()) -> str:
-    """The first fault of a validation in one line; an unknown key is answered with the nearest of `keys`."""
+def first_fault(
+    error: pydantic.ValidationError,
+    prefix: str = "",
+    keys: Iterable[str] = (),
+    renamed: Mapping[str, str] | None = None,
+) -> str:
+    """The first fault of a validation in one line.
+
+    An unknown key is answered with its new name in `renamed` ("section.old": "new"), or with the nearest of `keys`.
+    """
     fault = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in fault["loc"] if not str(part).startswith(("constrained-", "function-")))
     key = ".".join(part for part in (prefix, where) if part)
     if fault["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(key, list(keys), n=1)
+        if renamed and key in renamed:
+            nearest = [f"{key.rpartition('.')[0]}.{renamed[key]}"]
         return f"{key}: unknown key, " + (
             f"did you mean {nearest[0]}?" if nearest else "expected one of those that --cfg prints"
         )

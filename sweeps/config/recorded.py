@@ -8,9 +8,8 @@ from typing import Any
 import yaml
 
 from gatesweep.core.errors import InputError
-from gatesweep.sweeps.config.schema import Config
+from gatesweep.sweeps.config.schema import RENAMED_KEYS, Config
 
-RENAMED_KEYS = {"resources.cpus": "cpus_per_worker", "resources.gpus": "gpus_per_worker"}
 MOVED_TARGETS = {
     "gatesweep.sweeps.scheduler.GateASHA": "gatesweep.sweeps.schedulers.asha.GateASHA",
     "gatesweep.sweeps.scheduler.Population": "gatesweep.sweeps.schedulers.pbt.Population",
@@ -19,7 +18,7 @@ OLDER_DEFAULTS: dict[str, dict[str, Any]] = {
     "resources": {"workers": 1, "reuse_workers": True, "stack": 1},
     "search": {"gate_after": 1, "cost": None},
     "confirm": {"seeds": 0, "trials": 1},
-    "training": {"watch": None, "system_metrics": False},
+    "training": {"log_grad_norm_every": None, "system_metrics": False},
     "tracking": {"models": ["passed"]},
 }
 

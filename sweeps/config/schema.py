@@ -12,10 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 from gatesweep.core import schedule
 from gatesweep.core.errors import InputError
 from gatesweep.core.gate import Gate
-from gatesweep.core.loop import Patience, Settings
 from gatesweep.core.precision import Precision
+from gatesweep.core.settings import EarlyStopping, Settings
 from gatesweep.sweeps.config.faults import first_fault
 from gatesweep.sweeps.config.targets import check_arguments, check_data_type
+
+RENAMED_KEYS = {  # "section.old": "new", as older records spell them
+    "resources.cpus": "cpus_per_worker",
+    "resources.gpus": "gpus_per_worker",
+    "training.watch": "log_grad_norm_every",
+}
 
 
 class Section(BaseModel):
@@ -57,11 +63,11 @@ class Section(BaseModel):
 
 class GateConfig(Section):
     thresholds: dict[str, str]
-    objective: str | None
-    mode: Literal["min", "max"]
-    bound: Literal["point", "wilson"]
-    consecutive: PositiveInt
-    scales: dict[str, float]
+    objective: str | None = None
+    mode: Literal["min", "max"] = "max"
+    bound: Literal["point", "wilson"] = "point"
+    consecutive: PositiveInt = 1
+    scales: dict[str, float] = {}
 
 
 class ScheduleConfig(Section):
@@ -85,7 +91,7 @@ class TrainingConfig(Section):
     accumulate: PositiveInt
     schedule: ScheduleConfig
     patience: PatienceConfig | None
-    watch: PositiveInt | None
+    log_grad_norm_every: PositiveInt | None
     compile: bool
     activation_checkpointing: bool
     system_metrics: bool
@@ -170,7 +176,7 @@ def check_config(values: Mapping[str, Any]) -> Config:
     try:
         Config.model_validate(values)
     except pydantic.ValidationError as error:
-        raise InputError(first_fault(error, keys=_known_keys())) from error
+        raise InputError(first_fault(error, keys=_known_keys(), renamed=RENAMED_KEYS)) from error
     for key in ("trainable", "data"):
         check_arguments(key, values[key])
     check_data_type(values["trainable"], values["data"])
@@ -188,7 +194,7 @@ def make_settings(config: Config) -> Settings:
     """The settings of one run: the section `training`, and the gate. Raises InputError."""
     training = {name: value for name, value in config.training.to_dict().items() if name != "keep_checkpoints"}
     training["schedule"] = schedule.schedule(**training["schedule"])
-    training["patience"] = Patience(**training["patience"]) if training["patience"] else None
+    training["patience"] = EarlyStopping(**training["patience"]) if training["patience"] else None
     return Settings(gate=make_gate(config.gate), **training)
 
 

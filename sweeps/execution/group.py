@@ -21,7 +21,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from torch import nn
 
-from gatesweep.core.shared import join_cache
+from gatesweep.core.cache import join_cache
 from gatesweep.sweeps.config.schema import Config, ResourcesConfig
 from gatesweep.sweeps.execution.coordinator import Job
 from gatesweep.sweeps.execution.training import train_epochs

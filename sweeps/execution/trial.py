@@ -12,9 +12,9 @@ import torch
 from ray import tune
 
 from gatesweep.core import checkpoint
+from gatesweep.core.cache import join_cache
 from gatesweep.core.gate import WORST_SCORE
 from gatesweep.core.loop import Epoch
-from gatesweep.core.shared import join_cache
 from gatesweep.sweeps.config.schema import Config
 from gatesweep.sweeps.config.values import with_values
 from gatesweep.sweeps.execution.training import train_epochs, write_checkpoint

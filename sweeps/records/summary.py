@@ -11,7 +11,7 @@ from typing import Any
 
 from gatesweep.core.files import write_atomically
 from gatesweep.core.gate import proportion
-from gatesweep.core.record import plain
+from gatesweep.core.record import json_safe
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import make_gate
 from gatesweep.sweeps.records.layout import CONFIG, CONFIRM, OUTCOMES, confirmed_name, trial_folders
@@ -92,7 +92,7 @@ def best_trial(trials: list[TrialRecord]) -> dict[str, Any] | None:
         return None
     top = trials[0]
     facts = {"trial": top.name, "outcome": top.outcome, "score": top.score, "epochs": top.epochs[-1]["epoch"]}
-    return {**facts, "params": top.values, "metrics": plain(top.metrics)}
+    return {**facts, "params": top.values, "metrics": json_safe(top.metrics)}
 
 
 def first_pass(trials: list[TrialRecord]) -> tuple[float | None, int | None]:
@@ -117,7 +117,7 @@ def leaderboard_columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     columns = _columns(rows)
     values = [[{"rank": rank, **row}.get(name) for name in columns] for rank, row in enumerate(rows, 1)]
     short = [[float(f"{value:.4g}") if isinstance(value, float) else value for value in line] for line in values]
-    return {"columns": columns, "data": plain(short)}
+    return {"columns": columns, "data": json_safe(short)}
 
 
 def _columns(rows: list[dict[str, Any]]) -> list[str]:

@@ -34,7 +34,6 @@ from gatesweep.sweeps.reports.parameters import (
 )
 from gatesweep.sweeps.reports.plots import (
     OUTCOME_STYLES,
-    compared_value,
     plot_metrics,
     plot_pareto,
     plot_progress,
@@ -172,7 +171,7 @@ def pareto_section(sweep: SweepRecord) -> dict[str, Any] | None:
 
 def threshold_row(rule: Threshold, gate: Gate, metrics: Mapping[str, float]) -> dict[str, str]:
     """How a metric stands to its threshold."""
-    value = compared_value(metrics, rule, gate.bound)
+    value = gate.compared_value(rule, metrics)
     said = {"name": rule.metric, "value": format_value(value), "needs": f"{rule.comparison} {rule.bound:g}"}
     if value is None or math.isnan(value):
         return {**said, "verdict": "has no number", "tone": "bad"}

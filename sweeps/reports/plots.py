@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gatesweep.core.gate import Threshold
+from gatesweep.core.gate import Gate, Threshold
 from gatesweep.core.record import Event
 from gatesweep.sweeps.config.targets import locate
 from gatesweep.sweeps.records.pareto import counted_trials, trial_cost
@@ -102,18 +102,18 @@ def plot_metrics(sweep: SweepRecord) -> list[tuple[str, PlotFigure]]:
     """Each gated metric over epochs with its threshold, failing side shaded; then the objective."""
     gate = sweep.gate
     drawn = [(rule, f"{rule.metric} {rule.comparison} {rule.bound:g}") for rule in gate.rules]
-    figures = [(title, _plot_metric(sweep.trials, rule.metric, rule, gate.bound)) for rule, title in drawn]
+    figures = [(title, _plot_metric(sweep.trials, rule.metric, rule, gate)) for rule, title in drawn]
     if gate.objective and gate.objective not in gate.thresholds:
         better = "smaller" if gate.mode == "min" else "larger"
         figures.append(
-            (f"{gate.objective} ({better} is better)", _plot_metric(sweep.trials, gate.objective, None, "point"))
+            (f"{gate.objective} ({better} is better)", _plot_metric(sweep.trials, gate.objective, None, gate))
         )
     return figures
 
 
-def _plot_metric(trials: Sequence[TrialRecord], name: str, rule: Threshold | None, bound: str) -> PlotFigure:
+def _plot_metric(trials: Sequence[TrialRecord], name: str, rule: Threshold | None, gate: Gate) -> PlotFigure:
     traces = outcome_curves(
-        trials, lambda event: compared_value(event["metrics"], rule, bound) if rule else event["metrics"].get(name)
+        trials, lambda event: gate.compared_value(rule, event["metrics"]) if rule else event["metrics"].get(name)
     )
     values = [value for trace in traces for value in trace["y"] if value is not None]
     values += [rule.bound] if rule else []
@@ -156,13 +156,6 @@ def _plot_metric(trials: Sequence[TrialRecord], name: str, rule: Threshold | Non
             },
         ]
     return {"data": traces, "layout": layout}
-
-
-def compared_value(metrics: Mapping[str, float], rule: Threshold, bound: str) -> float | None:
-    """The number that a threshold is compared with, as `Gate` does it."""
-    end = rule.metric + ("_low" if rule.comparison.startswith(">") else "_high")
-    value = metrics.get(rule.metric)
-    return metrics.get(end, value) if bound == "wilson" else value
 
 
 def outcome_curves(

@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from gatesweep.core.gate import WORST_SCORE
-from gatesweep.core.record import plain
+from gatesweep.core.record import json_safe
 
 
 def render_template(template: str, values: Mapping[str, Any]) -> str:
@@ -35,7 +35,7 @@ def _templates() -> jinja2.Environment:
 
 def as_json(figure: Mapping[str, Any]) -> Markup:
     """JSON that cannot end the script element it stands in."""
-    text = json.dumps(plain(figure), separators=(",", ":"), allow_nan=False)
+    text = json.dumps(json_safe(figure), separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c"))
 
 

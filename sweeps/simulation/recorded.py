@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from gatesweep.core.errors import InputError
-from gatesweep.core.record import Event, plain, read_events
+from gatesweep.core.record import Event, json_safe, read_events
 from gatesweep.core.trainable import Metrics
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import Config, make_gate
@@ -91,7 +91,7 @@ def save_recorded(pool: RecordedSweep, folder: Path) -> None:
     for curve in kept["curves"]:
         curve["scores"] = [_seven_digits(score) for score in curve["scores"]]
         curve["metrics"] = [{name: _seven_digits(value) for name, value in one.items()} for one in curve["metrics"]]
-    text = json.dumps(plain(kept), separators=(",", ":"))
+    text = json.dumps(json_safe(kept), separators=(",", ":"))
     (folder / CURVES_FILE).write_bytes(gzip.compress(text.encode(), mtime=0))
 
 

@@ -1,6 +1,7 @@
 """What MLflow's UI opens with a sweep's URL: its runs, columns and charts, a view kept as a tag of the experiment.
 
-MLflow 3.17 does not document the format; it is what its "Share" button keeps. tests/test_ui.py guards it.
+MLflow 3.17 does not document the format; it is what its "Share" button keeps.
+tests/sweeps/tracking/test_ui.py guards it.
 """
 
 from __future__ import annotations

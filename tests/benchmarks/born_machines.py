@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from gatesweep.core.loop import Settings, fit
+from gatesweep.core.loop import fit
 from gatesweep.core.schedule import schedule
+from gatesweep.core.settings import Settings
 from gatesweep.core.trainable import Metrics
 from gatesweep.trainables.born.attacks import pgd
 from gatesweep.trainables.born.classifier import BornClassifier

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from gatesweep.core.loop import Settings, fit
+from gatesweep.core.loop import fit
 from gatesweep.core.precision import DTYPES
+from gatesweep.core.settings import Settings
 from gatesweep.core.trainable import Data, Trainable
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.compose import compose_config

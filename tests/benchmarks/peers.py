@@ -24,7 +24,7 @@ from typing import Any
 
 from tests.benchmarks.systems import OURS, prepare, start
 from tests.benchmarks.trained import LOG
-from tests.processes import await_end, descendants
+from tests.support.processes import await_end, descendants
 
 SYSTEMS = ["gatesweep", "stacked", "tune", "optuna", "syne", "random"]
 CAPS = {"walk_transformer": 120, "circuit_vae": 120, "born_strict": 120}  # seconds from the command on

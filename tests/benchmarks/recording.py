@@ -29,9 +29,9 @@ import sqlalchemy
 
 from gatesweep.sweeps.commands.publish import MLFLOW_ENVIRONMENT
 from gatesweep.sweeps.config.schema import Config
-from tests.drive import Drive, publish
-from tests.readback import unlike
-from tests.servers import mlflow_server, postgresql
+from tests.support.drive import Drive, publish
+from tests.support.readback import unlike
+from tests.support.servers import mlflow_server, postgresql
 
 METRICS, STEPS = 20, 25
 

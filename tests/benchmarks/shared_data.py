@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import yaml
 
-from gatesweep.core.shared import cache_name, cache_scope, join_cache
+from gatesweep.core.cache import cache_name, cache_scope, join_cache
 from gatesweep.sweeps.config.groups import CONFIGS
 from gatesweep.sweeps.config.targets import locate
 

@@ -19,7 +19,7 @@ from gatesweep.core.stack_step import Stack
 from gatesweep.core.trainable import owns_step
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.compose import compose_config
-from gatesweep.sweeps.config.schema import make_settings
+from gatesweep.sweeps.config.schema import Config, make_settings
 from gatesweep.sweeps.config.values import with_values
 from tests.conftest import TRAINABLES
 
@@ -46,7 +46,7 @@ def compare(config: Config, count: int, batches: int, rounds: int) -> list[tuple
     for _ in range(rounds + 1):
         began = perf_counter()
         for run in alone:
-            run.train(some, {}, [])
+            run.train_epoch(some, {}, [])
         between = perf_counter()
         stack.train(some)
         found.append((between - began, perf_counter() - between))

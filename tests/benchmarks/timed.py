@@ -9,7 +9,7 @@ from typing import Any
 
 from gatesweep.core.trainable import Data, Losses, Metrics
 from tests.benchmarks.trained import append
-from tests.trivial import Line, Points
+from tests.support.trivial import Line, Points
 
 
 class Timed(Line):

@@ -31,7 +31,7 @@ from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.execution.cluster import start_ray
 from gatesweep.sweeps.records.layout import trial_folders
 from tests.conftest import trivial
-from tests.processes import descendants
+from tests.support.processes import descendants
 
 TWO = ["resources.workers=2", "resources.cpus_per_worker=0.5"]
 WORKERS = ("ray::RayTrainWorker", "ray::TrainController", "ray::Office", "ray::TrainTrial", "ray::DirectTrial")

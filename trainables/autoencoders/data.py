@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gatesweep.core.cache import machine_cache
 from gatesweep.core.data import check_batch_size, require, shuffled
-from gatesweep.core.shared import machine_cache
 from gatesweep.trainables.autoencoders import files
 from gatesweep.trainables.autoencoders.events import Events, simulate
 

@@ -61,7 +61,7 @@ class DiffusionAutoencoder(GenerativeAutoencoder):
             require(size >= 1, f"trainable.{field}", size, "at least 1")
         require(latent_noise >= 0, "trainable.latent_noise", latent_noise, "at least 0")
         self.sampling_steps = sampling_steps
-        self.vary(latent_noise=latent_noise)
+        self.register_stacked(latent_noise=latent_noise)
         self.denoiser = TokenMLP(
             latent_dim + 2 * FREQUENCIES,
             data.n_ids,

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gatesweep.core.cache import machine_cache
 from gatesweep.core.data import check_batch_size, generator, require, shuffled
-from gatesweep.core.shared import machine_cache
 
 Task = Literal["regression", "classification"]
 Batch = tuple[Tensor, Tensor]  # features (B, F), targets (B,)

@@ -66,7 +66,9 @@ class BornAdversarial(Born):
         require(beta >= 0, "trainable.beta", beta, "at least 0")
         require(weight_generative >= 0, "trainable.weight_generative", weight_generative, "at least 0")
         self.method, self.training_steps, self.training_tries = method, training_steps, training_tries
-        self.vary(eps=eps, ramp=ramp, clean_weight=clean_weight, beta=beta, weight_generative=weight_generative)
+        self.register_stacked(
+            eps=eps, ramp=ramp, clean_weight=clean_weight, beta=beta, weight_generative=weight_generative
+        )
 
     def forward(self, batch: Batch) -> Losses:
         """Compute `loss` of points (B, n) and labels (B,); in training also `class_nll`, `attacked` and `joint_nll`."""

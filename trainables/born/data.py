@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gatesweep.core.cache import machine_cache
 from gatesweep.core.data import check_batch_size, require, shuffled
-from gatesweep.core.shared import machine_cache
 from gatesweep.trainables.born.files import read_series
 from gatesweep.trainables.born.mixture import Mixture
 

@@ -27,7 +27,7 @@ class BornGenerator(Born):
         """Check the fields; `fields` are those of `Born`. Raises InputError for a bad value."""
         super().__init__(data, **fields)
         require(0 <= hybrid <= 1, "trainable.hybrid", hybrid, "0 to 1")
-        self.vary(hybrid=hybrid)
+        self.register_stacked(hybrid=hybrid)
 
     def forward(self, batch: Batch) -> Losses:
         """Compute `loss`, `class_nll` and `joint_nll` of points (B, n) and labels (B,)."""

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gatesweep.core.cache import machine_cache
 from gatesweep.core.data import check_batch_size, require, shuffled
 from gatesweep.core.errors import InputError
-from gatesweep.core.shared import machine_cache
 from gatesweep.trainables.circuits.circuit import TYPES, Circuits, generate, load
 from gatesweep.trainables.circuits.physics import Roots, grid, response, roots
 

@@ -91,7 +91,7 @@ class CircuitVAE(Trainable):
         for field, weight in weights.items():
             require(weight >= 0, f"trainable.{field}", weight, "at least 0")
         require(0 <= kl_warmup <= 1, "trainable.kl_warmup", kl_warmup, "a fraction of the run, 0 to 1")
-        self.vary(**weights, kl_warmup=kl_warmup)
+        self.register_stacked(**weights, kl_warmup=kl_warmup)
         self.samples, self.solves = samples, weight_response > 0
         self.latent = sum(latent.values())
         self.topology_size = latent["topology"]

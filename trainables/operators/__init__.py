@@ -1,1 +1,1 @@
-"""Physics-informed operators: what a network predicts must satisfy the equations that made its data."""
+"""Physics-informed operators: networks whose predictions must satisfy the equations that generated the data."""

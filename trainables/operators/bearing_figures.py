@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 UNITS = ("current [A]", "speed [rad/s]", "temperature [deg C]", "casing, stiffness times x")
-SHOWN = 300  # samples of the casing
+SHOWN = 300  # samples of the casing that are drawn
 
 
-def draw_states(part: Batch, found: States, drive: Tensor, casing: Tensor) -> Figure:
-    """The states of two windows and of their references, with two of their standard deviations: `drive` (n, blocks, 3),
-    `casing` (n, 1)."""
+def draw_states(part: Batch, states: States, drive: Tensor, casing: Tensor) -> Figure:
+    """Draw predicted and exact states of the first and the last window, with bands of two standard deviations.
+
+    The standard deviations are `drive` (n, blocks, 3) and `casing` (n, 1), in the units of the states.
+    """
     from matplotlib.figure import Figure
 
     windows = (0, len(part["label"]) - 1)
@@ -32,16 +34,16 @@ def draw_states(part: Batch, found: States, drive: Tensor, casing: Tensor) -> Fi
     blocks = np.arange(part["states"].shape[1]) * HOLD / RATE * 1e3
     for row, window in zip(axes, windows, strict=True):
         for column, panel in enumerate(row[:3]):
-            exact, mean = (one[window, :, column].cpu().numpy() for one in (part["states"], found.drive))
+            exact, mean = (x[window, :, column].cpu().numpy() for x in (part["states"], states.drive))
             band = 2 * np.append(0.0, drive[window, :, column].cpu().numpy())
             panel.plot(blocks, exact, color="0.6", linewidth=4, label="reference")
             panel.fill_between(blocks, mean - band, mean + band, color="C0", alpha=0.3, label="2 sd")
             panel.plot(blocks, mean, color="C0", label="predicted")
         time = np.arange(SHOWN) / RATE * 1e3
-        exact, mean = (one[window, :SHOWN].cpu().numpy() for one in (part["casing"], found.casing))
-        wide = 2 * float(casing[window])
+        exact, mean = (x[window, :SHOWN].cpu().numpy() for x in (part["casing"], states.casing))
+        casing_band = 2 * float(casing[window])
         row[3].plot(time, exact, color="0.6", linewidth=2, label="reference")
-        row[3].fill_between(time, mean - wide, mean + wide, color="C0", alpha=0.3, label="2 sd")
+        row[3].fill_between(time, mean - casing_band, mean + casing_band, color="C0", alpha=0.3, label="2 sd")
         row[3].plot(time, mean, color="C0", linewidth=0.8, label="predicted")
         for panel, unit in zip(row, UNITS, strict=True):
             panel.set(xlabel="time [ms]", ylabel=unit)
@@ -49,12 +51,15 @@ def draw_states(part: Batch, found: States, drive: Tensor, casing: Tensor) -> Fi
     return figure
 
 
-def draw_residuals(part: Batch, found: States, drive: Drive, scale: Tensor) -> Figure:
-    """The rms residual of each equation in the course of a window, in units of the change in a step."""
+def draw_residuals(part: Batch, states: States, drive: Drive, scale: Tensor) -> Figure:
+    """Draw the rms residual of each equation over the time of a window.
+
+    Units as for `bearing_metrics.physics`: `scale` (3,) for the drive.
+    """
     from matplotlib.figure import Figure
 
-    off = (found.drive[:, 1:] - drive.step(found.drive[:, :-1], part["inputs"])) / scale
-    shake = casing_residual(found.casing, part["force"], part["taps"])
+    off = (states.drive[:, 1:] - drive.step(states.drive[:, :-1], part["inputs"])) / scale
+    shake = casing_residual(states.casing, part["force"], part["taps"])
     curves = [*off.square().mean(dim=0).sqrt().unbind(dim=-1), shake.square().mean(dim=0).sqrt()]
     figure = Figure(figsize=(13, 3.2), layout="constrained")
     for panel, name, curve in zip(figure.subplots(1, len(STATES)), STATES, curves, strict=True):
@@ -65,7 +70,10 @@ def draw_residuals(part: Batch, found: States, drive: Drive, scale: Tensor) -> F
 
 
 def draw_confusion(label: Tensor, probabilities: Tensor, classes: tuple[str, ...]) -> Figure:
-    """Which share of the windows of each class is given which."""
+    """Draw the confusion matrix: the shares of predicted classes among the windows of each class.
+
+    `label` (n,), `probabilities` (n, classes).
+    """
     from matplotlib.figure import Figure
 
     counts = torch.zeros(len(classes), len(classes))
@@ -86,10 +94,13 @@ def draw_confusion(label: Tensor, probabilities: Tensor, classes: tuple[str, ...
 
 
 def draw_reliability(label: Tensor, probabilities: Tensor) -> Figure:
-    """How often windows are classed rightly, by how sure the model is."""
+    """Draw accuracy over confidence; the area of a point grows with its number of windows.
+
+    `label` (n,), `probabilities` (n, classes).
+    """
     from matplotlib.figure import Figure
 
-    count, confidence, accuracy = (one.cpu().numpy() for one in reliability(probabilities, label))
+    count, confidence, accuracy = (bins.cpu().numpy() for bins in reliability(probabilities, label))
     filled = count > 0
     figure = Figure(figsize=(4.6, 4.4), layout="constrained")
     axis = figure.subplots()
@@ -101,20 +112,21 @@ def draw_reliability(label: Tensor, probabilities: Tensor) -> Figure:
 
 
 def draw_envelopes(part: Batch, classes: tuple[str, ...], speed: Tensor, rate: int) -> Figure:
-    """The mean spectrum of the squared vibration of each class over orders, with the characteristic ones of a 6205.
+    """Draw the mean spectrum over orders of the squared vibration of each class.
 
-    `speed` (n,): mean of each window in rad/s.
+    Vertical lines mark the fault orders of a 6205 bearing.
+    `speed` (n,) is the mean of each window in rad/s, `rate` the sampling rate in Hz.
     """
     from matplotlib.figure import Figure
 
     columns = 5
-    rows = -(-len(classes) // columns)
-    figure = Figure(figsize=(13, 2.6 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+    lines = -(-len(classes) // columns)
+    figure = Figure(figsize=(13, 2.6 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False, sharex=True).ravel()
     orders = torch.linspace(0.3, 12, 160)
     for index, (panel, name) in enumerate(zip(panels, classes, strict=False)):
-        chosen = (part["label"] == index).cpu()
-        mean = envelope_spectrum(part["vibration"].cpu()[chosen], speed.cpu()[chosen], orders, rate).mean(dim=0)
+        rows = (part["label"] == index).cpu()
+        mean = envelope_spectrum(part["vibration"].cpu()[rows], speed.cpu()[rows], orders, rate).mean(dim=0)
         panel.plot(orders, mean, color="C0", linewidth=1)
         for colour, place in zip(("C3", "C2", "C1"), PLACES, strict=True):
             panel.axvline(GEOMETRY.orders[place], color=colour, linewidth=0.8, linestyle="--", label=place)
@@ -124,8 +136,11 @@ def draw_envelopes(part: Batch, classes: tuple[str, ...], speed: Tensor, rate: i
 
 
 def envelope_spectrum(vibration: Tensor, speed: Tensor, orders: Tensor, rate: int) -> Tensor:
-    """(n, orders): the amplitude of the squared vibration (n, samples) at orders of a constant speed (n,), relative to
-    its mean."""
+    """Return the amplitudes of the squared vibration relative to its mean, (n, orders), float64.
+
+    `vibration` (n, samples) at the sampling rate `rate` in Hz, `speed` (n,) in rad/s, constant in a window, `orders`
+    (orders,) in cycles per turn.
+    """
     energy = vibration.double().square()
     varying = energy / energy.mean(dim=1, keepdim=True) - 1
     time = torch.arange(vibration.shape[1], dtype=torch.float64) / rate

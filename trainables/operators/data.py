@@ -1,4 +1,4 @@
-"""What operators learn from: few solved samples, many unsolved ones, and held-out ones on two grids."""
+"""Data of operators: few solved samples, many unsolved ones, and held-out ones on two grids."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gatesweep.core.cache import machine_cache
 from gatesweep.core.data import check_batch_size, generator, require, shuffled
-from gatesweep.core.shared import machine_cache
 from gatesweep.trainables.operators.darcy import Darcy, Medium
 from gatesweep.trainables.operators.grid import Grid
 from gatesweep.trainables.operators.magneto_thermal import MagnetoThermal
@@ -18,62 +18,7 @@ from gatesweep.trainables.operators.problems import AdvectionDiffusion, Boundary
 Batch = tuple[Tensor, Tensor, Tensor]  # inputs of solved samples, their solutions, inputs of unsolved ones
 Samples = tuple[Tensor, Tensor]  # inputs (n, inputs, rows, columns), solutions (n, fields, rows, columns)
 HELD_OUT = ("val", "test")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that the samples depend on."""
-
-    problem: Problem
-    grid: Grid
-    n_labelled: int
-    n_unlabelled: int
-    n_val: int
-    n_test: int
-    data_seed: int
-
-
-@dataclass(frozen=True)
-class Solved:
-    labelled: Samples
-    unlabelled: Tensor
-    held_out: dict[str, Samples]
-    refined: dict[str, Samples]  # the held-out samples on a grid of half the step
-
-
-@machine_cache
-def solved(recipe: Recipe, device: torch.device) -> Solved:
-    """The samples of a recipe, drawn and solved once and kept on the device.
-
-    Each kind of sample has random numbers of its own: more labelled ones leave the held-out ones as they are, and begin
-    with the fewer.
-    """
-    problem, grid = recipe.problem, recipe.grid
-    fine = grid.refined(2)
-
-    def draw(kind: int, count: int) -> Tensor:
-        draws = generator(recipe.data_seed, kind)
-        one_by_one = [problem.draw(1, draws) for _ in range(count)]  # so that more samples begin with the fewer
-        return torch.cat(one_by_one) if one_by_one else problem.draw(1, draws)[:0]
-
-    def place(*parts: Tensor) -> tuple[Tensor, ...]:
-        return tuple(part.float().to(device) for part in parts)
-
-    drawn = draw(0, recipe.n_labelled)
-    inputs, fields, unlabelled = place(
-        problem.inputs(drawn, grid), problem.solve(drawn, grid), problem.inputs(draw(1, recipe.n_unlabelled), grid)
-    )
-    held_out, refined = {}, {}
-    for kind, name in enumerate(HELD_OUT, start=2):
-        drawn = draw(kind, recipe.n_val if name == "val" else recipe.n_test)
-        exact = problem.solve(drawn, fine)
-        coarse = exact[..., ::2, ::2]
-        *given, known, known_fine = place(problem.inputs(drawn, grid), problem.inputs(drawn, fine), coarse, exact)
-        held_out[name], refined[name] = (given[0], known), (given[1], known_fine)
-    return Solved((inputs, fields), unlabelled, held_out, refined)
-
-
-ASKED: dict[Name, tuple[str, ...]] = {  # what each problem needs to know
+PROBLEM_KEYS: dict[Name, tuple[str, ...]] = {  # configuration keys that a problem needs; it refuses the others
     "heat": ("diffusion", "boundary"),
     "burgers": ("diffusion",),
     "advection_diffusion": ("diffusion", "speed"),
@@ -82,35 +27,17 @@ ASKED: dict[Name, tuple[str, ...]] = {  # what each problem needs to know
 }
 
 
-def make_problem(
-    name: Name, diffusion: float | None, speed: float | None, boundary: Boundary | None, medium: Medium | None
-) -> Problem:
-    """Raise ValueError where a problem lacks what it needs, or is given what it has not got."""
-    given = {"diffusion": diffusion, "speed": speed, "boundary": boundary, "medium": medium}
-    for field, value in given.items():
-        asked = field in ASKED[name]
-        require(asked or value is None, f"data.{field}", value, f"null: data.problem={name} has none")
-        require(not asked or value is not None, f"data.{field}", value, f"a value: data.problem={name} needs one")
-    if name == "darcy":
-        assert medium
-        return Darcy(medium)
-    assert diffusion is not None
-    require(diffusion > 0, "data.diffusion", diffusion, "above 0")
-    if name == "heat":
-        return InsulatedHeat(diffusion) if boundary == "insulated" else AdvectionDiffusion(diffusion)
-    if name == "advection_diffusion":
-        return AdvectionDiffusion(diffusion, speed=speed or 0.0)
-    return Burgers(diffusion) if name == "burgers" else MagnetoThermal(diffusion)
-
-
 class OperatorData:
-    """Batches of inputs and solutions (B, inputs or fields, rows, columns) of a problem, and of inputs alone.
+    """Batches of (inputs, solutions, inputs without solutions) of a problem, see `Batch`.
 
-    `diffusion` (viscosity, conductivity) is that of all problems but Darcy flow, `speed` that of advection, `boundary`
-    that of heat, `medium` that of Darcy flow; elsewhere they are null. Rows are times, or x; lengths and times run from
-    0 to 1. An epoch passes over the unsolved samples, `batch_size` of them at a time, beside as many solved ones, or
-    all of them where there are fewer; without unsolved samples, over the solved ones. The samples depend on
-    `data_seed`; `seed` orders the epochs.
+    Tensors are (B, inputs or fields, rows, columns), float32, on the device. Rows are times or x; lengths and times run
+    from 0 to 1. An epoch passes once over the unsolved samples, `batch_size` at a time. Each batch has as many solved
+    samples beside them, or all solved samples if there are fewer. Without unsolved samples, an epoch passes over the
+    solved ones. The samples depend on `data_seed`; `seed` orders the epochs.
+
+    `diffusion` (viscosity, conductivity) belongs to all problems but Darcy flow, `speed` to advection, `boundary` to
+    heat, `medium` to Darcy flow. A key must be null where it does not belong. Raises InputError with the key, the
+    value and the expectation if a value is wrong.
     """
 
     def __init__(
@@ -132,7 +59,7 @@ class OperatorData:
         n_test: int = 50,
         data_seed: int = 42,
     ) -> None:
-        for field, count, least in (
+        for key, count, least in (
             ("rows", rows, 5),
             ("columns", columns, 5),
             ("n_labelled", n_labelled, 1),
@@ -140,7 +67,7 @@ class OperatorData:
             ("n_val", n_val, 1),
             ("n_test", n_test, 1),
         ):
-            require(count >= least, f"data.{field}", count, f"at least {least}")
+            require(count >= least, f"data.{key}", count, f"at least {least}")
         self.device, self.seed, self.batch_size = torch.device(device), seed, batch_size
         self.problem = make_problem(problem, diffusion, speed, boundary, medium)
         self.grid = self.problem.grid(rows, columns)
@@ -151,22 +78,25 @@ class OperatorData:
 
     @property
     def labelled(self) -> Samples:
+        """Inputs (n_labelled, inputs, rows, columns) and solutions (n_labelled, fields, rows, columns)."""
         return self.samples.labelled
 
     def held_out(self, part: str = "val", *, refined: bool = False) -> Samples:
-        """The samples of `val` or `test`, on the grid or on one of half its step."""
+        """Return inputs and solutions of `val` or `test`, on the grid or, if `refined`, on a grid of half its step."""
         return (self.samples.refined if refined else self.samples.held_out)[part]
 
     def train(self, epoch: int) -> Sequence[Batch]:
+        """Return the batches of an epoch, in an order that depends on `seed` and `epoch`."""
         (inputs, fields), unlabelled = self.samples.labelled, self.samples.unlabelled
         if len(unlabelled) == 0:
             orders = self._orders(len(inputs), self.batch_size, epoch)
             return [(inputs[rows], fields[rows], unlabelled) for rows in orders]
         orders = self._orders(len(unlabelled), self.batch_size, epoch)
-        known = self._cycle(len(inputs), len(orders), epoch)
-        return [(inputs[rows], fields[rows], unlabelled[more]) for rows, more in zip(known, orders, strict=True)]
+        cycle = self._cycle(len(inputs), len(orders), epoch)
+        return [(inputs[rows], fields[rows], unlabelled[order]) for rows, order in zip(cycle, orders, strict=True)]
 
     def val(self) -> Sequence[Batch]:
+        """Return the validation samples as one batch without unsolved samples."""
         inputs, fields = self.held_out()
         return [(inputs, fields, inputs[:0])]
 
@@ -174,15 +104,100 @@ class OperatorData:
         return shuffled(count, batch_size, seed=self.seed + salt, epoch=epoch, device=self.device)
 
     def _cycle(self, count: int, batches: int, epoch: int) -> list[Tensor]:
-        """Indices into the solved samples for so many batches, in a new order each time they are through.
+        """Return indices into the `count` solved samples, one tensor a batch.
 
-        What is left of an order is left out: a small batch would weigh as much as others, and have none for some ranks.
+        Each pass over the samples has a new order. A last batch that is not full is left out: its samples would weigh
+        more than others, and some ranks might get none of them.
         """
         size = min(self.batch_size, count)
-        found: list[Tensor] = []
+        indices: list[Tensor] = []
         turn = 0
-        while len(found) < batches:
+        while len(indices) < batches:
             orders = self._orders(count, size, epoch * batches + turn, salt=1 << 20)
-            found += [rows for rows in orders if len(rows) == size]
+            indices += [rows for rows in orders if len(rows) == size]
             turn += 1
-        return found[:batches]
+        return indices[:batches]
+
+
+def make_problem(
+    name: Name, diffusion: float | None, speed: float | None, boundary: Boundary | None, medium: Medium | None
+) -> Problem:
+    """Return the problem of a configuration.
+
+    Raises InputError with the key if a value is missing, wrong, or given to a problem that does not use it.
+    """
+    given_values = {"diffusion": diffusion, "speed": speed, "boundary": boundary, "medium": medium}
+    for key, value in given_values.items():
+        needed = key in PROBLEM_KEYS[name]
+        require(needed or value is None, f"data.{key}", value, f"null: data.problem={name} has none")
+        require(not needed or value is not None, f"data.{key}", value, f"a value: data.problem={name} needs one")
+    if name == "darcy":
+        assert medium
+        return Darcy(medium)
+    assert diffusion is not None
+    require(diffusion > 0, "data.diffusion", diffusion, "above 0")
+    if name == "heat":
+        return InsulatedHeat(diffusion) if boundary == "insulated" else AdvectionDiffusion(diffusion)
+    if name == "advection_diffusion":
+        return AdvectionDiffusion(diffusion, speed=speed or 0.0)
+    return Burgers(diffusion) if name == "burgers" else MagnetoThermal(diffusion)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that the samples depend on: the key of the machine-wide cache."""
+
+    problem: Problem
+    grid: Grid
+    n_labelled: int
+    n_unlabelled: int
+    n_val: int
+    n_test: int
+    data_seed: int
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Samples of a recipe, float32: training samples with and without solutions, and held-out ones by part."""
+
+    labelled: Samples
+    unlabelled: Tensor  # inputs (n_unlabelled, inputs, rows, columns)
+    held_out: dict[str, Samples]
+    refined: dict[str, Samples]  # the held-out samples on a grid of half the step
+
+
+@machine_cache
+def solved(recipe: Recipe, device: torch.device) -> Solved:
+    """Draw and solve the samples of a recipe, once, and keep them on the device.
+
+    Each kind of sample has its own random numbers. A larger number of solved samples begins with the smaller set, and
+    does not change the held-out samples.
+    """
+    problem, grid = recipe.problem, recipe.grid
+    fine = grid.refined(2)
+
+    def draw(kind: int, count: int) -> Tensor:
+        """Draw the parameters of one kind of sample, (count, parameters)."""
+        draws = generator(recipe.data_seed, kind)
+        # One at a time, so that a larger set begins with the smaller one.
+        parameters = [problem.draw(1, draws) for _ in range(count)]
+        return torch.cat(parameters) if parameters else problem.draw(1, draws)[:0]
+
+    def place(*parts: Tensor) -> tuple[Tensor, ...]:
+        """Copy tensors to the device as float32."""
+        return tuple(part.float().to(device) for part in parts)
+
+    drawn = draw(0, recipe.n_labelled)
+    inputs, fields, unlabelled = place(
+        problem.inputs(drawn, grid), problem.solve(drawn, grid), problem.inputs(draw(1, recipe.n_unlabelled), grid)
+    )
+    held_out, refined = {}, {}
+    for kind, name in enumerate(HELD_OUT, start=2):
+        drawn = draw(kind, recipe.n_val if name == "val" else recipe.n_test)
+        exact = problem.solve(drawn, fine)
+        coarse = exact[..., ::2, ::2]
+        held_inputs, fine_inputs, solutions, fine_solutions = place(
+            problem.inputs(drawn, grid), problem.inputs(drawn, fine), coarse, exact
+        )
+        held_out[name], refined[name] = (held_inputs, solutions), (fine_inputs, fine_solutions)
+    return Solved((inputs, fields), unlabelled, held_out, refined)

@@ -1,4 +1,4 @@
-"""Windows of machines with faulty bearings: impacts at the characteristic orders, through drives and casings."""
+"""Simulated windows of machines with faulty bearings: impacts at the characteristic orders shake a casing."""
 
 from __future__ import annotations
 
@@ -11,90 +11,89 @@ from torch import Tensor
 from gatesweep.core.data import generator
 from gatesweep.trainables.operators.motor import Bearing, Casing, Drive, Motor
 
-RATE = 12_000  # Hz: vibration and force
+RATE = 12_000  # Hz: sampling rate of vibration and force
 SAMPLES = 1024  # of a window
-HOLD = 16  # samples for which voltage and torque are held: the drive's controller runs at 750 Hz
-BLOCKS = SAMPLES // HOLD
-SETTLING = 256  # samples before a window, in which the casing forgets that it was at rest
+HOLD = 16  # samples in which voltage and torque are constant: the drive's controller runs at 750 Hz
+BLOCKS = SAMPLES // HOLD  # of HOLD samples
+SETTLING = 256  # samples simulated before a window, so that the start from rest has no effect on it
 PLACES = ("outer", "inner", "ball")
 SEVERITIES = 3  # fault widths of 0.18, 0.36 and 0.53 mm (7, 14 and 21 mil)
-WIDTH = 0.1778  # mm, of the least
+WIDTH = 0.1778  # mm, of the least severe fault
 CLASSES = ("normal", *(f"{place}_{severity}" for place in PLACES for severity in range(1, SEVERITIES + 1)))
-PULSE = 8  # samples of an impact at most
-SPEED = 250.0  # rad/s, to which forces are referred
+PULSE = 8  # samples, the maximum length of an impact
+SPEED = 250.0  # rad/s, the reference speed of impact forces
 GEOMETRY = Bearing()
+PROPERTIES = {  # ranges of the uniform properties of a bearing; the order is that of the random draws
+    "frequency": (2 * math.pi * 2000, 2 * math.pi * 4000),  # rad/s
+    "damping": (0.02, 0.06),
+    "slip": (0.01, 0.02),  # rms jitter of the time between impacts, as a fraction of it
+    "zone": (0.3, 0.7),  # depth of the modulation by the load zone
+    "background": (0.0, 8.0),  # dB below the least severe impacts
+    "imbalance": (0.1, 0.3),  # relative to the rms of the white background
+}
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows (n, ...) of a machine, in float64.
+    """Windows of machines, float64. Forces have an arbitrary unit, and so has x."""
 
-    `inputs` (n, BLOCKS, 2): voltage and load torque. `states` (n, BLOCKS + 1, 3): current, speed and temperature
-    between the blocks. `force` (n, SAMPLES), `casing` (n, SAMPLES + 1, 2): x, in units of force, and x'/W. `vibration`
-    (n, SAMPLES): x as it is measured. `frequency`, `damping` (n,): W in rad/s and zeta. `label`, `bearing` (n,).
-    """
-
-    inputs: Tensor
-    states: Tensor
-    force: Tensor
-    casing: Tensor
-    vibration: Tensor
-    frequency: Tensor
-    damping: Tensor
-    label: Tensor
-    bearing: Tensor
+    inputs: Tensor  # (n, BLOCKS, 2): voltage in V and load torque in N m
+    states: Tensor  # (n, BLOCKS + 1, 3): current in A, speed in rad/s, temperature in degrees C at the ends of blocks
+    force: Tensor  # (n, SAMPLES)
+    casing: Tensor  # (n, SAMPLES + 1, 2): x and x'/W
+    vibration: Tensor  # (n, SAMPLES): x with sensor noise
+    frequency: Tensor  # (n,): W in rad/s
+    damping: Tensor  # (n,): zeta
+    label: Tensor  # (n,), int64: index into CLASSES
+    bearing: Tensor  # (n,), int64: number of the bearing, from 0
 
 
 def simulate(per_class: int, windows: int, data_seed: int, part: int) -> Windows:
-    """`windows` windows of each of `per_class` bearings of every class; no bearing is in two parts.
+    """Simulate `windows` windows for each of `per_class` bearings of every class.
 
-    A bearing has a casing, a load zone, a slip, an impact strength and a level of background force of its own. The
-    strength of an impact doubles with each severity and varies by 10 % between bearings and between impacts; its length
-    is the time in which a ball passes the fault. The background force lies 0 to 8 dB below the least severe impacts of
-    the same bearing (rms), so that the signal-to-noise ratio is 0 to 20 dB over the severities; a normal bearing has it
-    alone. Sensor noise lies 10 to 30 dB below the vibration.
+    `part` numbers the parts of a data set: each has its own bearings and its own random numbers. Each bearing has its
+    own casing, load zone, slip, impact strength and level of background force. The strength of an impact doubles with
+    each severity, and varies by 10 % between bearings and between impacts. Its length is the time in which a ball
+    passes the fault. The background force is 0 to 8 dB below the least severe impacts of the same bearing (rms), so the
+    signal-to-noise ratio is 0 to 20 dB over the severities. A normal bearing has only the background. Sensor noise is
+    10 to 30 dB below the vibration.
     """
     drawn = generator(data_seed, part)
     label = torch.arange(len(CLASSES)).repeat_interleave(per_class)
-    own = {name: _uniform((len(label),), low, high, drawn) for name, (low, high) in UNIT.items()}
-    own["strength"] = (0.1 * torch.randn(len(label), generator=drawn, dtype=torch.float64)).exp()
-    each = torch.arange(len(label)).repeat_interleave(windows)
-    unit = {name: value[each] for name, value in own.items()}
-    fault = label[each]
-    inputs, fine = _drive(len(each), drawn)
+    per_bearing = {name: _uniform((len(label),), low, high, drawn) for name, (low, high) in PROPERTIES.items()}
+    per_bearing["strength"] = (0.1 * torch.randn(len(label), generator=drawn, dtype=torch.float64)).exp()
+    bearing = torch.arange(len(label)).repeat_interleave(windows)
+    properties = {name: value[bearing] for name, value in per_bearing.items()}
+    fault = label[bearing]
+    inputs, fine = _drive(len(bearing), drawn)
     angle = _angle(fine[..., 1])
-    impacts = _impacts(angle, fine[:, :-1, 1], fault, unit, drawn)
-    force = impacts + _background(angle[:, :-1], fault, unit, drawn)
-    casing = Casing(unit["frequency"], unit["damping"], 1 / RATE)
+    impacts = _impacts(angle, fine[:, :-1, 1], fault, properties, drawn)
+    force = impacts + _background(angle[:, :-1], fault, properties, drawn)
+    casing = Casing(properties["frequency"], properties["damping"], 1 / RATE)
     x = casing.run(force)[:, SETTLING:]
-    noise = torch.randn(len(each), SAMPLES, generator=drawn, dtype=torch.float64)
+    noise = torch.randn(len(bearing), SAMPLES, generator=drawn, dtype=torch.float64)
     level = x[:, 1:, 0].square().mean(dim=1, keepdim=True).sqrt()
-    vibration = x[:, 1:, 0] + noise * level * 10 ** (-_uniform((len(each), 1), 10, 30, drawn) / 20)
+    vibration = x[:, 1:, 0] + noise * level * 10 ** (-_uniform((len(bearing), 1), 10, 30, drawn) / 20)
     return Windows(
         inputs=inputs[:, SETTLING // HOLD :],
         states=fine[:, SETTLING::HOLD],
         force=force[:, SETTLING:],
         casing=x,
         vibration=vibration,
-        frequency=unit["frequency"],
-        damping=unit["damping"],
+        frequency=properties["frequency"],
+        damping=properties["damping"],
         label=fault,
-        bearing=each,
+        bearing=bearing,
     )
 
 
-UNIT = {
-    "frequency": (2 * math.pi * 2000, 2 * math.pi * 4000),  # rad/s
-    "damping": (0.02, 0.06),
-    "slip": (0.01, 0.02),  # of the time between impacts, rms
-    "zone": (0.3, 0.7),  # how much the load zone modulates
-    "background": (0.0, 8.0),  # dB below the least severe impacts
-    "imbalance": (0.1, 0.3),  # of the background
-}
+def strength(severity: Tensor) -> Tensor:
+    """Return the peak force of an impact at SPEED, which doubles with each severity from 1; same shape, float64."""
+    return 2.0 ** (severity - 1).double()
 
 
 def _drive(count: int, drawn: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Voltage and torque (count, blocks, 2), and the drive's states (count, samples + 1, 3), settling included."""
+    """Return voltage and torque (count, blocks, 2) and the drive's states (count, samples + 1, 3), with settling."""
     blocks = (SETTLING + SAMPLES) // HOLD
     level = torch.stack([_uniform((count,), 23, 31, drawn), _uniform((count,), 0.1, 0.5, drawn)], dim=-1)
     inputs = level[:, None].repeat(1, blocks, 1)
@@ -110,33 +109,37 @@ def _drive(count: int, drawn: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def _angle(speed: Tensor) -> Tensor:
-    """(n, samples + 1): the shaft's angle in rad, by the trapezoidal rule."""
+    """Return the shaft's angle in rad by the trapezoidal rule, same shape as `speed` (n, samples + 1) in rad/s."""
     steps = (speed[:, 1:] + speed[:, :-1]) / 2 / RATE
     return torch.cat([torch.zeros_like(steps[:, :1]), steps.cumsum(dim=1)], dim=1)
 
 
-def _impacts(angle: Tensor, speed: Tensor, fault: Tensor, unit: dict[str, Tensor], drawn: torch.Generator) -> Tensor:
-    """(n, samples): half-sine pulses of force, one for each passage of a fault; none where there is no fault."""
+def _impacts(
+    angle: Tensor, speed: Tensor, fault: Tensor, properties: dict[str, Tensor], drawn: torch.Generator
+) -> Tensor:
+    """Return half-sine pulses of force, (n, samples), one for each passage of a fault; 0 where there is no fault."""
     count, samples = speed.shape
     place, severity = _place(fault)
     order = _order(place)
-    most = math.ceil(angle.max().item() / (2 * math.pi) * order.max().item() * 1.2) + 3
-    gaps = 1 + unit["slip"][:, None] * torch.randn(count, most, generator=drawn, dtype=torch.float64)
+    limit = math.ceil(angle.max().item() / (2 * math.pi) * order.max().item() * 1.2) + 3
+    gaps = 1 + properties["slip"][:, None] * torch.randn(count, limit, generator=drawn, dtype=torch.float64)
     first = torch.rand(count, 1, generator=drawn, dtype=torch.float64)
-    at = (2 * math.pi / order)[:, None] * (gaps.cumsum(dim=1) - gaps[:, :1] + first)  # angles of impacts
-    after = torch.searchsorted(angle.contiguous(), at.contiguous()).clamp(1, samples)
+    impact_angle = (2 * math.pi / order)[:, None] * (gaps.cumsum(dim=1) - gaps[:, :1] + first)  # rad
+    after = torch.searchsorted(angle.contiguous(), impact_angle.contiguous()).clamp(1, samples)
     low, high = angle.gather(1, after - 1), angle.gather(1, after)
-    time = after - 1 + ((at - low) / (high - low)).clamp(0, 1)  # in samples
-    here = speed.gather(1, after - 1)
-    # An outer race stands still; an inner race and a ball pass through the load zone, with the shaft and the cage.
-    turns = torch.tensor([0.0, 1.0, GEOMETRY.orders["cage"]], dtype=torch.float64)[place][:, None] * at
+    time = after - 1 + ((impact_angle - low) / (high - low)).clamp(0, 1)  # in samples
+    impact_speed = speed.gather(1, after - 1)
+    # A fault of the outer race does not move, so the load zone does not modulate it. A fault of the inner race passes
+    # through the load zone once per turn of the shaft, and a fault of a ball once per turn of the cage.
+    turns = torch.tensor([0.0, 1.0, GEOMETRY.orders["cage"]], dtype=torch.float64)[place][:, None] * impact_angle
     entry = 2 * math.pi * torch.rand(count, 1, generator=drawn, dtype=torch.float64)
-    zone = 1 + (unit["zone"] * (place > 0))[:, None] * (turns + entry).cos()
-    jitter = (0.1 * torch.randn(count, most, generator=drawn, dtype=torch.float64)).exp()
-    peak = strength(severity) * unit["strength"]
-    peak = (peak * (fault > 0))[:, None] * zone * jitter * here / SPEED
-    peak = torch.where(at < angle[:, -1:], peak, 0)
-    cage = here * (1 - GEOMETRY.ball / GEOMETRY.pitch) / 2 * GEOMETRY.pitch / 2  # mm/s, of the balls' centres
+    zone = 1 + (properties["zone"] * (place > 0))[:, None] * (turns + entry).cos()
+    jitter = (0.1 * torch.randn(count, limit, generator=drawn, dtype=torch.float64)).exp()
+    peak = strength(severity) * properties["strength"]
+    peak = (peak * (fault > 0))[:, None] * zone * jitter * impact_speed / SPEED
+    peak = torch.where(impact_angle < angle[:, -1:], peak, 0)
+    # Speed of the balls' centres in mm/s.
+    cage = impact_speed * (1 - GEOMETRY.ball / GEOMETRY.pitch) / 2 * GEOMETRY.pitch / 2
     length = (2 + RATE * WIDTH * severity[:, None] / cage).clamp(max=PULSE - 1)
     start = time.ceil()
     force = torch.zeros(count, samples + PULSE, dtype=torch.float64)
@@ -147,19 +150,19 @@ def _impacts(angle: Tensor, speed: Tensor, fault: Tensor, unit: dict[str, Tensor
     return force[:, :samples]
 
 
-def _background(angle: Tensor, fault: Tensor, unit: dict[str, Tensor], drawn: torch.Generator) -> Tensor:
-    """(n, samples): white force of rough surfaces, and the imbalance of the rotor."""
+def _background(angle: Tensor, fault: Tensor, properties: dict[str, Tensor], drawn: torch.Generator) -> Tensor:
+    """Return the white force of rough surfaces plus the imbalance of the rotor, (n, samples)."""
     order = _order(_place(fault)[0])
-    share = SPEED / (2 * math.pi) * order * 3 / RATE  # of the time in which there is an impact: some 3 samples each
-    level = (share / 2).sqrt() * 10 ** (-unit["background"] / 20)
+    share = SPEED / (2 * math.pi) * order * 3 / RATE  # fraction of the time with an impact, at 3 samples each
+    level = (share / 2).sqrt() * 10 ** (-properties["background"] / 20)
     white = torch.randn(angle.shape, generator=drawn, dtype=torch.float64)
     phase = 2 * math.pi * torch.rand(len(angle), 1, generator=drawn, dtype=torch.float64)
-    turning = unit["imbalance"][:, None] * math.sqrt(2) * (angle + phase).cos()
+    turning = properties["imbalance"][:, None] * math.sqrt(2) * (angle + phase).cos()
     return level[:, None] * (white + turning)
 
 
 def _place(fault: Tensor) -> tuple[Tensor, Tensor]:
-    """(n,), (n,): index into PLACES, and severity from 1; a normal bearing has those of some fault."""
+    """Return the index into PLACES and the severity from 1, (n,) each. A normal bearing has those of some fault."""
     healthy = fault == 0
     index = torch.where(healthy, torch.arange(len(fault)) % len(CLASSES[1:]), fault - 1)
     return index // SEVERITIES, index % SEVERITIES + 1
@@ -167,11 +170,6 @@ def _place(fault: Tensor) -> tuple[Tensor, Tensor]:
 
 def _order(place: Tensor) -> Tensor:
     return torch.tensor([GEOMETRY.orders[name] for name in PLACES], dtype=torch.float64)[place]
-
-
-def strength(severity: Tensor) -> Tensor:
-    """The peak force of an impact at SPEED: it doubles with each severity, from 1."""
-    return 2.0 ** (severity - 1).double()
 
 
 def _uniform(shape: tuple[int, ...], low: float, high: float, drawn: torch.Generator) -> Tensor:

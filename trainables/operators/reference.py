@@ -1,4 +1,4 @@
-"""Reference solutions in float64: random Fourier series, and solvers whose error is far below that of any network."""
+"""Reference solutions in float64: random Fourier series, and solvers whose error is far below that of a network."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-WAVES = 6  # of a random function on a ring
-BEND = 25.0  # where spectra bend, in squared wave numbers
+WAVES = 6  # cosines, and as many sines, of a random function on a ring
+BEND = 25.0  # squared wave number above which spectra fall
 
 
 def amplitudes(waves: Tensor, power: float) -> Tensor:
-    """Standard deviations of Fourier coefficients at wave numbers `waves` (radians a length), 1 at 0: those of a random
-    field with covariance (1 - laplacian / BEND) ** (-2 power)."""
+    """Return the standard deviations of Fourier coefficients at wave numbers `waves` (radians per unit length).
+
+    They are those of a random field with covariance (1 - laplacian / BEND) ** (-2 power), and 1 at wave number 0. The
+    shape is that of `waves`.
+    """
     return (1 + waves.square() / BEND) ** -power
 
 
 def draw_series(count: int, draws: torch.Generator, *, mean: float, size: float = 0.6) -> Tensor:
-    """(count, 1 + 2 WAVES), float64: coefficients of random periodic functions: mean, cosines, sines.
+    """Draw coefficients of random periodic functions, (count, 1 + 2 WAVES), float64: mean, cosines, sines.
 
-    `size` is their root mean square about the mean, on average, and `mean` the standard deviation of their means. With
-    power 1 (arXiv:2010.08895, section 5.1) the shortest waves fade within one step of a grid's time; hence 1.5.
+    `size` is the average root mean square of the functions about their mean, and `mean` is the standard deviation of
+    the means. The power of the spectrum is 1.5: with 1 (arXiv:2010.08895, section 5.1) the shortest waves would decay
+    within one time step of the grid.
     """
     coefficients = torch.randn(count, 1 + 2 * WAVES, dtype=torch.float64, generator=draws)
     scale = amplitudes(2 * math.pi * torch.arange(1, WAVES + 1, dtype=torch.float64), 1.5)
@@ -32,7 +36,11 @@ def draw_series(count: int, draws: torch.Generator, *, mean: float, size: float 
 
 
 def series(coefficients: Tensor, x: Tensor, *, decay: Tensor | float = 0.0, shift: Tensor | float = 0.0) -> Tensor:
-    """(count, ..., points): periodic functions at x - shift, each wave k damped by exp(-decay (2 pi k)^2)."""
+    """Evaluate periodic functions at x - shift, with each wave k damped by exp(-decay (2 pi k)^2).
+
+    `coefficients` (count, 1 + 2 WAVES) are those of `draw_series`; `x` is (..., points), `decay` and `shift` broadcast.
+    Returns (count, ..., points).
+    """
     waves = 2 * math.pi * torch.arange(1, WAVES + 1, dtype=torch.float64)
     angle = waves[:, None] * (x - shift)[..., None, :]  # (..., waves, points)
     damping = torch.exp(-torch.as_tensor(decay, dtype=torch.float64)[..., None] * waves.square()[:, None])
@@ -43,10 +51,11 @@ def series(coefficients: Tensor, x: Tensor, *, decay: Tensor | float = 0.0, shif
 
 
 def burgers(initial: Tensor, times: Tensor, viscosity: float, *, steps: int = 512) -> Tensor:
-    """(count, times, points): u_t + u u_x = viscosity u_xx on a periodic [0, 1], from u at t = 0 (count, points).
+    """Solve u_t + u u_x = viscosity u_xx on a periodic [0, 1], from u at t = 0, `initial` (count, points).
 
-    Fourier collocation with the 2/3 rule, and Runge-Kutta of order four behind an integrating factor for the viscous
-    term. `steps` are taken for each unit of time, which must be a multiple of what lies between two `times`.
+    Fourier collocation with the 2/3 rule, and a Runge-Kutta method of order four with an integrating factor for the
+    viscous term. The solver takes `steps` steps per unit of time; each of `times` (times,) must be a whole number of
+    steps. Returns (count, times, points).
     """
     n = initial.shape[1]
     waves = 2 * math.pi * torch.fft.rfftfreq(n, 1 / n, dtype=torch.float64)
@@ -54,33 +63,36 @@ def burgers(initial: Tensor, times: Tensor, viscosity: float, *, steps: int = 51
     half = torch.exp(-viscosity * waves.square() / (2 * steps))
     slope = torch.where(kept, -0.5j * waves / steps, 0.0)
 
-    def advance(u: Tensor) -> Tensor:
+    def convection(u: Tensor) -> Tensor:
+        """Return the change of the spectrum in a step by -u u_x."""
         return slope * torch.fft.rfft(torch.fft.irfft(u, n=n).square())
 
     def step(u: Tensor) -> Tensor:
-        a = advance(u)
-        b = advance(half * (u + a / 2))
-        c = advance(half * u + b / 2)
-        d = advance(half.square() * u + half * c)
+        """Return the spectrum after one step."""
+        a = convection(u)
+        b = convection(half * (u + a / 2))
+        c = convection(half * u + b / 2)
+        d = convection(half.square() * u + half * c)
         return half.square() * (u + a / 6) + half * (b + c) / 3 + d / 6
 
     u = torch.where(kept, torch.fft.rfft(initial), 0.0)
-    found, done = [], 0
+    solutions, done = [], 0
     for time in times.tolist():
         due = round(time * steps)
         assert abs(due - time * steps) < 1e-9, "times must be multiples of the solver's step"
         for _ in range(due - done):
             u = step(u)
         done = due
-        found.append(torch.fft.irfft(u, n=n))
-    return torch.stack(found, dim=1)
+        solutions.append(torch.fft.irfft(u, n=n))
+    return torch.stack(solutions, dim=1)
 
 
 def darcy(permeability: NDArray[np.float64], source: float | NDArray[np.float64] = 1.0) -> NDArray[np.float64]:
-    """(rows, columns): -div(a grad u) = f on the unit square with u = 0 around it, a given on points with both ends.
+    """Solve -div(a grad u) = f on the unit square with u = 0 on its boundary; returns u (rows, columns).
 
-    Finite volumes around the points, with the harmonic mean of a on their faces: of second order where a is smooth,
-    and flux is kept where it jumps.
+    `permeability` a (rows, columns) is given at points that include the boundary, and so is `source` f unless it is a
+    number. The method is finite volumes around the points, with the harmonic mean of a on their faces. It is of second
+    order where a is smooth, and conserves the flux where a jumps.
     """
     from scipy.sparse import diags
     from scipy.sparse.linalg import spsolve
@@ -102,11 +114,6 @@ def darcy(permeability: NDArray[np.float64], source: float | NDArray[np.float64]
     return solution
 
 
-def _faces(a: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(rows - 1, columns): harmonic means of neighbours in a column."""
-    return 2 * a[1:] * a[:-1] / (a[1:] + a[:-1])
-
-
 def magneto_thermal(
     state: Tensor,
     times: Tensor,
@@ -117,11 +124,12 @@ def magneto_thermal(
     rise: float,
     heating: float,
 ) -> Tensor:
-    """(count, 2, times, points): A_t = eta(T) A_xx + J and T_t = diffusion T_xx + heating A_x^2, periodic on [0, 1].
+    """Solve A_t = eta(T) A_xx + J and T_t = diffusion T_xx + heating A_x^2, periodic on [0, 1].
 
-    eta(T) = diffusion (1 + rise T), and J = source (count, points) times cos(2 pi (f t + p)), with (f, p) the rows of
-    `phase` (count, 2). By the method of lines from `state` (count, 2, points): Fourier collocation in x, Dormand and
-    Prince's order eight in t with rtol 1e-8 and atol 1e-9, all samples at once.
+    eta(T) = diffusion (1 + rise T). J = source (count, points) times cos(2 pi (f t + p)), where (f, p) are the columns
+    of `phase` (count, 2). `state` (count, 2, points) holds A and T at t = 0. The method of lines: Fourier collocation
+    in x, Dormand and Prince's method of order eight in t with rtol 1e-8 and atol 1e-9, all samples at once.
+    Returns (count, 2, times, points).
     """
     from scipy.integrate import solve_ivp
 
@@ -131,6 +139,7 @@ def magneto_thermal(
     shape, forcing, turns = tuple(state.shape), source.numpy(), phase.numpy()
 
     def rate(time: float, flat: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the flattened time derivative of both fields."""
         fields = flat.reshape(shape)
         spectrum = np.fft.rfft(fields)
         curved = np.fft.irfft(curve * spectrum, n=n)
@@ -139,8 +148,13 @@ def magneto_thermal(
         potential = diffusion * (1 + rise * fields[:, 1]) * curved[:, 0] + driven
         return np.stack([potential, diffusion * curved[:, 1] + heating * field**2], axis=1).ravel()
 
-    found = solve_ivp(
+    solution = solve_ivp(
         rate, (0.0, float(times[-1])), state.numpy().ravel(), "DOP853", times.numpy(), rtol=1e-8, atol=1e-9
     )
-    assert found.success, found.message
-    return torch.from_numpy(found.y.T.copy()).reshape(len(times), *shape).permute(1, 2, 0, 3)
+    assert solution.success, solution.message
+    return torch.from_numpy(solution.y.T.copy()).reshape(len(times), *shape).permute(1, 2, 0, 3)
+
+
+def _faces(a: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the harmonic means of neighbours in a column, (rows - 1, columns)."""
+    return 2 * a[1:] * a[:-1] / (a[1:] + a[:-1])

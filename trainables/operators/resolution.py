@@ -1,4 +1,4 @@
-"""All that a network and its losses need to know of one grid."""
+"""Everything that a network and its losses need from one grid."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from gatesweep.trainables.operators.problems import Problem
 
 
 class Resolution(nn.Module):
-    """Buffers that a grid determines; they are no part of the state, and a model may be used with others."""
+    """Buffers that follow from a grid, none of them part of the state: one model may be used on several grids.
+
+    `coordinates` (channels, rows, columns) are input channels, `envelope` (rows, columns) is the problem's, `along`
+    (rows,) and `across` (columns,) are weights of the trapezoidal rule. All are float32.
+    """
 
     coordinates: Tensor
     envelope: Tensor
@@ -32,5 +36,5 @@ class Resolution(nn.Module):
 
     @property
     def weights(self) -> tuple[Tensor, Tensor]:
-        """Of the trapezoidal rule, along rows and along columns."""
+        """Weights of the trapezoidal rule, along rows (rows,) and along columns (columns,)."""
         return self.along, self.across

@@ -1,4 +1,4 @@
-"""Predictions with an uncertainty of their own: the losses that teach it, and how far it can be believed."""
+"""Predicted uncertainties: the losses that train them, and metrics of their calibration."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ from torch import Tensor
 
 from gatesweep.core.distributed import mean_count
 
-NOMINAL = (0.5, 0.8, 0.9, 0.95)  # shares of targets that intervals are to hold
+NOMINAL = (0.5, 0.8, 0.9, 0.95)  # shares of targets that intervals should contain
 
 
 def gaussian_nll(
     mean: Tensor, log_var: Tensor, target: Tensor, weight: Tensor | None = None, count: Tensor | None = None
 ) -> Tensor:
-    """Mean negative log likelihood under N(mean, exp(log_var)), in nats, without the constant log(2 pi) / 2.
+    """Return the mean negative log likelihood under N(mean, exp(log_var)), in nats, a scalar.
 
-    `weight` counts elements: 0 leaves one out, 1 takes it in; `count` is as for `weighted_mean`.
+    It leaves out the constant log(2 pi) / 2. All tensors have, or broadcast to, one shape. `weight` is 1 for elements
+    that count and 0 for the others; `count` is as for `weighted_mean`.
     """
     nats = 0.5 * (log_var + (target - mean).square() * (-log_var).exp())
     return nats.mean() if weight is None else weighted_mean(nats, weight, count)
 
 
 def weighted_mean(values: Tensor, weight: Tensor, count: Tensor | None = None) -> Tensor:
-    """The mean of values (samples, ...) by weights that broadcast to them; 0 where all weights are 0.
+    """Return the weighted mean of `values` (samples, ...), a scalar; 0 if all weights are 0.
 
-    It is that of the whole batch, of which this rank may have a part. `count`, `mean_count` of the samples' weights,
-    saves counting them again where each sample has one weight.
+    `weight` broadcasts to `values`. Averaged over ranks, the result is the mean over the whole batch, although each
+    rank has only a part of it; this takes one collective. `count`, the `mean_count` of one weight per sample, avoids
+    that collective when it is known already.
     """
     weight = weight.expand_as(values)
     total = mean_count(weight) if count is None else count * (weight.numel() // len(weight))
@@ -37,7 +39,7 @@ def weighted_mean(values: Tensor, weight: Tensor, count: Tensor | None = None) -
 
 
 def kl_standard_normal(mean: Tensor, log_var: Tensor) -> Tensor:
-    """Mean divergence of N(mean, exp(log_var)) from N(0, 1), in nats an element.
+    """Return the mean Kullback-Leibler divergence of N(mean, exp(log_var)) from N(0, 1), in nats per element, a scalar.
 
     Source: Kingma and Welling, arXiv:1312.6114, appendix B.
     """
@@ -45,38 +47,42 @@ def kl_standard_normal(mean: Tensor, log_var: Tensor) -> Tensor:
 
 
 def coverage(mean: Tensor, log_var: Tensor, target: Tensor, nominal: Sequence[float] = NOMINAL) -> dict[float, float]:
-    """Which share of the targets lies in the central interval that should hold a nominal share of them."""
+    """Return the share of targets in each central interval, by the nominal share that it should contain.
+
+    `mean`, `log_var` and `target` have, or broadcast to, one shape.
+    """
     score = ((target - mean).abs() * (-0.5 * log_var).exp()).float()
-    wide = [math.sqrt(2) * torch.erfinv(torch.tensor(share, dtype=torch.float64)).item() for share in nominal]
-    held = torch.stack([(score <= width).float().mean() for width in wide]).tolist()  # one host sync
-    return dict(zip(nominal, held, strict=True))
+    widths = [math.sqrt(2) * torch.erfinv(torch.tensor(share, dtype=torch.float64)).item() for share in nominal]
+    shares = torch.stack([(score <= width).float().mean() for width in widths]).tolist()  # one host sync
+    return dict(zip(nominal, shares, strict=True))
 
 
 def coverage_error(mean: Tensor, log_var: Tensor, target: Tensor, nominal: Sequence[float] = NOMINAL) -> float:
-    """Mean distance of the shares that intervals hold from those that they should hold, 0 to 1.
+    """Return the mean distance between the shares that intervals contain and their nominal shares, 0 to 1.
 
-    Source: Kuleshov et al., arXiv:1807.00263, with the absolute in the place of the squared distance.
+    Source: Kuleshov et al., arXiv:1807.00263, with absolute instead of squared distances.
     """
-    held = coverage(mean, log_var, target, nominal)
-    return sum(abs(found - share) for share, found in held.items()) / len(held)
+    covered = coverage(mean, log_var, target, nominal)
+    return sum(abs(share - expected) for expected, share in covered.items()) / len(covered)
 
 
 def reliability(probabilities: Tensor, labels: Tensor, bins: int = 15) -> tuple[Tensor, Tensor, Tensor]:
-    """(bins,) each: how many predictions (n, classes) each bin of confidence holds, their mean confidence, accuracy.
+    """Return number, mean confidence and accuracy of the predictions in each bin of confidence, (bins,) each, float64.
 
-    Bins are equally wide, closed above; empty ones are 0.
+    `probabilities` (n, classes), `labels` (n,). The bins have equal widths and include their upper ends. An empty bin
+    has zeros.
     """
     confidence, answer = probabilities.double().max(dim=1)
-    right = (answer == labels).double()
-    place = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
-    chosen = F.one_hot(place, bins).double()
-    count = chosen.sum(dim=0)
+    correct = (answer == labels).double()
+    index = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
+    membership = F.one_hot(index, bins).double()
+    count = membership.sum(dim=0)
     filled = count.clamp(min=1)
-    return count, confidence @ chosen / filled, right @ chosen / filled
+    return count, confidence @ membership / filled, correct @ membership / filled
 
 
 def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Mean distance of confidence from accuracy, over bins of confidence, weighted by their predictions.
+    """Return the mean distance between confidence and accuracy over bins, weighted by their numbers of predictions.
 
     `probabilities` (n, classes), `labels` (n,). Source: Guo et al., arXiv:1706.04599.
     """

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gatesweep.core.cache import machine_cache
 from gatesweep.core.data import check_batch_size, generator, require
-from gatesweep.core.shared import machine_cache
 from gatesweep.trainables.walks import graph as graphs
 from gatesweep.trainables.walks import rules as jumpers
 from gatesweep.trainables.walks.compliance import Judge

@@ -1,0 +1,179 @@
+"""Chaos: SIGKILL at seeded random moments; afterwards nothing is lost, nothing is there twice, and the end is the same.
+
+    python -m tests.support.chaos driver trial worker node nodes --rounds 20 --seed 0
+
+A round is a small sweep that loses, once to three times, what its kind names: the driver (then `resume=`; `job`: on a
+cluster that outlives it), a trial's process, one of two Ray Train workers, what holds the workers (`holder`), or a
+whole node of a cluster of three, which another replaces (`nodes`: with two trials at once; `gang`: with two workers).
+It is then compared with a run of the same trials that nothing disturbed (tests/support/undisturbed.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import gatesweep.sweeps  # sets Ray's environment before anything imports it  # noqa: F401  isort: skip
+
+import ray
+from ray.cluster_utils import Cluster
+
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.execution.cluster import start_ray
+from tests.support.strikes import NODE, Kind, Round, recorded, strike_driver, strike_node, strike_process, sweep_here
+from tests.support.undisturbed import differences
+
+# Trials that pass, are stopped and use up their epochs.
+SWEEP = [
+    "experiment=mlp",
+    "data.n_samples=20000",
+    "gate.thresholds={val/r2: '>= 0.997'}",
+    "figures=none",
+    "resources.max_failures=6",
+    "seed=1",
+]
+# One at a time: the order of reports, and all that follows from it, is always the same. TPE soon reads the past.
+IN_TURN = ["max_concurrent=1", "grace_period=2", "scheduler.reduction_factor=2", "search.sampler.n_startup_trials=3"]
+TOGETHER = ["max_concurrent=2", "search=random", "scheduler=none"]  # what depends on no order
+TWO_WORKERS = [*IN_TURN, "resources.workers=2"]
+
+TRIAL = ("ray::DirectTrial", "ray::_Inner")  # how titles of processes begin: idle, and in Tune's wrapper
+HOLDER = ("ray::TrainTrial", "ray::_Inner", "ray::TrainController")
+WORKER = ("ray::RayTrainWorker",)
+HEALTH = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3, "health_check_initial_delay_ms": 0}
+KINDS = {
+    "driver": Kind(IN_TURN),
+    "job": Kind(IN_TURN, cluster=True),
+    "trial": Kind(IN_TURN, TRIAL),
+    "worker": Kind(TWO_WORKERS, WORKER),
+    "holder": Kind(TWO_WORKERS, HOLDER),
+    "node": Kind(IN_TURN, TRIAL, cluster=True),
+    "nodes": Kind(TOGETHER, TRIAL, cluster=True),
+    "gang": Kind(TWO_WORKERS, WORKER, cluster=True),
+}
+
+
+@contextlib.contextmanager
+def three_nodes() -> Iterator[Cluster]:
+    """A cluster of this process: a head that trains nothing, and two nodes of one core."""
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        with mock.patch.dict(os.environ, RAY_TMPDIR=folder):  # it leaves its address there, for others to join
+            cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0, "_system_config": HEALTH})
+        try:
+            for _ in range(2):
+                cluster.add_node(**NODE)
+            yield cluster
+        finally:
+            cluster.shutdown()
+
+
+class Chaos:
+    """Rounds of any kind, and the undisturbed sweeps that they are compared with."""
+
+    def __init__(
+        self, results: Path, size: list[str], *, kills: int = 3, seed: int = 0, cluster: Cluster | None = None
+    ) -> None:
+        self.results, self.size, self.kills, self.seed, self.cluster = results, size, kills, seed, cluster
+        self.whole: dict[str, Path] = {}  # by their options: several kinds disturb the same trials
+
+    def options(self, kind: str) -> list[str]:
+        return [*SWEEP, *KINDS[kind].options, *self.size]
+
+    def undisturbed(self, kind: str) -> Path:
+        """The folder of a sweep of the same trials, run now if it has not been."""
+        options = self.options(kind)
+        key = " ".join(options)
+        if key not in self.whole:
+            name = f"whole{len(self.whole)}"
+            sweep_here([*options, f"name={name}", f"results={self.results}"])
+            self.whole[key] = next(self.results.glob(f"*-{name}"))
+        return self.whole[key]
+
+    def round(self, kind: str, number: int) -> Round:
+        """One round; one whose kills came too late is begun again, with earlier ones."""
+        assert self.cluster or not KINDS[kind].cluster
+        whole = self.undisturbed(kind)
+        draw, length = random.Random(f"{self.seed} {kind} {number}"), recorded(whole)
+        last = length + (not KINDS[kind].victims)  # a driver has something to do after the last epoch
+        moments = sorted(draw.uniform(0, last) for _ in range(min(draw.choice([1, 1, 2, 3]), self.kills)))
+        began = time.monotonic()
+        for attempt in range(5):
+            name = f"{kind}-{number}" + "-again" * attempt
+            arguments = [*self.options(kind), f"name={name}", f"results={self.results}"]
+            earlier = [moment * 0.7**attempt for moment in moments]
+            round = Round(name, KINDS[kind], arguments, self.results, length, earlier, draw)
+            self._strike(round)
+            if round.hits:
+                break
+        assert round.hits and round.folder, f"nothing could be killed: {round.faults}"
+        round.faults = round.faults or differences(round.folder, whole)
+        round.seconds = time.monotonic() - began
+        return round
+
+    def _strike(self, round: Round) -> None:
+        try:
+            if not round.kind.victims:
+                strike_driver(round, self.cluster if round.kind.cluster else None)
+            elif round.kind.cluster:
+                strike_node(round, self.cluster)
+            else:
+                strike_process(round)
+        except Exception as error:  # of the sweep that goes on in this process, or one that never ends
+            round.faults.append(f"{type(error).__name__}: {str(error)[-400:]}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kinds", nargs="+", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="number of the first round")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--kills", type=int, default=3, help="in a round, at most")
+    parser.add_argument("--results", type=Path, help="where the sweeps are kept; default: they are not")
+    arguments = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        results = arguments.results or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        results.mkdir(parents=True, exist_ok=True)
+        start_ray(compose_config([]).resources, None)
+        cluster = stack.enter_context(three_nodes()) if any(KINDS[kind].cluster for kind in arguments.kinds) else None
+        size = [f"num_samples={arguments.trials}", f"training.max_epochs={arguments.epochs}"]
+        chaos, done = Chaos(results, size, kills=arguments.kills, seed=arguments.seed, cluster=cluster), []
+        for kind in arguments.kinds:
+            for number in range(arguments.first, arguments.first + arguments.rounds):
+                done.append((kind, chaos.round(kind, number)))
+                tell(done[-1][1])
+        ray.shutdown()
+    print("\n| kind | rounds | kills | when | seconds a round | rounds with a difference |\n|---|---|---|---|---|---|")
+    for kind in arguments.kinds:
+        print(row(kind, [round for one, round in done if one == kind]))
+    return int(any(round.faults for _, round in done))
+
+
+def tell(round: Round) -> None:
+    print(f"{round.name}: {round.seconds:.0f} s, {'; '.join(round.hits)}", flush=True)
+    for fault in round.faults:
+        print(f"    {fault[:600]}", flush=True)
+
+
+def row(kind: str, done: list[Round]) -> str:
+    """A line of the table."""
+    phases = Counter(hit.partition(":")[0] for round in done for hit in round.hits)
+    when = ", ".join(f"{phase} {count}" for phase, count in phases.most_common())
+    seconds = sum(round.seconds for round in done) / len(done)
+    failed = sum(bool(round.faults) for round in done)
+    return f"| {kind} | {len(done)} | {sum(phases.values())} | {when} | {seconds:.0f} | {failed} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

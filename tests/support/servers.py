@@ -1,0 +1,116 @@
+"""Servers that tests start for themselves: MLflow's, and a PostgreSQL, each on a free port of this machine alone."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import await_end, descendants, kill
+
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
+@dataclass
+class Server:
+    """An `mlflow server`: where it is, and its death."""
+
+    uri: str
+    process: subprocess.Popen
+
+    def kill(self) -> None:
+        """SIGKILL, all of its processes."""
+        if self.process.poll() is None:
+            kill([self.process.pid, *descendants(self.process.pid)])
+            self.process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def start_mlflow(store: str, artifacts: Path, port: int | None = None) -> Server:
+    """As `make ui` starts one, over the backend `store`; artifacts go through it to the folder `artifacts`."""
+    port = port or free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", store, "--artifacts-destination", str(artifacts)]
+    log = artifacts.with_name(f"{artifacts.name}.log")
+    with log.open("a") as stream:
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=stream, env={**os.environ, **QUIET}, start_new_session=True
+        )
+    server = Server(f"http://127.0.0.1:{port}", process)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{server.uri}/health", timeout=5):
+                return server
+        except OSError:
+            time.sleep(0.2)
+    server.kill()
+    raise AssertionError(f"no MLflow server: {log.read_text()[-2000:]}")
+
+
+@contextmanager
+def mlflow_server(store: str, artifacts: Path) -> Iterator[Server]:
+    server = start_mlflow(store, artifacts)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@contextmanager
+def postgresql() -> Iterator[str]:
+    """The URI of an empty database in a cluster of its own; skips where PostgreSQL is not installed."""
+    found = shutil.which("initdb") or max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=None)
+    if found is None:
+        pytest.skip("no PostgreSQL here: apt-get install postgresql")
+    pytest.importorskip("psycopg", reason='no driver of PostgreSQL here: pip install "psycopg[binary]"')
+    programs, folder = Path(found).parent, Path(tempfile.mkdtemp(prefix="postgresql-"))  # pytest's are ours alone
+    someone: list[str] = []
+    if os.getuid() == 0:  # PostgreSQL refuses to be root
+        shutil.chown(folder, "postgres", "postgres")
+        someone = [
+            shutil.which("runuser", path=f"{os.environ['PATH']}:/usr/sbin:/sbin") or "runuser",
+            "-u",
+            "postgres",
+            "--",
+        ]
+    data, password, port = folder / "data", folder / "password", free_port()
+    secret = secrets.token_hex(16)
+    password.write_text(secret)
+    password.chmod(0o644)  # in a folder of 0700
+    initdb = [str(programs / "initdb"), "--username=mlflow", "--auth=scram-sha-256", f"--pwfile={password}"]
+    control = [*someone, str(programs / "pg_ctl"), f"--pgdata={data}", "--wait"]
+    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories=''"
+    try:
+        _run([*someone, *initdb, "--encoding=UTF8", "--no-sync", str(data)])
+        _run([*control, f"--log={folder / 'log'}", f"--options={options}", "start"])
+        postmaster = int((data / "postmaster.pid").read_text().split()[0])
+        try:
+            yield f"postgresql+psycopg://mlflow:{secret}@127.0.0.1:{port}/postgres"
+        finally:
+            _run([*control, "--mode=immediate", "stop"])
+            await_end([postmaster])
+    finally:
+        shutil.rmtree(folder)
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd="/")
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"

@@ -1,0 +1,163 @@
+"""Whether a sweep in which things died ended as one that nothing disturbed: record, weights, study, rungs, MLflow."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gatesweep.core import checkpoint
+from gatesweep.core.record import STEP_LOSS, Event, curves, json_safe, read_events
+from gatesweep.sweeps.commands.publish import MLFLOW_ENVIRONMENT
+from gatesweep.sweeps.config.recorded import read_config
+from gatesweep.sweeps.records.layout import OUTCOMES, trial_folders
+from gatesweep.sweeps.schedulers.factory import make_scheduler
+from gatesweep.sweeps.schedulers.history import recorded_scores
+from gatesweep.sweeps.search.space import read_space
+from gatesweep.sweeps.search.study import open_study
+
+
+def differences(swept: Path, whole: Path) -> list[str]:
+    """What is not as it should be in the sweep `swept`, whose trials are those of the undisturbed `whole`."""
+    found = []
+    names = [folder.name for folder in trial_folders(whole)]
+    if [folder.name for folder in trial_folders(swept)] != names:
+        return [f"trials: {[folder.name for folder in trial_folders(swept)]}, expected {names}"]
+    for name in names:
+        found += [f"{name}: {what}" for what in (*_record(swept / name), *_unlike(swept / name, whole / name))]
+    for what, of in {"summary": _counts, "study": _study, "rungs": rungs}.items():
+        if of(swept) != of(whole):
+            found.append(f"{what}: {of(swept)}, expected {of(whole)}")
+    return found + list(_mlflow(swept))
+
+
+def epochs(trial: Path) -> list[Event]:
+    return [event for event in read_events(trial / "events.jsonl") if event["event"] == "epoch"]
+
+
+def rungs(sweep: Path) -> Any:
+    """What the scheduler of a resumed sweep knows: each bracket's rungs, and whom it stopped."""
+    config = read_config(sweep / "config.yaml")
+    made = make_scheduler(config.scheduler, config.training.max_epochs, read_space(config), recorded_scores(sweep))
+    brackets = getattr(made, "_brackets", [])  # scheduler=none has none
+    return [bracket._rungs for bracket in brackets], sorted(getattr(made, "stopped", ()))
+
+
+def _record(trial: Path) -> Iterator[str]:
+    """One start to one end, every epoch once, and the three files of one opinion."""
+    events, seen = read_events(trial / "events.jsonl"), epochs(trial)
+    if [event["event"] for event in events].count("end") != 1 or events[-1]["event"] != "end":
+        yield f"events end with {[event['event'] for event in events][-3:]}, expected one end, the last"
+    if [event["epoch"] for event in seen] != list(range(1, len(seen) + 1)):
+        yield f"epochs {[event['epoch'] for event in seen]}"
+    result = json.loads((trial / "result.json").read_text())
+    if result["curves"] != json_safe(curves(seen)) or result["outcome"] != events[-1]["outcome"]:
+        yield "result.json is not what its events say"
+    with (trial / "scalars.csv").open() as stream:
+        if [int(row["epoch"]) for row in csv.DictReader(stream)] != [event["epoch"] for event in seen]:
+            yield "scalars.csv is not what its events say"
+
+
+def _unlike(trial: Path, twin: Path) -> Iterator[str]:
+    """Where a trial differs from its undisturbed twin, clocks and memory apart."""
+    for what, of in {"values": _values, "curves": _curves, "end": _end}.items():
+        if of(trial) != of(twin):
+            yield f"{what}: {of(trial)}, expected {of(twin)}"
+    (at, state), (twin_at, twin_state) = (
+        checkpoint.newest(folder / "checkpoints") or (None, {}) for folder in (trial, twin)
+    )
+    if at is None or twin_at is None or at.epoch != twin_at.epoch or at.epoch != len(epochs(trial)):
+        yield f"newest checkpoint: {at}, expected {twin_at}"
+        return
+    mine, others = state["trainable"], twin_state["trainable"]
+    unequal = [
+        key for key in {**mine, **others} if not (key in mine and key in others and same(mine[key], others[key]))
+    ]
+    if unequal:
+        yield f"weights differ: {unequal}"
+
+
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
+
+
+def _values(trial: Path) -> Any:
+    return read_events(trial / "events.jsonl")[0]["values"]
+
+
+def _curves(trial: Path) -> Any:
+    """Every epoch's metrics but those of clocks and memory, its score, and the loss of every step."""
+    return [
+        (
+            event["epoch"],
+            event["score"],
+            {name: value for name, value in event["metrics"].items() if not name.startswith("system/")},
+            event["losses"],
+        )
+        for event in epochs(trial)
+    ]
+
+
+def _end(trial: Path) -> Any:
+    last = read_events(trial / "events.jsonl")[-1]
+    return last.get("outcome"), last.get("reason")
+
+
+def _counts(sweep: Path) -> Any:
+    summary = json.loads((sweep / "summary.json").read_text())
+    return {key: summary[key] for key in ("trials", *OUTCOMES, "interrupted", "epochs")}
+
+
+def _study(sweep: Path) -> Any:
+    """What the sampler has learned: every trial once, over, and as it was told."""
+    return [
+        (trial.number, trial.state.name, trial.params, trial.values, trial.constraints, trial.intermediate_values)
+        for trial in open_study(sweep).trials
+    ]
+
+
+def _mlflow(sweep: Path) -> Iterator[str]:
+    """One run for the sweep and one for each trial, over, with every point of every curve once, and no more."""
+    for name, value in MLFLOW_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{sweep.parent / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("gatesweep").experiment_id
+    runs = client.search_runs([experiment], f"tags.sweep = '{sweep.name}'")
+    for run in runs:
+        if run.info.status != "FINISHED":
+            yield f"MLflow: the run of {run.data.tags.get('trial', 'the sweep')} is {run.info.status}"
+    children = {run.data.tags["trial"]: run for run in runs if run.data.tags["sweep.kind"] == "trial"}
+    names = [folder.name for folder in trial_folders(sweep)]
+    if sorted(children) != names or len(runs) != 1 + len(names):
+        yield f"MLflow: {len(runs)} runs of {sorted(children)}, expected one of {names} each, and one of the sweep"
+        return
+    for name, run in children.items():
+        points = {key: _points(client, run.info.run_id, key) for key in run.data.metrics}
+        expected = _expected(epochs(sweep / name))
+        if points != expected:
+            unequal = [key for key in {**points, **expected} if points.get(key) != expected.get(key)]
+            yield f"MLflow: {name}: {[(key, points.get(key), expected.get(key)) for key in unequal[:2]]}"
+        models = client.search_logged_models([experiment], filter_string=f"name = '{sweep.name}-{name}'")
+        if len(models) != (run.data.tags["outcome"] in ("passed", "finished")):
+            yield f"MLflow: {len(models)} models of {name}, which {run.data.tags['outcome']}"
+
+
+def _points(client: Any, run: str, key: str) -> list[tuple[int, float]]:
+    return sorted((point.step, point.value) for point in client.get_metric_history(run, key))
+
+
+def _expected(recorded: list[Event]) -> dict[str, list[tuple[int, float]]]:
+    """The points of MLflow that the recorded epochs stand for, by metric."""
+    points: dict[str, list[tuple[int, float]]] = {}
+    for event in recorded:
+        for key, value in {**event["metrics"], "score": event["score"], "epoch": event["epoch"]}.items():
+            points.setdefault(key, []).append((event["epoch"], float(value)))
+    losses = [loss for event in recorded for loss in event["losses"]]
+    return {**points, STEP_LOSS: list(enumerate(losses, 1))}

@@ -1,0 +1,159 @@
+"""Machines that share no disk: checkpoints, figures and the record's copy in a folder or on a real S3 interface."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from moto.server import ThreadedMotoServer
+from pyarrow import fs
+
+from gatesweep.core import checkpoint
+from gatesweep.sweeps.commands.load import load
+from gatesweep.sweeps.commands.resume import configure, restore
+from gatesweep.sweeps.commands.run import run_sweep
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.records.layout import trial_folders
+from gatesweep.sweeps.storage.mirror import Mirror
+from gatesweep.sweeps.storage.store import Store
+from gatesweep.sweeps.storage.uploads import TrialStorage
+from tests.conftest import trivial
+from tests.sweeps.commands.test_sweep import recorded, run
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The URI of a bucket, on a server of this machine."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    uri = f"s3://key:secret@sweeps/here?scheme=http&region=us-east-1&endpoint_override={host}:{port}"
+    fs.FileSystem.from_uri(f"{uri}&allow_bucket_creation=true")[0].create_dir("sweeps")
+    yield uri
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "folder":
+        return str(tmp_path / "storage")
+    uri = request.getfixturevalue("s3")
+    return uri.replace("/here?", f"/{tmp_path.name}?")
+
+
+def below(storage: str, name: str) -> str:
+    """The URI of something in `storage`."""
+    path, mark, query = storage.partition("?")
+    return f"{path}/{name}{mark}{query}"
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_sweep_goes_on_when_its_head_is_gone(storage: str, tmp_path: Path) -> None:
+    """With nothing but what is in storage, it ends as one that had never been interrupted."""
+    _, whole, _ = run(trivial(tmp_path / "whole", None, "num_samples=4"))
+    first = [*trivial(tmp_path / "first", None, "num_samples=2"), f"storage='{storage}'"]
+    _, folder, _ = run(first)
+    assert not list(folder.glob("*/checkpoints"))
+    assert recorded(folder) == recorded(whole)[:2]
+    shutil.rmtree(tmp_path / "first")
+
+    resume = f"resume='{below(storage, folder.name)}'"
+    run_sweep(configure([f"results={tmp_path / 'second'}", "num_samples=4", resume]))
+    folder = tmp_path / "second" / folder.name
+    assert recorded(folder) == recorded(whole)
+
+    for ours, theirs in zip(trial_folders(folder), trial_folders(whole), strict=True):
+        (trainable, _), (other, _) = load(ours), load(theirs)
+        assert all(torch.equal(value, other.state_dict()[key]) for key, value in trainable.state_dict().items())
+    kept = {name for name in Store(storage, folder.name).listed() if name.endswith("state.pt")}
+    assert kept == {str(path.relative_to(whole)) for path in whole.rglob("state.pt")}  # pruned alike
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_trial_whose_machine_died_goes_on_from_storage(s3: str, tmp_path: Path) -> None:
+    marker = tmp_path / "alive"
+    marker.touch()
+    killed = {"misbehave": "kill", "at_epoch": 4, "marker": str(marker), "lr": 0.01}
+    fixed = ["num_samples=1", "scheduler=none", "search.space={trainable:{lr:{type:categorical,choices:[0.01]}}}"]
+    _, folder, summary = run(trivial(tmp_path / "a", None, *fixed, f"storage='{s3}'", **killed))
+    assert summary["finished"] == 1 and not marker.exists()
+    _, whole, _ = run(trivial(tmp_path / "b", None, *fixed, lr=0.01))
+    assert recorded(folder) == recorded(whole)
+
+
+def test_half_a_checkpoint_in_storage_is_none(storage: str, tmp_path: Path) -> None:
+    trial = tmp_path / "sweep" / "trial_0000"
+    place = TrialStorage(storage, trial)
+    for epoch in (1, 2):
+        checkpoint.save(place.folder / "checkpoints" / f"epoch_{epoch:04d}", {"epoch": epoch}, {"epoch": epoch})
+    place.push()
+    place.arrived()
+    place.close()
+    assert not place.folder.exists() and not trial.exists()
+    Store(storage, "sweep", "trial_0000").delete("checkpoints/epoch_0002/meta.json")  # it is sent last
+    other = TrialStorage(storage, trial)
+    with pytest.warns(UserWarning, match="passing over it"):
+        found = checkpoint.newest(other.folder / "checkpoints")
+    assert found and found[0].epoch == 1
+    again = {"epoch": 2, "seconds": 0.5}  # the same epoch, and not the same bytes: they hold clocks
+    checkpoint.save(other.folder / "checkpoints" / "epoch_0002", again, {"epoch": 2})
+    other.push()
+    other.arrived()
+    other.close()
+    last = TrialStorage(storage, trial)
+    found = checkpoint.newest(last.folder / "checkpoints")
+    assert found and found[1] == again
+    last.close()
+
+
+def test_a_study_is_never_ahead_of_its_trials(tmp_path: Path) -> None:
+    """A trial that the copied study has not heard of goes, and its checkpoints: another will have its name."""
+    storage, folder = tmp_path / "storage", tmp_path / "figures" / "one"  # whatever the folders above are called
+    for name in ("trial_0000", "trial_0001"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "events.jsonl").write_text("")
+        Store(str(storage), "one", name).put("checkpoints/epoch_0001/state.pt", b"")
+    (folder / "config.yaml").write_text("")
+    from gatesweep.sweeps.search.study import open_study
+
+    open_study(folder).ask()
+    mirror = Mirror(str(storage), folder)
+    with (folder / "study.journal").open("a") as stream:
+        stream.write('{"half a line')
+    assert mirror.close()
+    back = restore(str(storage / "one"), tmp_path / "back")
+    assert [path.name for path in trial_folders(back)] == ["trial_0000"]
+    assert [name for name in Store(str(storage), "one").listed() if "trial_0001" in name] == []
+    assert len(open_study(back).trials) == 1
+
+
+@pytest.mark.parametrize(
+    ("storage", "message"),
+    [
+        ("/proc/nowhere", "storage: got '/proc/nowhere', which cannot be written"),
+        ("nosuch://bucket", "storage: got 'nosuch://bucket', expected a folder or a URI like s3://bucket/sweeps"),
+    ],
+)
+def test_storage_that_cannot_be_used(storage: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError) as caught:
+        run_sweep(compose_config([*trivial(tmp_path / "results"), f"storage='{storage}'"]))
+    assert message in str(caught.value)
+    assert not (tmp_path / "results").exists()
+
+
+def test_storage_is_not_the_results_themselves(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="which is `results` itself: storage=null"):
+        run_sweep(compose_config([*trivial(tmp_path), f"storage={tmp_path}"]))
+
+
+def test_what_cannot_be_resumed_from_storage(tmp_path: Path) -> None:
+    (tmp_path / "storage" / "one").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"resume: got .*expected the copy of a sweep"):
+        restore(str(tmp_path / "storage" / "one"), tmp_path / "results")
+    (tmp_path / "storage" / "one" / "config.yaml").write_text("")
+    (tmp_path / "results" / "one").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"is in .*results/one' already: resume="):
+        restore(str(tmp_path / "storage" / "one"), tmp_path / "results")

@@ -1,0 +1,185 @@
+"""The contract, over every file in configs/trainable.
+
+`python -m tests.trainables.test_trainables` rewrites the golden losses.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import yaml
+from torch.multiprocessing.spawn import spawn
+from torch.nn.parallel import DistributedDataParallel
+
+from gatesweep.core import checkpoint
+from gatesweep.core.loop import Epoch, fit
+from gatesweep.sweeps.config.build import build_run
+from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.groups import CONFIGS
+from gatesweep.sweeps.config.schema import Config, make_gate, make_settings
+from gatesweep.sweeps.config.targets import accepted_arguments, locate
+from gatesweep.sweeps.config.values import flatten, with_values
+from gatesweep.sweeps.execution.figures import draw_figures
+from tests.conftest import EXPERIMENTS, GOLDEN, TRAINABLES, tiny
+
+STEPS = 20  # of the golden losses
+IN_FULL_PRECISION = {"born_adversarial", "born_classifier", "born_generator"}  # all that they are is in amplitudes
+LENT = {"_target_", "device", "seed"}  # what the sweep adds to a file's fields
+
+
+def epochs(config: Config, **options: Any) -> list[Epoch]:
+    trainable, data = build_run(config)
+    return list(fit(trainable, data, make_settings(config), **options))
+
+
+def curves(found: list[Epoch]) -> list[Any]:
+    """Everything an epoch reports but clocks and memory."""
+    return [
+        ({name: value for name, value in one.metrics.items() if not name.startswith("system/")}, one.losses)
+        for one in found
+    ]
+
+
+def test_its_file_names_every_field_and_its_default(name: str) -> None:
+    """What a constructor takes can be seen, there or in the file of a part (`trainable/latent=...`)."""
+    config = compose_config([f"trainable={name}"])
+    parts = [yaml.safe_load(path.read_text()).get("trainable", {}) for path in (CONFIGS / "trainable").glob("*/*.yaml")]
+    of_parts = {field for part in parts for field in part}
+    for key in ("trainable", "data"):
+        assert not accepted_arguments(key, getattr(config, key)).keys() - getattr(config, key).keys() - LENT - of_parts
+    own = signature(locate("trainable", config.trainable)).parameters.values()
+    defaults = {
+        one.name: one.default for one in own if one.kind is one.KEYWORD_ONLY and one.default not in (None, one.empty)
+    }
+    assert {name: config.trainable.get(name, default) for name, default in defaults.items()} == defaults
+
+
+def test_learns(name: str) -> None:
+    found = epochs(tiny(name))
+    assert found[-1].metrics["train/loss"] < found[0].metrics["train/loss"]
+
+
+def test_reports_what_its_gate_reads(name: str) -> None:
+    config = tiny(name, "training.max_epochs=1")
+    make_gate(config.gate).require(epochs(config)[0].metrics)
+
+
+def test_resumes_bitwise(name: str, tmp_path: Path) -> None:
+    config = tiny(name)
+    whole_model, data = build_run(config)
+    whole = list(fit(whole_model, data, make_settings(config)))
+
+    first_model, data = build_run(config)
+    run = fit(first_model, data, make_settings(config))
+    first = next(run)
+    checkpoint.save(tmp_path / "epoch", first.state(), {"epoch": first.index})
+    run.close()
+
+    resumed_model, data = build_run(with_values(config, {"seed": 99}))  # what the checkpoint holds must win
+    rest = list(fit(resumed_model, data, make_settings(config), resume=checkpoint.read(tmp_path / "epoch").state()))
+    assert curves([first, *rest]) == curves(whole)
+    for key, value in whole_model.state_dict().items():
+        assert torch.equal(value, resumed_model.state_dict()[key]), key
+
+
+def test_trains_in_half_precision_as_in_full(name: str) -> None:
+    half, full = (
+        epochs(tiny(name, "training.max_epochs=1", f"training.precision={one}"))[0] for one in ("bf16", "fp32")
+    )
+    assert half.metrics["train/loss"] == pytest.approx(full.metrics["train/loss"], rel=0.05)
+    assert (half.losses == full.losses) == (name in IN_FULL_PRECISION)
+
+
+def test_uses_every_parameter(name: str) -> None:
+    config = tiny(name, "training.max_epochs=1")
+    trainable, data = build_run(config)
+    list(fit(trainable, data, make_settings(config)))  # whether it declares a loss or owns its step
+    assert [key for key, param in trainable.named_parameters() if param.grad is None] == []
+
+
+def test_data_are_a_pure_function_of_the_epoch(name: str) -> None:
+    _, data = build_run(tiny(name))
+    once, other, again = data.train(0), data.train(1), data.train(0)
+    assert all(same(first, second) for first, second in zip(once, again, strict=True))
+    assert not all(same(first, second) for first, second in zip(once, other, strict=True))
+    assert all(same(first, second) for first, second in zip(data.val(), data.val(), strict=True))
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    parts = zip(one.values(), other.values(), strict=True) if isinstance(one, dict) else zip(one, other, strict=True)
+    return all(same(first, second) for first, second in parts)
+
+
+def test_the_oracle_passes_the_gate_and_the_trivial_baseline_fails_it(name: str) -> None:
+    config = compose_config([f"trainable={name}"])  # at full size: the gate as it is used
+    trainable, data = build_run(config)
+    gate = make_gate(config.gate)
+    prefixed = [
+        {f"val/{key}": value for key, value in found(data).items()} for found in (trainable.oracle, trainable.trivial)
+    ]
+    assert gate.missed(prefixed[0]) == []
+    assert gate.missed(prefixed[1]) != []
+
+
+def test_replicates(name: str, tmp_path: Path) -> None:
+    """Two ranks that start from different weights and see different samples end with equal parameters."""
+    spawn(functools.partial(_rank, config=tiny(name), folder=str(tmp_path)), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+
+
+def _rank(rank: int, *, config: Config, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    trainable, data = build_run(with_values(config, {"seed": rank}))
+    for _ in fit(trainable, data, make_settings(config), wrap=DistributedDataParallel):
+        pass
+    torch.save(trainable.state_dict(), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+    os._exit(0)  # torch's threads outlive the interpreter's end now and then, and abort a process that is done
+
+
+def first_losses(name: str) -> list[float]:
+    losses = [loss for epoch in epochs(tiny(name)) for loss in epoch.losses]
+    return losses[:STEPS]
+
+
+def test_golden_losses(name: str) -> None:
+    golden = [float(line) for line in (GOLDEN / f"{name}.txt").read_text().split()]
+    assert len(golden) == STEPS
+    assert first_losses(name) == pytest.approx(golden, rel=1e-3)  # processors differ in the last digits
+
+
+def test_draws_its_figures(name: str, tmp_path: Path) -> None:
+    config = tiny(name, "training.max_epochs=1", "figures=standard")
+    trainable, data = build_run(config)
+    for epoch in fit(trainable, data, make_settings(config)):
+        draw_figures(tmp_path, trainable, data, epoch, kinds=None, gate=make_gate(config.gate))
+    kinds = {"losses", *trainable.figures(data)}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {f"{kind}-e0001.png" for kind in kinds}
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiments_compose(experiment: str) -> None:
+    config = compose_config([f"experiment={experiment}", "resources=cpu"])
+    assert config.name == experiment
+    text = (GOLDEN.parents[1] / "configs" / "experiment" / f"{experiment}.yaml").read_text()
+    assert f"# python sweeps/run.py experiment={experiment}" in text.splitlines()[1]
+    asked = {key: value for key, value in flatten(yaml.safe_load(text)).items() if not key.startswith("defaults")}
+    assert asked.items() <= flatten(config.to_dict()).items()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for one in TRAINABLES:
+        (GOLDEN / f"{one}.txt").write_text("\n".join(f"{loss:.7g}" for loss in first_losses(one)) + "\n")
