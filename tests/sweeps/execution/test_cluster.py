@@ -191,9 +191,14 @@ def uploaded(folder: Path, target: Path) -> dict[str, int]:
 
 def test_a_job_uploads_the_code_and_no_more(tmp_path: Path) -> None:
     files = uploaded(ROOT, tmp_path / "package.zip")
-    assert {name.split("/")[0] for name in files if "/" in name} == {"configs", "core", "sweeps", "trainables"}
-    assert (tmp_path / "package.zip").stat().st_size < 2**20
-    for name in ("sweeps/run.py", "configs/config.yaml", "trainables/walks/connectome"):
+    assert {name.split("/")[0] for name in files if "/" in name} == {"gatesweep", "sweeps"}
+    assert {name for name in files if name.startswith("sweeps/")} == {  # its rooms come in gatesweep/ alone
+        f"sweeps/{path.name}" for path in (ROOT / "sweeps").glob("*.py")
+    }
+    for folder in ("configs", "core", "sweeps", "trainables"):
+        assert any(name.startswith(f"gatesweep/{folder}/") for name in files), folder
+    assert (tmp_path / "package.zip").stat().st_size < 3 * 2**19
+    for name in ("sweeps/run.py", "gatesweep/configs/config.yaml", "gatesweep/trainables/walks/connectome"):
         assert any(path.startswith(name) for path in files), name
 
 
@@ -202,11 +207,11 @@ def test_what_runs_leave_behind_is_not_uploaded(tmp_path: Path) -> None:
         shutil.copy(ROOT / ignore, tmp_path)
     left = ["results/a/trial_0000/checkpoints/epoch_0001/state.pt", "mlartifacts/0/a.png", "outputs/.hydra/config.yaml"]
     left += [".git/config", ".venv/bin/python", "results/mlflow.db", "core/__pycache__/a.pyc", "model.safetensors"]
-    for name in (*left, "sweeps/run.py", "trainables/walks/results/table.csv"):
+    for name in (*left, "sweeps/run.py", "gatesweep/trainables/walks/results/table.csv"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     files = uploaded(tmp_path, tmp_path.with_suffix(".zip"))
-    assert set(files) == {".gitignore", ".rayignore", "sweeps/run.py", "trainables/walks/results/table.csv"}
+    assert set(files) == {".gitignore", ".rayignore", "sweeps/run.py", "gatesweep/trainables/walks/results/table.csv"}
 
 
 def run_apart(script: str, folder: Path, *overrides: str, seconds: float) -> dict[str, Any]:
