@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Variables of this shell for a cluster's storage and MLflow must not decide where tests write.
 for name in ("GATESWEEP_RESULTS", "GATESWEEP_STORAGE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
     os.environ.pop(name, None)
+# torch's compiler builds code cached for wide vectors again for narrow ones: NaN, or an error of the C++ compiler.
+if CAPABILITY := os.environ.get("ATEN_CPU_CAPABILITY"):
+    CACHE = Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}_{CAPABILITY}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))
 
+THREADS = int(os.environ.get("GATESWEEP_TEST_THREADS", "1"))  # of torch; `tests.rounding` tries others
 TRAINABLES = sorted(path.stem for path in (CONFIGS / "trainable").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 
@@ -157,9 +163,9 @@ def tiny(name: str, *overrides: str) -> Config:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Train on one thread: two are slower on a busy machine."""
-    torch.set_num_threads(1)
+def few_threads() -> None:
+    """Train on one thread: two are slower on a busy machine. `tests.rounding` tries both."""
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(params=TRAINABLES)
