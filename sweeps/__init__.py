@@ -8,7 +8,6 @@ if __name__ != "gatesweep.sweeps":  # one name a file: a class imported twice is
 # Ray reads these when it is imported. It stays on this machine unless told of a cluster, and is silent.
 RAY_ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on Linux: binds every port to loopback
-    "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import ray
 import yaml
-from ray._private import services
+from ray._private import ray_constants, services
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.autoscaler.v2.utils import is_autoscaler_v2
@@ -31,7 +33,7 @@ def start_ray(resources: ResourcesConfig, max_concurrent: int | None) -> int:
     address = os.environ.get("RAY_ADDRESS") or "local"  # None would join whatever runs on this machine
     if not ray.is_initialized():
         _check_address(address)
-    local = {"include_dashboard": False, "object_store_memory": 256 * 2**20} if address == "local" else {}
+    local = _loopback_options() if address == "local" and not ray.is_initialized() else {}
     try:
         ray.init(
             address=address, log_to_driver=False, logging_level=logging.CRITICAL, ignore_reinit_error=True, **local
@@ -43,6 +45,20 @@ def start_ray(resources: ResourcesConfig, max_concurrent: int | None) -> int:
     except ValueError:
         ray.shutdown()
         raise
+
+
+def _loopback_options() -> dict[str, Any]:
+    """Options of a Ray of this machine's own: it binds to loopback, and wants a token that this process passes on.
+
+    Whoever imported Ray before gatesweep has it read its variables too early, so the binding is set here as well. The
+    token is the user's own where there is one (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token), else a new one
+    that lives in the environment of this process and its children alone.
+    """
+    ray_constants.ENABLE_RAY_CLUSTER = False  # Ray's name for: other machines may connect
+    named = os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+    if not named and not (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    return {"include_dashboard": False, "object_store_memory": 256 * 2**20}
 
 
 def _check_address(address: str) -> None:
