@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import ray
 import yaml
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.schema import ResourcesConfig
-from gatesweep.sweeps.execution.ray_private import bootstrap_address, has_autoscaler
+from gatesweep.sweeps.execution.ray_private import bind_to_loopback, bootstrap_address, has_autoscaler
 
 
 def start_ray(resources: ResourcesConfig, max_concurrent: int | None) -> int:
@@ -26,7 +28,7 @@ def start_ray(resources: ResourcesConfig, max_concurrent: int | None) -> int:
     address = os.environ.get("RAY_ADDRESS") or "local"  # with None, Ray would join any cluster of this machine
     if not ray.is_initialized():
         _check_address(address)
-    local = {"include_dashboard": False, "object_store_memory": 256 * 2**20} if address == "local" else {}
+    local = _loopback_options() if address == "local" and not ray.is_initialized() else {}
     try:
         ray.init(
             address=address, log_to_driver=False, logging_level=logging.CRITICAL, ignore_reinit_error=True, **local
@@ -38,6 +40,20 @@ def start_ray(resources: ResourcesConfig, max_concurrent: int | None) -> int:
     except ValueError:
         ray.shutdown()
         raise
+
+
+def _loopback_options() -> dict[str, Any]:
+    """Return options for a Ray of this machine's own, which binds to loopback and wants a token.
+
+    The token is the user's own where there is one (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token). Else it is
+    a new one, which only the environment of this process and its children holds. Ray turns tokens on by itself unless
+    RAY_AUTH_MODE says otherwise.
+    """
+    bind_to_loopback()
+    named = os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+    if not named and not (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    return {"include_dashboard": False, "object_store_memory": 256 * 2**20}
 
 
 def concurrency(resources: ResourcesConfig, max_concurrent: int | None) -> int:

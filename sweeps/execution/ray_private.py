@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 
 import ray
-from ray._private import services
+from ray._private import ray_constants, services
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.autoscaler.v2.utils import is_autoscaler_v2
@@ -24,6 +24,14 @@ FIXED_NODE_TYPE = "node_"  # start of the node types that machines outside an au
 def bootstrap_address(address: str) -> str | None:
     """Return `host:port` of the cluster that Ray would join for an address; None where it would start one."""
     return services.canonicalize_bootstrap_address(address)
+
+
+def bind_to_loopback() -> None:
+    """Make a Ray that this process starts bind to loopback, also where Ray was imported before gatesweep.
+
+    `gatesweep.sweeps` sets the variable for it, but Ray reads that when it is imported.
+    """
+    ray_constants.ENABLE_RAY_CLUSTER = False  # Ray's name for: other machines may join
 
 
 def has_autoscaler() -> bool:

@@ -17,6 +17,7 @@ PINNED = f"expected as in the pinned ray 2.60.0, got ray {ray.__version__}"
     [
         ("ray._private.services", "canonicalize_bootstrap_address", ["addr"]),
         ("ray._private.ray_constants", "DEBUG_AUTOSCALING_STATUS", None),
+        ("ray._private.ray_constants", "ENABLE_RAY_CLUSTER", None),
         ("ray.autoscaler.v2.sdk", "get_cluster_status", ["gcs_address"]),
         ("ray.autoscaler.v2.utils", "is_autoscaler_v2", ["fetch_from_server"]),
         ("ray.experimental.internal_kv", "_internal_kv_get", ["key"]),
