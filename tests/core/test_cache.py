@@ -19,7 +19,7 @@ import yaml
 
 from gatesweep.core.cache import CPU, MAX_FILES, cache_scope, machine_cache
 from gatesweep.sweeps.commands.run import run_sweep
-from gatesweep.sweeps.config.build import _data
+from gatesweep.sweeps.config.build import _cached_data
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.config.groups import CONFIGS
 from gatesweep.sweeps.config.targets import locate
@@ -107,7 +107,7 @@ def files() -> list[Path]:
 
 def forget() -> None:
     """What this process has made."""
-    _data.cache_clear()
+    _cached_data.cache_clear()
     for module in [one for name, one in sys.modules.items() if name.startswith(("gatesweep.trainables.", __name__))]:
         for value in vars(module).values():
             if hasattr(value, "cache_clear"):
