@@ -42,20 +42,6 @@ def start_ray(resources: ResourcesConfig, max_concurrent: int | None) -> int:
         raise
 
 
-def _loopback_options() -> dict[str, Any]:
-    """Return options for a Ray of this machine's own, which binds to loopback and wants a token.
-
-    The token is the user's own where there is one (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token). Else it is
-    a new one, which only the environment of this process and its children holds. Ray turns tokens on by itself unless
-    RAY_AUTH_MODE says otherwise.
-    """
-    bind_to_loopback()
-    named = os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
-    if not named and not (Path.home() / ".ray" / "auth_token").is_file():
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    return {"include_dashboard": False, "object_store_memory": 256 * 2**20}
-
-
 def concurrency(resources: ResourcesConfig, max_concurrent: int | None) -> int:
     """Return the number of trials that run at once.
 
@@ -79,6 +65,20 @@ def concurrency(resources: ResourcesConfig, max_concurrent: int | None) -> int:
         has = f"{cluster.get('CPU', 0):g} CPUs and {cluster.get('GPU', 0):g} GPUs"
         raise InputError(f"resources: got {each}; the cluster has {has}")
     return max_concurrent or trials
+
+
+def _loopback_options() -> dict[str, Any]:
+    """Return options for a Ray of this machine's own, which binds to loopback and wants a token.
+
+    The token is the user's own where there is one (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token). Else it is
+    a new one, which only the environment of this process and its children holds. Ray turns tokens on by itself unless
+    RAY_AUTH_MODE says otherwise.
+    """
+    bind_to_loopback()
+    named = os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+    if not named and not (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    return {"include_dashboard": False, "object_store_memory": 256 * 2**20}
 
 
 def _check_address(address: str) -> None:
