@@ -44,7 +44,7 @@ class Setting:
     order: str  # sampler, shuffled or recorded
 
     def source(self, pool: RecordedSweep, replica: int) -> Source:
-        """What the replica of this number takes its trials from."""
+        """The source of trials for the replica of this number."""
         seed = self.config.seed + replica
         if self.order == "sampler":
             return NearestRecorded(self.config.replace(seed=seed), self.space, pool.curves)
