@@ -36,6 +36,7 @@ sweep: env
 
 test: env-test check
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m tests.rounding
 
 quick: env-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(QUICK)

@@ -41,7 +41,7 @@ def compare_command(arguments: argparse.Namespace) -> int:
         print(f"no sweeps, left out: {', '.join(path.name for path in others)}", file=sys.stderr)
     sweeps = [read_sweep(folder) for folder in folders]
     rows = [comparison_row(sweep) for sweep in sweeps]
-    print(text_table(rows))
+    print(text_table(list(rows[0]), [list(row.values()) for row in rows]))
     if len(group_by_gate(sweeps)) > 1:
         print("\nThe gates differ, so scores do not compare:")
         for group in group_by_gate(sweeps):

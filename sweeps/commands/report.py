@@ -25,7 +25,7 @@ def report_command(arguments: argparse.Namespace) -> int:
         raise InputError(f"sweep: got {str(arguments.sweep)!r}, expected the folder of a sweep (it has no {CONFIG})")
     sweep = read_sweep(folder)
     if not is_running(folder):
-        write_summary(folder, sweep.seconds, {key: sweep.facts.get(key) for key in ("versions", "git_commit")})
+        write_summary(folder, sweep.seconds, {key: sweep.provenance.get(key) for key in ("versions", "git_commit")})
     print(leaderboard_text(leaderboard(folder)))
     print(f"report {write_page(folder)}")
     return PASSED

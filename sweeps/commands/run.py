@@ -60,7 +60,7 @@ def run_sweep(config: Config, overrides: Sequence[str] = ()) -> int:
     """
     with cache_scope():  # the trials map the data that the checks have made
         space = read_space(config)
-        config = config.replace(warm_start=warm_start_folders(config) or None)
+        config = config.replace(warm_start=warm_start_folders(config.warm_start) or None)
         folder = Path(config.resume) if config.resume else new_folder(config)
         check_sweep(folder, config, space)
         with _cluster(config) as concurrent, _sweep_folder(folder, config), faults_kept_in(folder):
@@ -117,8 +117,8 @@ def _search(folder: Path, config: Config, space: Space, concurrent: int) -> Sear
     """The search of the sweep, which has heard of the trials that are recorded."""
     stack = stack_size(config.resources.stack, config.num_samples, concurrent)
     search = Search(config, space, make_gate(config.gate), folder, stack)
-    if search.warm:
-        print(f"warm start: {len(search.warm)} trials of earlier sweeps", flush=True)
+    if search.warm_start:
+        print(f"warm start: {len(search.warm_start)} trials of earlier sweeps", flush=True)
     return search
 
 
@@ -135,7 +135,7 @@ def _train(folder: Path, config: Config, space: Space, search: Search, concurren
         seconds = recorder.elapsed
         if config.confirm.seeds:
             winners = Confirmation(folder, config.confirm.seeds, config.confirm.trials)
-            config = confirmation_config(config, winners)
+            config = confirmation_config(config, len(winners.unfinished))
             recorder = Recorder(folder, config, gate, winners, kind=CONFIRM)
             train_trials(folder, config, space, recorder, concurrent)
     except KeyboardInterrupt:

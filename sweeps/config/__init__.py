@@ -1,0 +1,1 @@
+"""Configurations: schema, YAML files, composition and checks. Imports from no other room."""

@@ -12,15 +12,21 @@ from gatesweep.sweeps.config.targets import locate
 
 
 def build_run(config: Config) -> tuple[Trainable, Data]:
-    """The trainable, on its device and initialised from `seed`, and its data, shared by the runs of a process."""
-    place = device.choose(config.device)
-    data = _data(json.dumps(config.data, sort_keys=True), str(place))
+    """Build the trainable, on its device and initialised from `seed`, and its data.
+
+    The runs of one process share the data of equal configurations. Raises InputError where a `_target_` cannot be
+    imported or this machine has no such device, and whatever a constructor raises.
+    """
+    run_device = device.choose(config.device)
+    data = _cached_data(json.dumps(config.data, sort_keys=True), str(run_device))
     rng.seed_everything(config.seed)
     fields = {name: value for name, value in config.trainable.items() if name != "_target_"}
-    return locate("trainable", config.trainable)(data, **fields).to(place), data
+    return locate("trainable", config.trainable)(data, **fields).to(run_device), data
 
 
 @cache
-def _data(node: str, place: str) -> Data:
-    fields = json.loads(node)
-    return locate("data", fields)(device=place, **{name: value for name, value in fields.items() if name != "_target_"})
+def _cached_data(node: str, device_name: str) -> Data:
+    """Build the data of `node`, the section `data` as JSON."""
+    values = json.loads(node)
+    fields = {name: value for name, value in values.items() if name != "_target_"}
+    return locate("data", values)(device=device_name, **fields)

@@ -1,4 +1,4 @@
-"""Compose the YAML files and what was typed into one checked configuration, by Hydra's grammar."""
+"""Compose the YAML files and the overrides of a command line into one checked configuration, by Hydra's grammar."""
 
 from __future__ import annotations
 
@@ -17,48 +17,89 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.faults import hydra_message
-from gatesweep.sweeps.config.groups import CONFIGS
+from gatesweep.sweeps.config.groups import CONFIGS, MAIN
 from gatesweep.sweeps.config.recorded import read_values
 from gatesweep.sweeps.config.schema import Config, check_config
 
 
 def compose_config(overrides: Sequence[str]) -> Config:
-    """The configuration that `overrides` (Hydra's grammar) ask for, checked. Raises InputError in one line."""
+    """Compose the configuration that `overrides`, in Hydra's grammar, ask for, and check it.
+
+    Raises InputError in one line.
+    """
     parsed = [parse_override(item) for item in overrides]
     if any(override.key_or_group == "resume" and override.value() for override in parsed):
         raise ValueError("resume: an earlier sweep is composed already: commands.resume.configure reads it")
-    groups = [one for one in parsed if is_group_choice(one) and one.value() is not None]
+    groups = [override for override in parsed if is_group_choice(override) and override.value() is not None]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            lines = [str(one.input_line) for one in groups] + _own_experiment(parsed)
-            composed = compose("config", lines, return_hydra_config=True)
+            lines = [str(override.input_line) for override in groups] + _default_experiment(parsed)
+            composed = compose(MAIN, lines, return_hydra_config=True)
         choices = composed.hydra.runtime.choices
-        config = OmegaConf.create({key: composed._get_node(key) for key in composed if key != "hydra"})
-        _apply(config, [one for one in parsed if not is_group_choice(one)])
+        config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+        _apply(config, [override for override in parsed if not is_group_choice(override)])
         config.name = config.name or choices.experiment or choices.trainable
-        config.data.setdefault("seed", config.seed)  # the trials' own seeds differ, and their data do not
-        return check_config(_plain(config))
+        config.data.setdefault("seed", config.seed)  # trials have seeds of their own, and share the data
+        return check_config(_plain_values(config))
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(hydra_message(error)) from error
 
 
+def load_file(path: Path, overrides: Sequence[str]) -> Config:
+    """Read the configuration in a `config.yaml`, apply overrides of its keys, and check it.
+
+    Raises InputError in one line, and OSError.
+    """
+    return changed_config(path, [parse_override(item) for item in overrides])
+
+
+def changed_config(path: Path, overrides: Sequence[Override]) -> Config:
+    """Do what `load_file` does, with parsed overrides. Raises InputError in one line, and OSError."""
+    for override in overrides:
+        if is_group_choice(override):
+            got = f"{override.key_or_group}: got {override.value()!r}"
+            raise InputError(f"{got}, expected keys only: {path} is already composed")
+    values = read_values(path)
+    try:
+        config = OmegaConf.create(values)
+        _apply(config, overrides)
+        return check_config(_plain_values(config))
+    except OmegaConfBaseException as error:
+        raise InputError(hydra_message(error)) from error
+
+
+def config_variants(recorded: Config, overrides: Sequence[str]) -> list[tuple[str, Config]]:
+    """Return variants of a recorded configuration, each with its name: other keys, another `scheduler=` or `search=`.
+
+    An override with several values, `grace_period=2,4`, makes a variant of each value. Raises InputError in one line.
+    """
+    alternatives = [_split_sweep(parse_override(item)) for item in overrides]
+    common = [item for item, items in zip(overrides, alternatives, strict=True) if len(items) == 1]
+    variants = []
+    for items in itertools.product(*alternatives):
+        name = " ".join(item for item in items if item not in common) or " ".join(items)
+        variants.append((name, _make_variant(recorded, [parse_override(item) for item in items])))
+    return variants
+
+
 def parse_override(item: str) -> Override:
+    """Parse one override of a command line. Raises InputError."""
     try:
         return OverridesParser.create().parse_override(item)
     except HydraException as error:
         raise InputError(f"got {item!r}, expected KEY=VALUE in Hydra's grammar") from error
 
 
-def is_group_choice(one: Override) -> bool:
-    """Whether an override names a file of a config group; with a dict as its value it replaces the node."""
-    return (CONFIGS / one.key_or_group).is_dir() and not isinstance(one.value(), dict)
+def is_group_choice(override: Override) -> bool:
+    """Return True if an override names a file of a config group. A dict as its value replaces the node instead."""
+    return (CONFIGS / override.key_or_group).is_dir() and not isinstance(override.value(), dict)
 
 
-def _own_experiment(overrides: Sequence[Override]) -> list[str]:
-    """The experiment of the trainable's name, where neither an experiment nor a trainable of one's own is asked for."""
-    values = {one.key_or_group: one.value() for one in overrides}
-    defaults = OmegaConf.load(CONFIGS / "config.yaml").defaults
+def _default_experiment(overrides: Sequence[Override]) -> list[str]:
+    """Return the choice of the experiment with the trainable's name, if there is one and no experiment is asked for."""
+    values = {override.key_or_group: override.value() for override in overrides}
+    defaults = OmegaConf.load(CONFIGS / f"{MAIN}.yaml").defaults
     trainable = values.get("trainable", next(entry["trainable"] for entry in defaults if "trainable" in entry))
     if "experiment" in values or not (CONFIGS / "experiment" / f"{trainable}.yaml").exists():
         return []
@@ -66,86 +107,60 @@ def _own_experiment(overrides: Sequence[Override]) -> list[str]:
 
 
 def _apply(config: DictConfig, overrides: Sequence[Override]) -> None:
-    """Set values; a dict takes the place of the one before it. Whether a key may be there is for `check` to say."""
-    for one in overrides:
-        if one.is_sweep_override():
-            raise InputError(f"{one.key_or_group}: got a Hydra sweep; what a sweep varies is search.space")
-        if one.is_delete():
-            parent, _, name = one.key_or_group.rpartition(".")
+    """Set and delete keys. A dict replaces the node before it. `check_config` refuses unknown keys later."""
+    for override in overrides:
+        key = override.key_or_group
+        if override.is_sweep_override():
+            raise InputError(f"{key}: got a Hydra sweep; what a sweep varies is search.space")
+        if override.is_delete():
+            parent, _, name = key.rpartition(".")
             node = OmegaConf.select(config, parent) if parent else config
             if node is None or name not in node:
-                raise InputError(f"~{one.key_or_group}: there is no such key to delete")
+                raise InputError(f"~{key}: there is no such key to delete")
             del node[name]
         else:
-            OmegaConf.update(config, one.key_or_group, one.value(), merge=False, force_add=True)
+            OmegaConf.update(config, key, override.value(), merge=False, force_add=True)
 
 
-def load_file(path: Path, overrides: Sequence[str]) -> Config:
-    """The configuration in a `config.yaml`, with `overrides` of its keys. Raises InputError in one line."""
-    return changed_config(path, [parse_override(item) for item in overrides])
-
-
-def changed_config(path: Path, overrides: Sequence[Override]) -> Config:
-    config = OmegaConf.create(read_values(path))
-    assert isinstance(config, DictConfig)
-    for one in overrides:
-        if is_group_choice(one):
-            raise InputError(f"{one.key_or_group}: got {one.value()!r}, expected keys only: {path} is already composed")
+def _split_sweep(override: Override) -> list[str]:
+    """Return one override for each value of `key=a,b`."""
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
     try:
-        _apply(config, overrides)
-        return check_config(_plain(config))
-    except OmegaConfBaseException as error:
-        raise InputError(hydra_message(error)) from error
-
-
-def config_variants(recorded: Config, overrides: Sequence[str]) -> list[tuple[str, Config]]:
-    """A recorded configuration with other keys and another `scheduler=` or `search=`, and the name of each variant.
-
-    A choice of several, `grace_period=2,4`, makes a variant of each. Raises InputError in one line.
-    """
-    choices = [_alternatives(parse_override(item)) for item in overrides]
-    named = [one for one, of in zip(overrides, choices, strict=True) if len(of) == 1]
-    found = []
-    for chosen in itertools.product(*choices):
-        name = " ".join(item for item in chosen if item not in named) or " ".join(chosen)
-        found.append((name, _variant(recorded, [parse_override(item) for item in chosen])))
-    return found
-
-
-def _alternatives(one: Override) -> list[str]:
-    if not one.is_sweep_override():
-        return [str(one.input_line)]
-    try:
-        return [f"{one.key_or_group}={value}" for value in one.sweep_string_iterator()]
+        return [f"{override.key_or_group}={value}" for value in override.sweep_string_iterator()]
     except (HydraException, TypeError) as error:
-        raise InputError(f"{one.key_or_group}: got {one.input_line!r}, expected values with commas between") from error
+        got = f"{override.key_or_group}: got {override.input_line!r}"
+        raise InputError(f"{got}, expected values with commas between") from error
 
 
-def _variant(recorded: Config, overrides: Sequence[Override]) -> Config:
-    config = OmegaConf.create(recorded.to_dict())
+def _make_variant(recorded: Config, overrides: Sequence[Override]) -> Config:
+    """Apply choices of groups, then keys, to a recorded configuration, and check the result."""
     try:
-        for one in overrides:
-            if is_group_choice(one):
-                path = CONFIGS / one.key_or_group / f"{one.value()}.yaml"
+        config = OmegaConf.create(recorded.to_dict())
+        for override in overrides:
+            if is_group_choice(override):
+                path = CONFIGS / override.key_or_group / f"{override.value()}.yaml"
                 if not path.is_file():
-                    files = ", ".join(sorted(other.stem for other in path.parent.glob("*.yaml")))
-                    raise InputError(f"{one.key_or_group}: got {one.value()!r}, expected one of {files}")
-                _replace(config, one.key_or_group, OmegaConf.load(path))
-        _apply(config, [one for one in overrides if not is_group_choice(one)])
-        return check_config(_plain(config))
+                    names = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
+                    got = f"{override.key_or_group}: got {override.value()!r}"
+                    raise InputError(f"{got}, expected one of {names}")
+                _replace_group(config, override.key_or_group, OmegaConf.load(path))
+        _apply(config, [override for override in overrides if not is_group_choice(override)])
+        return check_config(_plain_values(config))
     except OmegaConfBaseException as error:
         raise InputError(hydra_message(error)) from error
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
+def _replace_group(config: DictConfig, group: str, content: Any) -> None:
+    """Put the content of a group's file in the place of another's. Other keys of the node, as `search.space`, stay."""
+    if "_target_" in content:
+        return OmegaConf.update(config, group, content, merge=False)
+    for key, value in content.items():
+        OmegaConf.update(config, f"{group}.{key}", value, merge=False)
+
+
+def _plain_values(config: DictConfig) -> dict[str, Any]:
+    """Return plain nested values, with interpolations resolved."""
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
-
-
-def _replace(config: DictConfig, group: str, chosen: Any) -> None:
-    """Put a file of a config group where another was; what the group holds beside it (`search.space`) stays."""
-    if "_target_" in chosen:
-        return OmegaConf.update(config, group, chosen, merge=False)
-    for key, value in chosen.items():
-        OmegaConf.update(config, f"{group}.{key}", value, merge=False)

@@ -14,9 +14,9 @@ def first_fault(
     keys: Iterable[str] = (),
     renamed: Mapping[str, str] | None = None,
 ) -> str:
-    """The first fault of a validation in one line.
+    """Return the first fault of a validation in one line; its key begins with `prefix`.
 
-    An unknown key is answered with its new name in `renamed` ("section.old": "new"), or with the nearest of `keys`.
+    For an unknown key the line suggests its new name in `renamed` ("section.old": "new"), or the nearest of `keys`.
     """
     fault = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in fault["loc"] if not str(part).startswith(("constrained-", "function-")))
@@ -25,9 +25,8 @@ def first_fault(
         nearest = difflib.get_close_matches(key, list(keys), n=1)
         if renamed and key in renamed:
             nearest = [f"{key.rpartition('.')[0]}.{renamed[key]}"]
-        return f"{key}: unknown key, " + (
-            f"did you mean {nearest[0]}?" if nearest else "expected one of those that --cfg prints"
-        )
+        remedy = f"did you mean {nearest[0]}?" if nearest else "expected one of those that --cfg prints"
+        return f"{key}: unknown key, {remedy}"
     if fault["type"] == "missing":
         return f"{key}: missing"
     expected = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
@@ -35,7 +34,7 @@ def first_fault(
 
 
 def hydra_message(error: BaseException) -> str:
-    """The sentences of an error of Hydra's or OmegaConf's that help a person, in one line."""
+    """Return in one line the sentences of a Hydra or OmegaConf error that help a person."""
     message = str(error).partition("Config search path")[0].removeprefix("In 'config': ")
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return " ".join(line for line in lines if not line.startswith(("full_key", "object_type")))

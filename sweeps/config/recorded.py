@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.reader import ReaderError
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.schema import RENAMED_KEYS, Config
@@ -14,7 +15,7 @@ MOVED_TARGETS = {
     "gatesweep.sweeps.scheduler.GateASHA": "gatesweep.sweeps.schedulers.asha.GateASHA",
     "gatesweep.sweeps.scheduler.Population": "gatesweep.sweeps.schedulers.pbt.Population",
 }
-OLDER_DEFAULTS: dict[str, dict[str, Any]] = {
+OLDER_DEFAULTS: dict[str, dict[str, Any]] = {  # by section, the behaviour of versions that did not have the key
     "resources": {"workers": 1, "reuse_workers": True, "stack": 1},
     "search": {"gate_after": 1, "cost": None},
     "confirm": {"seeds": 0, "trials": 1},
@@ -24,37 +25,59 @@ OLDER_DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def read_config(path: Path) -> Config:
-    """The configuration in a `config.yaml`, of whatever age. Its targets are neither imported nor checked.
+    """Read the configuration in a `config.yaml` of any version. Its targets are neither imported nor checked.
 
-    Raises InputError for a file that is no configuration.
+    Raises InputError, which names the file, where it is not a configuration, and OSError.
     """
-    return Config.of(read_values(path))
+    values = read_values(path)
+    try:
+        return Config.of(values)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def read_values(path: Path) -> dict[str, Any]:
-    """The values in a `config.yaml` under today's keys and names; a key that is younger than the file has the value
-    that was then in force.
+    """Read the values in a `config.yaml` under today's keys and names.
 
-    Raises InputError where the file is not YAML, or not a mapping.
+    A key that is younger than the file has the value that was in force then. Raises InputError, which names file and
+    line, where the file is not YAML or not a mapping, and OSError.
     """
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}") from error
+    values = _load_yaml(path)
     if not isinstance(values, dict):
         raise InputError(f"{path}: got {type(values).__name__}, expected a configuration")
     values = {"storage": None, "warm_start": None, **values}
     for section, defaults in OLDER_DEFAULTS.items():
         recorded = values.get(section) or {}
+        if not isinstance(recorded, dict):
+            raise InputError(f"{path}: {section}: got {recorded!r}, expected keys")
         values[section] = {**defaults, **{RENAMED_KEYS.get(f"{section}.{key}", key): recorded[key] for key in recorded}}
-    return _renamed_targets(values)
+    return _rename_targets(values)
 
 
-def _renamed_targets(node: Any) -> Any:
-    """`node` with each `_target_` under today's name."""
+def _load_yaml(path: Path) -> Any:
+    """Load a YAML file. Raises InputError with the line of the damage."""
+    content = path.read_bytes()
+    try:
+        return yaml.safe_load(content.decode())
+    except UnicodeDecodeError as error:
+        line, fault = content[: error.start].count(b"\n") + 1, str(error.reason)
+    except ReaderError as error:  # a character that YAML does not allow; `position` counts characters
+        line, fault = content.decode()[: error.position].count("\n") + 1, str(error.reason)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, fault = mark.line + 1 if mark else 1, str(error.problem or error.context)
+    except ValueError as error:  # a date that does not exist
+        raise InputError(f"{path}: expected YAML ({error})") from error
+    lines = content.split(b"\n")
+    start = lines[min(line, len(lines)) - 1][:40].decode(errors="replace")
+    raise InputError(f"{path}, line {line}: got {start!r}, expected YAML ({fault})")
+
+
+def _rename_targets(node: Any) -> Any:
+    """Return a copy of nested mappings with each `_target_` under today's name."""
     if not isinstance(node, dict):
         return node
-    renamed = {key: _renamed_targets(value) for key, value in node.items()}
+    renamed = {key: _rename_targets(value) for key, value in node.items()}
     if isinstance(target := renamed.get("_target_"), str):
         module, _, name = target.rpartition(".")
         module = f"gatesweep.{module}" if module.startswith(("trainables.", "sweeps.")) else module

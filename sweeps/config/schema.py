@@ -1,4 +1,4 @@
-"""The schema of a configuration: typed sections, each value checked for type and range."""
+"""The schema of a configuration: typed sections whose values are checked for type and range."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gatesweep.core.settings import EarlyStopping, Settings
 from gatesweep.sweeps.config.faults import first_fault
 from gatesweep.sweeps.config.targets import check_arguments, check_data_type
 
-RENAMED_KEYS = {  # "section.old": "new", as older records spell them
+RENAMED_KEYS = {  # "section.old": "new"; records of older versions have the old keys
     "resources.cpus": "cpus_per_worker",
     "resources.gpus": "gpus_per_worker",
     "training.watch": "log_grad_norm_every",
@@ -25,25 +25,20 @@ RENAMED_KEYS = {  # "section.old": "new", as older records spell them
 
 
 class Section(BaseModel):
-    """A part of a configuration: immutable, with the values as they were typed (an integer may stand for a float)."""
+    """A part of a configuration. It is immutable, and keeps values as they were typed: an int may stand for a float."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """Take `values` as they are: `check_config` has checked them, or a record holds them.
+        """Make the section of plain `values` without a check of their types: `check_config` does that, once.
 
-        Raises InputError for a key that is missing or unknown.
+        Raises InputError for a key that is missing or unknown, and for a subsection that is not a mapping.
         """
-        for name, field in cls.model_fields.items():
-            if field.is_required() and name not in values:
-                raise InputError(f"{name}: missing in {cls.__name__}")
-        if unknown := [name for name in values if name not in cls.model_fields]:
-            raise InputError(f"{unknown[0]}: unknown key of {cls.__name__}")
-        return cls.model_construct(**{name: cls._section(name, value) for name, value in values.items()})
+        return cls._construct(values, "")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for YAML and JSON; what was left to its default stays left out."""
+        """Return plain values for YAML and JSON. Keys that were not set are left out."""
         return {
             name: value.to_dict() if isinstance(value, Section) else value
             for name, value in self
@@ -51,17 +46,38 @@ class Section(BaseModel):
         }
 
     def replace(self, **values: Any) -> Self:
-        """A copy with other values of some keys."""
+        """Return a copy with other values of some keys. They are not checked."""
         return self.model_copy(update=values)
 
     @classmethod
-    def _section(cls, name: str, value: Any) -> Any:
-        kinds = [cls.model_fields[name].annotation, *typing.get_args(cls.model_fields[name].annotation)]
+    def _construct(cls, values: Mapping[str, Any], prefix: str) -> Self:
+        """Make the section of `values`; `prefix` is its own key with a dot, for messages."""
+        for name, field in cls.model_fields.items():
+            if field.is_required() and name not in values:
+                raise InputError(f"{prefix}{name}: missing")
+        if unknown := [name for name in values if name not in cls.model_fields]:
+            expected = f"expected one of {', '.join(cls.model_fields)}"
+            raise InputError(f"{prefix}{unknown[0]}: unknown key, {expected}")
+        fields = {name: cls._construct_field(name, value, prefix) for name, value in values.items()}
+        return cls.model_construct(**fields)
+
+    @classmethod
+    def _construct_field(cls, name: str, value: Any, prefix: str) -> Any:
+        """Return `value`, or the subsection that it holds."""
+        annotation = cls.model_fields[name].annotation
+        kinds = [annotation, *typing.get_args(annotation)]
         section = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
-        return section.of(value) if section and isinstance(value, Mapping) else value
+        is_null = value is None and annotation is not section
+        if section is None or is_null or isinstance(value, section):
+            return value
+        if not isinstance(value, Mapping):
+            raise InputError(f"{prefix}{name}: got {value!r}, expected keys: {', '.join(section.model_fields)}")
+        return section._construct(value, f"{prefix}{name}.")
 
 
 class GateConfig(Section):
+    """The section `gate`: the fields of `core.gate.Gate`."""
+
     thresholds: dict[str, str]
     objective: str | None = None
     mode: Literal["min", "max"] = "max"
@@ -71,12 +87,16 @@ class GateConfig(Section):
 
 
 class ScheduleConfig(Section):
+    """The section `training.schedule`: the learning rate over a run, as `core.schedule.schedule` takes it."""
+
     shape: schedule.Shape
     warmup: float
     floor: float
 
 
 class PatienceConfig(Section):
+    """The section `training.patience`: the fields of `core.settings.EarlyStopping`."""
+
     metric: str
     epochs: PositiveInt
     mode: Literal["min", "max"] = "min"
@@ -85,6 +105,8 @@ class PatienceConfig(Section):
 
 
 class TrainingConfig(Section):
+    """The section `training`: the fields of `core.settings.Settings`, and the number of checkpoints to keep."""
+
     max_epochs: PositiveInt
     precision: Precision
     clip_norm: PositiveFloat | None
@@ -99,6 +121,12 @@ class TrainingConfig(Section):
 
 
 class SearchConfig(Section):
+    """The section `search`: the Optuna sampler, the search space and the sampler's objectives.
+
+    `gate_after` counts epochs. `cost` is "epochs", "seconds" or a metric; the sampler minimises it beside the gate's
+    objective.
+    """
+
     sampler: dict[str, Any]
     space: dict[str, Any]
     gate_after: PositiveInt | None
@@ -106,11 +134,15 @@ class SearchConfig(Section):
 
 
 class ConfirmConfig(Section):
+    """The section `confirm`: the number of fresh seeds for each of the best `trials` that passed."""
+
     seeds: int = Field(ge=0)
     trials: PositiveInt
 
 
 class ResourcesConfig(Section):
+    """The section `resources`: processes, CPUs and GPUs of one trial. CPUs and GPUs may be fractions."""
+
     workers: PositiveInt
     cpus_per_worker: PositiveFloat
     gpus_per_worker: NonNegativeFloat
@@ -121,6 +153,8 @@ class ResourcesConfig(Section):
 
 
 class TrackingConfig(Section):
+    """The section `tracking`: the MLflow server, and the outcomes whose trials leave a logged model there."""
+
     uri: str | None
     experiment: str
     models: list[Literal["passed", "finished", "stopped", "diverged", "failed"]]
@@ -128,12 +162,17 @@ class TrackingConfig(Section):
 
 
 class FiguresConfig(Section):
+    """The section `figures`: kinds of figures (None: all), and the number of epochs between them (None: the end)."""
+
     kinds: list[str] | None
     every: PositiveInt | None
 
 
 class Config(Section):
-    """A sweep, or one run of it, whole: the schema of `config.yaml`."""
+    """The whole configuration of a sweep, or of one run: the schema of `config.yaml`.
+
+    `grace_period` counts epochs, `time_budget` seconds. `trainable`, `data` and `scheduler` have a `_target_`.
+    """
 
     name: str
     trainable: dict[str, Any]
@@ -159,45 +198,42 @@ class Config(Section):
     resume: str | None
 
 
-SECTIONS: dict[str, type[Section]] = {
-    name: section
-    for name, field in Config.model_fields.items()
-    for section in (field.annotation,)
-    if isinstance(section, type) and issubclass(section, Section)
-}
-
-
 def check_config(values: Mapping[str, Any]) -> Config:
-    """The configuration that `values` hold, as `config.yaml` nests them.
+    """Check the plain values of a `config.yaml` and return them as a configuration.
 
-    Raises InputError, in one line, that names the first key whose value has not its type or range, or does not suit the
-    class that a `_target_` names.
+    Raises InputError, in one line, for the first key that has not its type or range, or that does not suit the class
+    which a `_target_` names.
     """
     try:
         Config.model_validate(values)
     except pydantic.ValidationError as error:
-        raise InputError(first_fault(error, keys=_known_keys(), renamed=RENAMED_KEYS)) from error
-    for key in ("trainable", "data"):
-        check_arguments(key, values[key])
-    check_data_type(values["trainable"], values["data"])
+        raise InputError(first_fault(error, keys=_schema_keys(), renamed=RENAMED_KEYS)) from error
     config = Config.of(values)
+    check_arguments("trainable", config.trainable)
+    check_arguments("data", config.data)
+    check_data_type(config.trainable, config.data)
     make_settings(config)
     return config
 
 
 def make_gate(section: GateConfig) -> Gate:
-    """The gate that a configuration's section describes. Raises InputError."""
+    """Return the gate that a section describes. Raises InputError."""
     return Gate(**section.to_dict())
 
 
 def make_settings(config: Config) -> Settings:
-    """The settings of one run: the section `training`, and the gate. Raises InputError."""
+    """Return the settings of one run: the section `training`, and the gate. Raises InputError."""
     training = {name: value for name, value in config.training.to_dict().items() if name != "keep_checkpoints"}
     training["schedule"] = schedule.schedule(**training["schedule"])
     training["patience"] = EarlyStopping(**training["patience"]) if training["patience"] else None
     return Settings(gate=make_gate(config.gate), **training)
 
 
-def _known_keys() -> list[str]:
-    sections = (f"{name}.{key}" for name, section in SECTIONS.items() for key in section.model_fields)
-    return [*Config.model_fields, *sections]
+def _schema_keys() -> list[str]:
+    """List the keys of the schema, to two levels."""
+    keys = list(Config.model_fields)
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            keys += [f"{name}.{key}" for key in section.model_fields]
+    return keys

@@ -1,4 +1,4 @@
-"""The classes that `_target_` names: import them, and check their arguments against their signatures."""
+"""Classes that `_target_` names: import them, and check their arguments against their signatures."""
 
 from __future__ import annotations
 
@@ -10,25 +10,29 @@ from typing import Any
 
 import pydantic
 from pydantic import ConfigDict
+from typing_extensions import is_protocol  # comes with pydantic; `typing` has it from Python 3.13 on
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.faults import first_fault
 
 
-def check_data_type(trainable: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Raise InputError where the data are not of the class that the trainable's constructor asks for."""
-    wanted = typing.get_type_hints(locate("trainable", trainable).__init__).get("data", Any)
-    found = locate("data", data)
-    vague = wanted is Any or getattr(wanted, "_is_protocol", False)  # Any is a class, for inspect
-    if vague or not (inspect.isclass(wanted) and inspect.isclass(found)):
-        return
-    if not issubclass(found, wanted):
-        expected = f"{wanted.__name__}: {trainable['_target_']} trains on it"
-        raise InputError(f"data._target_: got {data['_target_']!r}, expected {expected}")
+def locate(key: str, node: Mapping[str, Any]) -> Any:
+    """Import and return the object that the `_target_` of `node`, the section `key`, names.
+
+    Raises InputError where there is no `_target_`, or it cannot be imported.
+    """
+    if "_target_" not in node:
+        raise InputError(
+            f"{key}._target_: missing, expected the dotted name of a class, e.g. {key}=<file in configs/{key}/>"
+        )
+    try:
+        return pkgutil.resolve_name(node["_target_"])
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{key}._target_: cannot import {node['_target_']!r} ({error})") from error
 
 
 def check_arguments(key: str, node: Mapping[str, Any]) -> None:
-    """Check a `_target_` node against the signature of what it names."""
+    """Check the names and types of the values in `node` against the signature of its `_target_`. Raises InputError."""
     accepted = accepted_arguments(key, node)
     for name, value in node.items():
         if name == "_target_":
@@ -41,30 +45,33 @@ def check_arguments(key: str, node: Mapping[str, Any]) -> None:
             raise InputError(first_fault(error, f"{key}.{name}")) from error
 
 
-def accepted_arguments(key: str, node: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments, and their types, of what a `_target_` node names.
+def check_data_type(trainable: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Check that the data are of the class which the trainable's constructor asks for. Raises InputError."""
+    expected_class = typing.get_type_hints(locate("trainable", trainable).__init__).get("data", Any)
+    data_class = locate("data", data)
+    if not (inspect.isclass(expected_class) and inspect.isclass(data_class)):
+        return
+    if expected_class is Any or is_protocol(expected_class):  # `inspect.isclass(Any)` is true
+        return
+    if not issubclass(data_class, expected_class):
+        expected = f"{expected_class.__name__}: {trainable['_target_']} trains on it"
+        raise InputError(f"data._target_: got {data['_target_']!r}, expected {expected}")
 
-    A constructor that takes `**fields` hands them on, so those of the class above it are accepted too.
+
+def accepted_arguments(key: str, node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments, and their types, of the `_target_` of `node`. Raises InputError.
+
+    A constructor with `**fields` passes them on, so the arguments of its base class are accepted too.
     """
     target = locate(key, node)
     classes = inspect.getmro(target) if inspect.isclass(target) else ()
+    constructors = [vars(cls)["__init__"] for cls in classes if "__init__" in vars(cls)]
     accepted: dict[str, Any] = {}
-    for function in [vars(one)["__init__"] for one in classes if "__init__" in vars(one)] or [target]:
+    for function in constructors or [target]:
         hints = typing.get_type_hints(function)
         parameters = inspect.signature(function).parameters.values()
-        named = {one.name: hints.get(one.name, Any) for one in parameters if one.kind is one.KEYWORD_ONLY}
-        accepted = named | accepted
-        if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+        own = {item.name: hints.get(item.name, Any) for item in parameters if item.kind is item.KEYWORD_ONLY}
+        accepted = own | accepted
+        if not any(item.kind is item.VAR_KEYWORD for item in parameters):
             break
     return accepted
-
-
-def locate(key: str, node: Mapping[str, Any]) -> Any:
-    if "_target_" not in node:
-        raise InputError(
-            f"{key}._target_: missing, expected the dotted name of a class, e.g. {key}=<file in configs/{key}/>"
-        )
-    try:
-        return pkgutil.resolve_name(node["_target_"])
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{key}._target_: cannot import {node['_target_']!r} ({error})") from error

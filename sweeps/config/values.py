@@ -13,12 +13,15 @@ from gatesweep.sweeps.config.schema import Config
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
-    """A copy of `config` with dotted keys set, e.g. {"trainable.lr": 0.001}; nothing is checked."""
+    """Return a copy of `config` with dotted keys set, e.g. {"trainable.lr": 0.001}. Values are not checked.
+
+    Raises InputError for a key that the schema does not have.
+    """
     return Config.of(set_values(config.to_dict(), values))
 
 
 def set_values(nested: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of plain nested values with dotted keys set; a key that was not there is added."""
+    """Return a copy of plain nested values with dotted keys set. A key that is not there is added."""
     changed: dict[str, Any] = json.loads(json.dumps(nested))
     for key, value in values.items():
         *path, last = key.split(".")
@@ -30,7 +33,7 @@ def set_values(nested: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by dotted key."""
+    """Return nested values by dotted key, each behind `prefix`. Empty mappings are left out."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -38,10 +41,14 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def to_yaml(config: Config) -> str:
-    """The text of a `config.yaml`. Sections that were written before come from a cache: a sweep writes one a trial."""
+    """Return the text of a `config.yaml`.
+
+    Sections that were written before come from a cache, because a sweep writes a file a trial.
+    """
     return "".join(_section_yaml(key, json.dumps(value)) for key, value in config.to_dict().items())
 
 
 @lru_cache(maxsize=256)
 def _section_yaml(key: str, value: str) -> str:
+    """Return one top-level key as YAML; `value` is JSON."""
     return yaml.dump({key: json.loads(value)}, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False)

@@ -1,9 +1,10 @@
-"""Names of the files and folders that a record consists of, and the table of outcomes."""
+"""Names of the files and folders of a record, the table of outcomes, and the test for the folder of a sweep."""
 
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+from gatesweep.core.errors import InputError
 from gatesweep.core.files import is_locked
 from gatesweep.core.record import EVENTS as EVENTS
 from gatesweep.core.record import RESULT as RESULT
@@ -22,33 +23,41 @@ LOCK = ".lock"  # held by the driver
 ERROR = "error.txt"  # the traceback of a failed run
 CHECKPOINTS = "checkpoints"
 FIGURES = "figures"
-TRIAL_FOLDERS = (CHECKPOINTS, FIGURES)  # written by trials; all other files of a sweep are the driver's
+TRIAL_FOLDERS = (CHECKPOINTS, FIGURES)  # written by trials; the driver writes all other files of a sweep
 WEIGHTS = "state_dict.pth"  # in a logged model: the name that mlflow.pytorch.load_state_dict looks for
 
 OUTCOMES = ("passed", "stopped", "finished", "diverged", "failed")
-TRIAL, CONFIRM = "trial", "confirm"  # how the folders of trials begin, and of their runs on fresh seeds
+TRIAL, CONFIRM = "trial", "confirm"  # prefixes of the folders of trials, and of their runs on fresh seeds
 
 
 def is_sweep(folder: Path) -> bool:
-    """True for the folder of a sweep; that of a single run has curves of its own."""
+    """Return True for the folder of a sweep. The folder of a single run has curves of its own."""
     return (folder / CONFIG).is_file() and not (folder / SCALARS).exists()
 
 
+def require_sweep(folder: Path, key: str = "sweep") -> Path:
+    """Return `folder`. Raises InputError, which names `key`, unless it is the folder of a sweep."""
+    if is_sweep(folder):
+        return folder
+    fault = f"it has no {CONFIG}" if not (folder / CONFIG).is_file() else f"it has {SCALARS}: it is that of one run"
+    raise InputError(f"{key}: got {str(folder)!r}, expected the folder of a sweep ({fault})")
+
+
 def is_running(sweep: Path) -> bool:
-    """True while a driver holds the sweep's folder."""
+    """Return True while a driver holds the sweep's folder."""
     return is_locked(sweep / LOCK)
 
 
 def trial_folders(sweep: Path, kind: str = TRIAL) -> list[Path]:
-    """The folders of a sweep's trials that have begun, by name; `kind` is TRIAL or CONFIRM."""
+    """List the folders of a sweep's trials that have begun, by name. `kind` is TRIAL or CONFIRM."""
     return sorted(path.parent for path in sweep.glob(f"{kind}_*/{EVENTS}"))
 
 
 def confirmed_name(folder: Path) -> str:
-    """The name of the trial that a run on a fresh seed repeats: trial_0003 for confirm_0003_1."""
+    """Return the name of the trial that a run on a fresh seed repeats: trial_0003 for the folder confirm_0003_1."""
     return f"{TRIAL}_{folder.name.split('_')[1]}"
 
 
 def belongs_to_trial(name: str) -> bool:
-    """True for a file, by its path below the sweep, that a trial wrote: a checkpoint or a figure."""
+    """Return True for a file, by its path below the sweep, that a trial wrote: a checkpoint or a figure."""
     return any(part in TRIAL_FOLDERS for part in PurePosixPath(name).parts)

@@ -9,109 +9,147 @@ from pathlib import Path
 from typing import Any
 
 from gatesweep.core.gate import Gate
-from gatesweep.core.record import Event, read_events
+from gatesweep.core.record import DamagedRecord, Event, read_events
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import Config, make_gate
-from gatesweep.sweeps.records.layout import CONFIG, trial_folders
+from gatesweep.sweeps.records.layout import CONFIG, EVENTS, RESULT, trial_folders
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """What a trial's folder says of it."""
+    """The content of a trial's folder. A trial that has not ended has the outcome "interrupted"."""
 
     name: str
     outcome: str
-    reason: str  # or what it missed
+    reason: str  # or, without a reason, the thresholds that were missed
     epochs: list[Event]
-    values: dict[str, Any]
+    values: dict[str, Any]  # searched values, by dotted key
 
     @property
     def score(self) -> float | None:
-        """That of its last epoch."""
+        """The score of the last epoch; None without an epoch."""
         return self.epochs[-1]["score"] if self.epochs else None
 
     @property
     def best_score(self) -> float | None:
+        """The largest score of any epoch; None without an epoch."""
         return max((event["score"] for event in self.epochs if event["score"] is not None), default=None)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Those of its last epoch."""
+        """The metrics of the last epoch."""
         return self.epochs[-1]["metrics"] if self.epochs else {}
 
     @property
     def seconds(self) -> float:
+        """The seconds that all recorded epochs took."""
         return sum(event["metrics"].get("system/seconds", 0.0) for event in self.epochs)
 
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """What a sweep's folder says of it, while it runs as well."""
+    """The content of a sweep's folder. It can be read while the sweep runs."""
 
     folder: Path
     config: Config
-    events: list[Event]  # its own, not its trials'
+    events: list[Event]  # of the sweep; the trials have their own
     trials: list[TrialRecord]  # the best first
 
     @property
     def gate(self) -> Gate:
+        """The gate of the sweep."""
         return make_gate(self.config.gate)
 
     @property
     def ended(self) -> bool:
+        """True once the sweep has ended."""
         return bool(self.events) and self.events[-1]["event"] == "end"
 
     @property
     def interrupted(self) -> bool:
+        """True if the sweep was interrupted, and has not been resumed since."""
         return bool(self.events) and self.events[-1]["event"] == "interrupted"
 
     @property
     def seconds(self) -> float:
-        """Of sweeping, those before an interruption included, as far as they are recorded."""
+        """The seconds that the sweep has run, without the time between an interruption and its resumption."""
         epochs = [event for trial in self.trials for event in trial.epochs]
         return max((event.get("elapsed", 0.0) for event in [*self.events, *epochs]), default=0.0)
 
-    def heard(self) -> list[tuple[str, Event]]:
-        """Every trial's epochs with its name, in the order in which the sweep heard of them."""
-        epochs = [(trial.name, event) for trial in self.trials for event in trial.epochs]
-        return sorted(epochs, key=lambda one: (one[1]["elapsed"], one[0]))
-
     @property
-    def facts(self) -> dict[str, Any]:
-        """Versions and commit, of its newest start."""
+    def provenance(self) -> dict[str, Any]:
+        """The newest `start` event, which holds versions and commit; empty before the first start."""
         return next((event for event in reversed(self.events) if event["event"] == "start"), {})
+
+    def epochs_by_arrival(self) -> list[tuple[str, Event]]:
+        """Return the epochs of all trials, each with its trial's name, in the order in which they were reported."""
+        epochs = [(trial.name, event) for trial in self.trials for event in trial.epochs]
+        return sorted(epochs, key=lambda epoch: (epoch[1]["elapsed"], epoch[0]))
 
 
 def read_sweep(sweep: Path) -> SweepRecord:
+    """Read a sweep's folder. Raises InputError, with file and line, where a file is damaged, and OSError."""
     config = read_config(sweep / CONFIG)
-    return SweepRecord(sweep, config, read_events(sweep / "events.jsonl"), rank_trials(read_trials(sweep)))
+    return SweepRecord(sweep, config, read_events(sweep / EVENTS), rank_trials(read_trials(sweep)))
 
 
 def read_trials(sweep: Path) -> list[TrialRecord]:
+    """Read the trials of a sweep that have begun, by name. Raises InputError and OSError as `read_sweep` does."""
     return [read_trial(folder) for folder in trial_folders(sweep)]
 
 
 def read_trial(folder: Path) -> TrialRecord:
-    events, result = read_events(folder / "events.jsonl"), read_result(folder)
+    """Read one trial's folder. Raises InputError and OSError as `read_sweep` does."""
+    events, result = read_events(folder / EVENTS), read_result(folder)
     epochs = [event for event in events if event["event"] == "epoch"]
     reason = result["reason"] or "; ".join(result["missed"])
     return TrialRecord(folder.name, result["outcome"], reason, epochs, searched_values(events))
 
 
-def rank_trials(trials: list[TrialRecord]) -> list[TrialRecord]:
-    """The best first: those that passed, by their score, then the others by theirs."""
-    worst = -math.inf
-    return sorted(
-        trials, key=lambda one: (one.outcome == "passed", worst if one.score is None else one.score), reverse=True
-    )
-
-
 def read_result(folder: Path) -> dict[str, Any]:
-    """A trial's `result.json`; of one that has not ended, what stands in for it."""
-    path = folder / "result.json"
-    return json.loads(path.read_text()) if path.exists() else {"outcome": "interrupted", "reason": None, "missed": []}
+    """Read a trial's `result.json`. A trial that has not ended gets a result with the outcome "interrupted".
+
+    Raises InputError, with file and line, where the file is damaged, and OSError.
+    """
+    path = folder / RESULT
+    if not path.exists():
+        return {"outcome": "interrupted", "reason": None, "missed": []}
+    result = read_json(path)
+    for key in ("outcome", "reason", "missed"):
+        if key not in result:
+            raise DamagedRecord(f"{path}: {key}: missing, expected the result of a trial")
+    return result
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file of a record that holds one JSON object, such as `summary.json`.
+
+    Raises DamagedRecord, an InputError, with file and line where it holds anything else, and OSError.
+    """
+    content = path.read_bytes()
+    try:
+        values = json.loads(content)
+    except UnicodeDecodeError as error:
+        line, fault = content[: error.start].count(b"\n") + 1, error.reason
+    except json.JSONDecodeError as error:
+        line, fault = error.lineno, error.msg
+    else:
+        if isinstance(values, dict):
+            return values
+        line, fault = 1, f"it is a {type(values).__name__}"
+    start = content.split(b"\n")[line - 1][:40].decode(errors="replace")
+    raise DamagedRecord(f"{path}, line {line}: got {start!r}, expected an object as JSON ({fault})")
+
+
+def rank_trials(trials: list[TrialRecord]) -> list[TrialRecord]:
+    """Sort trials, the best first: those that passed, by their score, then the others by theirs."""
+
+    def rank(trial: TrialRecord) -> tuple[bool, float]:
+        return trial.outcome == "passed", -math.inf if trial.score is None else trial.score
+
+    return sorted(trials, key=rank, reverse=True)
 
 
 def searched_values(events: list[Event]) -> dict[str, Any]:
-    """What a trial's searched values are; population-based training changes them on the way."""
+    """Return the newest searched values among a trial's events: population-based training changes them on the way."""
     return next((event["values"] for event in reversed(events) if "values" in event), {})

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 
-def text_table(rows: Sequence[Mapping[str, str]]) -> str:
-    table = [list(rows[0]), *(list(row.values()) for row in rows)]
-    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], align: Literal["left", "right"] = "left") -> str:
+    """Return the names of `columns` and the cells of `rows` as a table, with two spaces between columns.
+
+    The lines of a table that is aligned to the left have no spaces at their ends.
+    """
+    table = [columns, *rows]
+    widths = [max(len(line[column]) for line in table) for column in range(len(columns))]
+    if align == "right":
+        lines = ("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in table)
+        return "\n".join(lines)
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in table)
     return "\n".join(line.rstrip() for line in lines)
 
 
 def format_cell(value: Any) -> str:
+    """Return a value as it stands in a table: floats to four digits, None as an empty cell."""
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

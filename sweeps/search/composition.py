@@ -1,4 +1,4 @@
-"""The composition leaf: a total split into named parts."""
+"""The composition leaf: a total that is split into named parts."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ from gatesweep.sweeps.search.leaves import Leaf
 
 
 class Composition(Leaf):
+    """A split of `total` into named parts, each a whole number of steps above its minimum.
+
+    The total minus the minima is `units` steps. Each part gets some of these units.
+    """
+
     type: Literal["composition"]
     total: PositiveInt
     parts: dict[str, int] = Field(min_length=2)  # name: minimum
     step: PositiveInt = 1
 
     @model_validator(mode="after")
-    def possible(self) -> Any:
+    def check_total(self) -> Any:
+        """Raise InputError where no split exists."""
         rest = self.total - sum(self.parts.values())
         if min(self.parts.values()) < 0 or rest < 0 or rest % self.step:
             raise InputError(
@@ -32,49 +38,56 @@ class Composition(Leaf):
 
     @property
     def units(self) -> int:
+        """The number of steps above the minima."""
         return (self.total - sum(self.parts.values())) // self.step
 
     def suggest(self, trial: optuna.Trial, key: str, exhaustive: bool) -> dict[str, Any]:
-        """Uniform over all compositions: one fraction for each part but the last, read through its exact quantiles.
+        """Let the trial's sampler draw a split; under a uniform sampler all splits are equally likely.
 
-        So a sampler sees smooth dimensions that grow with their part. An exhaustive one gets the list instead.
+        Each part but the last is drawn as a fraction, the quantile of its size, so that a sampler sees smooth
+        dimensions that grow with their part. An exhaustive sampler draws from the list of all splits instead.
         """
         if exhaustive:
-            listed = [" + ".join(str(size) for size in self._sizes(units)) for units in self._all()]
-            chosen = [int(size) for size in trial.suggest_categorical(key, listed).split(" + ")]
-            return dict(zip(self._keys(key), chosen, strict=True))
-        left, units = self.units, []
+            splits = [" + ".join(str(size) for size in self._sizes(units)) for units in self._iterate_splits()]
+            sizes = [int(size) for size in trial.suggest_categorical(key, splits).split(" + ")]
+            return dict(zip(self._keys(key), sizes, strict=True))
+        units_left, units = self.units, []
         names = list(self.parts)
         for position, name in enumerate(names[:-1]):
             fraction = trial.suggest_float(f"{key}.{name}", 0.0, 1.0)
-            units.append(split_at_quantile(fraction, left, len(names) - position))
-            left -= units[-1]
-        return dict(zip(self._keys(key), self._sizes([*units, left]), strict=True))
+            units.append(split_at_quantile(fraction, units_left, len(names) - position))
+            units_left -= units[-1]
+        return dict(zip(self._keys(key), self._sizes([*units, units_left]), strict=True))
 
-    def draws(self, key: str, values: Mapping[str, Any]) -> dict[str, float]:
-        """The fractions that `suggest` reads as these values: the middle of what each part's quantile comes from."""
-        left, names, found = self.units, list(self.parts), {}
+    def fractions(self, key: str, values: Mapping[str, Any]) -> dict[str, float]:
+        """Return the fractions that `suggest` turns into the sizes in `values`: the middles of their quantile ranges.
+
+        Raises KeyError where a part is missing, and ValueError for sizes that no split has.
+        """
+        units_left, names, fractions = self.units, list(self.parts), {}
         for position, name in enumerate(names[:-1]):
             units, parts = (values[f"{key}.{name}"] - self.parts[name]) // self.step, len(names) - position
-            ends = [count_splits_below(edge, left, parts) for edge in (units, units + 1)]
-            found[f"{key}.{name}"] = sum(ends) / (2 * count_splits_below(left + 1, left, parts))
-            left -= units
-        return found
+            ends = [count_splits_below(edge, units_left, parts) for edge in (units, units + 1)]
+            fractions[f"{key}.{name}"] = sum(ends) / (2 * count_splits_below(units_left + 1, units_left, parts))
+            units_left -= units
+        return fractions
 
     def extremes(self, key: str) -> list[dict[str, Any]]:
-        corners = [
-            [self.units * (part == corner) for part in range(len(self.parts))] for corner in range(len(self.parts))
-        ]
+        """Return the splits that give all units to one part, each as values by dotted key."""
+        count = len(self.parts)
+        corners = [[self.units * (part == corner) for part in range(count)] for corner in range(count)]
         return [dict(zip(self._keys(key), self._sizes(units), strict=True)) for units in corners]
 
     def _keys(self, key: str) -> list[str]:
+        """Return the dotted keys of the parts."""
         return [f"{key}.{name}" for name in self.parts]
 
     def _sizes(self, units: list[int]) -> list[int]:
+        """Return the sizes of the parts, from their units."""
         return [minimum + self.step * unit for minimum, unit in zip(self.parts.values(), units, strict=True)]
 
-    def _all(self) -> Iterator[list[int]]:
-        """Every split of the units over the parts (stars and bars)."""
+    def _iterate_splits(self) -> Iterator[list[int]]:
+        """Yield every split of the units over the parts (stars and bars)."""
         slots = self.units + len(self.parts) - 1
         for bars in combinations(range(slots), len(self.parts) - 1):
             edges = [-1, *bars, slots]
@@ -82,11 +95,15 @@ class Composition(Leaf):
 
 
 def split_at_quantile(fraction: float, units: int, parts: int) -> int:
-    """The size of the first of `parts` parts at quantile `fraction`, over all splits of `units` counted alike."""
+    """Return the size of the first part at quantile `fraction`, over all splits of `units` units into `parts` parts."""
     total = count_splits_below(units + 1, units, parts)
     return next((size for size in range(units) if fraction * total < count_splits_below(size + 1, units, parts)), units)
 
 
 def count_splits_below(edge: int, units: int, parts: int) -> int:
-    """The splits of `units` over `parts` whose first part is smaller than `edge`: C(u+p-1, p-1) - C(u-e+p-1, p-1)."""
+    """Count the splits of `units` units into `parts` parts whose first part is smaller than `edge`.
+
+    The number is C(units + parts - 1, parts - 1) - C(units - edge + parts - 1, parts - 1). Raises ValueError for an
+    `edge` above `units + parts - 1`.
+    """
     return math.comb(units + parts - 1, parts - 1) - math.comb(units - edge + parts - 1, parts - 1)

@@ -1,4 +1,4 @@
-"""What the study hears of a trial that has ended: its state, its objective and its constraints."""
+"""The feedback of an ended trial to the study: its state, its objective and its constraints."""
 
 from __future__ import annotations
 
@@ -14,73 +14,80 @@ from gatesweep.core.gate import WORST_SCORE, Gate
 from gatesweep.core.trainable import Metrics
 from gatesweep.sweeps.config.schema import Config, SearchConfig
 
-EARLY = "early"  # the constraint of a trial that ended before `gate_after`
-BEHIND = 1e6  # its value: samplers rank by the sum of violations, and this is more than a trial that was measured has
+EARLY = "early"  # the constraint of a trial that was stopped before `gate_after`
+BEHIND = 1e6  # its value: samplers rank by the sum of violations, and no measured trial has so large a sum
 
 
 @dataclass(frozen=True)
 class TrialFeedback:
+    """The state of a trial in the study, with the values that Optuna's samplers read."""
+
     state: TrialState
-    values: list[float] | None = None
-    constraints: dict[str, float] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)  # user attributes
+    values: list[float] | None = None  # the objective, and the cost where there is one
+    constraints: dict[str, float] = field(default_factory=dict)  # by metric; above 0: violated
+    user_attrs: dict[str, Any] = field(default_factory=dict)
 
 
 def make_feedback(
     gate: Gate, gate_after: int, outcome: str, epoch: int, metrics: Metrics, cost: float | None = None
 ) -> TrialFeedback:
-    """The verdict on a trial that ended so after `epoch`.
+    """Return the feedback of a trial that ended after `epoch` epochs; `cost` is for studies of two objectives.
 
-    Those that passed or used their epochs up are COMPLETE. A stopped one is PRUNED and of low fidelity: what it says of
-    the gate it says early. From `search.gate_after` on that counts as its distance; before, all that is known is that
-    it was not worth going on, and it ranks behind every trial whose distance is known. (Without a constraint it would
-    count as feasible, and rank before all that missed the gate.) A diverged one is as far as can be; a failed one says
-    nothing.
+    passed, finished: COMPLETE, with the trial's distance to the gate as constraints.
+    stopped: PRUNED, with the user attribute `low_fidelity`. From `gate_after` epochs on its distance counts. Before
+        that it has the constraint EARLY, and ranks behind every trial whose distance counts. Without a constraint it
+        would count as feasible, and rank before the trials that missed the gate.
+    diverged: PRUNED, at the largest distance.
+    failed: FAIL, which samplers ignore.
+
+    Raises InputError where a metric that the gate reads is missing.
     """
-    facts = {"outcome": outcome, "epoch": epoch, **({"low_fidelity": True} if outcome == "stopped" else {})}
+    user_attrs = {"outcome": outcome, "epoch": epoch, **({"low_fidelity": True} if outcome == "stopped" else {})}
     if outcome == "failed":
-        return TrialFeedback(TrialState.FAIL, facts=facts)
+        return TrialFeedback(TrialState.FAIL, user_attrs=user_attrs)
     if outcome == "diverged":
-        return TrialFeedback(TrialState.PRUNED, [WORST_SCORE], dict.fromkeys(gate.thresholds, -WORST_SCORE), facts)
+        constraints = dict.fromkeys(gate.thresholds, -WORST_SCORE)
+        return TrialFeedback(TrialState.PRUNED, [WORST_SCORE], constraints, user_attrs)
     constraints = gate.constraints(metrics)
     if outcome == "stopped" and epoch < gate_after:
         constraints = {EARLY: BEHIND}
-    values = (
-        [objective_or_score(gate, metrics)]
-        if cost is None
-        else [objective_or_score(gate, metrics), min(cost, -WORST_SCORE)]
-    )
+    values = [objective_or_score(gate, metrics)]
+    if cost is not None:
+        values.append(min(cost, -WORST_SCORE))
     state = TrialState.COMPLETE if outcome in ("passed", "finished") else TrialState.PRUNED
-    return TrialFeedback(state, values, constraints, facts)
+    return TrialFeedback(state, values, constraints, user_attrs)
+
+
+def tell_study(study: optuna.Study, trial: optuna.Trial, feedback: TrialFeedback) -> None:
+    """Tell the study how one of its own trials ended.
+
+    In a study of two objectives Optuna accepts no intermediate report, so a PRUNED trial has no values there. Samplers
+    need none: they rank a trial that misses the gate by its constraints alone. The cost of a stopped trial would also
+    look too low.
+    """
+    for name, value in feedback.user_attrs.items():
+        trial.set_user_attr(name, value)
+    for name, value in feedback.constraints.items():
+        trial.set_constraint(name, value)
+    if feedback.state == TrialState.PRUNED and len(study.directions) == 1 and feedback.values:
+        trial.report(feedback.values[0], feedback.user_attrs["epoch"])
+    study.tell(trial, feedback.values if feedback.state == TrialState.COMPLETE else None, state=feedback.state)
 
 
 def study_directions(search: SearchConfig) -> list[StudyDirection]:
-    """Of the study: the objective, and the cost where there is one."""
+    """Return the directions of the study: the objective is maximised, the cost, where there is one, minimised."""
     return [StudyDirection.MAXIMIZE, *([StudyDirection.MINIMIZE] if search.cost else [])]
 
 
 def objective_or_score(gate: Gate, metrics: Metrics) -> float:
-    """What the study maximises; the score where the gate has no objective, and always a number."""
+    """Return the value that the study maximises: the gate's objective, else its score; WORST_SCORE for NaN."""
     value = gate.objective_value(metrics) if gate.objective else gate.score(metrics)
     return WORST_SCORE if math.isnan(value) else value
 
 
-def believed_from(config: Config) -> int:
-    """The first epoch whose distance to the gate the sampler believes: by default where the scheduler begins to."""
-    given = config.search.gate_after
-    return given or config.scheduler.get("grace_period") or config.grace_period
+def first_trusted_epoch(config: Config) -> int:
+    """Return the first epoch whose distance to the gate the sampler takes from a stopped trial.
 
-
-def tell_study(study: optuna.Study, trial: optuna.Trial, verdict: TrialFeedback) -> None:
-    """Tell the study how a trial of its own ended.
-
-    With two objectives Optuna takes no report, and so a PRUNED trial has no values; samplers need none, for they rank
-    what misses the gate by its constraints alone, and a cost that was cut short would look cheap.
+    It is `search.gate_after`, else the scheduler's `grace_period`, else that of the sweep.
     """
-    for name, value in verdict.facts.items():
-        trial.set_user_attr(name, value)
-    for name, value in verdict.constraints.items():
-        trial.set_constraint(name, value)
-    if verdict.state == TrialState.PRUNED and len(study.directions) == 1 and verdict.values:
-        trial.report(verdict.values[0], verdict.facts["epoch"])
-    study.tell(trial, verdict.values if verdict.state == TrialState.COMPLETE else None, state=verdict.state)
+    return config.search.gate_after or config.scheduler.get("grace_period") or config.grace_period

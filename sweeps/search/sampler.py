@@ -14,25 +14,29 @@ from gatesweep.sweeps.config.targets import locate
 
 
 def make_sampler(node: Mapping[str, Any], seed: int, offset: int = 0) -> optuna.samplers.BaseSampler:
-    """The sampler that `search.sampler` names, seeded by the sweep's seed and how many trials were asked for."""
-    node = dict(node)
+    """Make the sampler that `node`, the section `search.sampler`, describes.
+
+    It is seeded with the sweep's `seed` and `offset`, the number of trials asked for so far. Raises InputError for
+    an argument that the sampler does not take.
+    """
     target = locate("search.sampler", node)
-    del node["_target_"]
+    fields = {name: value for name, value in node.items() if name != "_target_"}
     accepted = _parameters(target)
-    for name in node:
+    for name in fields:
         if name not in accepted:
             raise InputError(f"search.sampler.{name}: unknown key, expected one of {', '.join(accepted)}")
     try:
-        return target(**node, seed=(seed * 100_003 + offset) % 2**32)
+        return target(**fields, seed=(seed * 100_003 + offset) % 2**32)
     except (TypeError, ValueError) as error:
         raise InputError(f"search.sampler: {error}") from error
 
 
+def is_exhaustive(node: Mapping[str, Any]) -> bool:
+    """Return True if the sampler visits every point of a finite space. Raises InputError for a bad `_target_`."""
+    return locate("search.sampler", node) is optuna.samplers.BruteForceSampler
+
+
 @cache
 def _parameters(target: Any) -> Mapping[str, Any]:
+    """Return the parameters of a sampler's constructor. Reading a signature is slow, and a sampler is made a trial."""
     return inspect.signature(target).parameters
-
-
-def is_exhaustive(node: Mapping[str, Any]) -> bool:
-    """Whether the sampler visits every point of a finite space."""
-    return locate("search.sampler", node) is optuna.samplers.BruteForceSampler

@@ -1,4 +1,4 @@
-"""What to try next: an Optuna study, told what really became of each trial."""
+"""The searcher of a sweep: it asks an Optuna study for trials, and tells it their outcomes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from typing import Any
 
 import optuna
 from optuna.samplers import PartialFixedSampler, TPESampler
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from gatesweep.core.gate import Gate
 from gatesweep.core.trainable import Metrics
 from gatesweep.sweeps.config.schema import Config
 from gatesweep.sweeps.config.targets import locate
-from gatesweep.sweeps.records.layout import JOURNAL
+from gatesweep.sweeps.records.layout import JOURNAL, TRIAL
 from gatesweep.sweeps.records.pareto import trial_cost
 from gatesweep.sweeps.records.reader import read_trial
-from gatesweep.sweeps.search.feedback import believed_from, make_feedback, study_directions, tell_study
+from gatesweep.sweeps.search.feedback import first_trusted_epoch, make_feedback, study_directions, tell_study
 from gatesweep.sweeps.search.history_window import HistoryWindow, WindowedSampler
 from gatesweep.sweeps.search.journal import StudyJournal
+from gatesweep.sweeps.search.optuna_private import reopen_trial, set_trial_param
 from gatesweep.sweeps.search.sampler import is_exhaustive, make_sampler
 from gatesweep.sweeps.search.space import Space, suggest_values
 from gatesweep.sweeps.search.study import open_study
@@ -32,111 +33,142 @@ from gatesweep.sweeps.search.warm_start import add_warm_start, warm_start_number
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # TPE's `group`, the journal
 
-LIKE = "like"  # of a trial in the study: the number of the one whose shape it has
+LIKE = "like"  # a user attribute of a trial: the number of the trial whose shape it has
 
 
 class Search(Searcher):
-    """Asks an Optuna study for Tune, and tells it: the objective, the gate's constraints, PRUNED and FAIL.
+    """Proposes the trials of an Optuna study to Tune, and tells the study objective, constraints and state.
 
-    The study lives in the sweep's folder and its sampler is seeded by trial, so that a resumed sweep goes on as if it
-    had never stopped. Trials that an interruption left running are handed out again, under their number.
+    The study lives in the sweep's folder and its sampler is seeded by trial, so a resumed sweep goes on as if it had
+    never been interrupted. Trials that ran at an interruption are proposed again, under their numbers.
 
-    With `stack`, Tune gets up to so many at a time that differ in stackable values alone: the first is asked for as
-    ever, the others with what it drew of the rest.
+    With `stack`, Tune gets groups of up to `stack` trials of one shape: they differ in stackable values alone. The
+    first trial of a group is drawn as without `stack`; the others take its remaining values.
     """
 
     def __init__(self, config: Config, space: Space, gate: Gate, sweep: Path | None, stack: int | None = None) -> None:
+        """Open the study in the folder `sweep`, or in memory for None, and add the trials of a warm start.
+
+        Raises InputError for a damaged journal or record, and OSError.
+        """
         super().__init__()
         self.config, self.space, self.gate, self.stack = config, space, gate, stack
         fields = locate("trainable", config.trainable).stackable
         self.stackable = {"seed", *(f"trainable.{field}" for field in fields)} & set(space)
-        self.alone: set[str] = set()  # shapes that do not stack
+        self.unstackable_shapes: set[str] = set()
         self.exhaustive = is_exhaustive(config.search.sampler)
         self.sweep, self.window = sweep, HistoryWindow()
         self.journal = StudyJournal(sweep / JOURNAL) if sweep else None
         self.study = open_study(sweep, study_directions(config.search), self.journal)
         add_warm_start(self.study, config, space)
-        self.warm = warm_start_numbers(self.study)
-        self.asked = len(self.study.get_trials(deepcopy=False)) - len(self.warm)  # earlier sweeps' are in it too
+        self.warm_start = warm_start_numbers(self.study)
+        self.asked = len(self.study.get_trials(deepcopy=False)) - len(self.warm_start)  # trials of this sweep
         self.live: dict[str, optuna.Trial] = {}
-        left = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        self.unfinished = [self._again(one) for one in left]
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        self.unfinished = [self._restore(trial) for trial in running]
         self.exhausted = False
         if stack is not None and (self.exhaustive or not self.stackable):
-            self.stack = 1  # no two trials of one shape
+            self.stack = 1  # no two trials have one shape
 
     def is_over(self) -> bool:
-        """Whether there is no trial left to begin."""
-        most = self.config.num_samples
-        return not self.unfinished and (self.exhausted or (most is not None and self.asked >= most))
+        """Return True if no trial is left to begin."""
+        num_samples = self.config.num_samples
+        return not self.unfinished and (self.exhausted or (num_samples is not None and self.asked >= num_samples))
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
+        """Accept whatever Tune sets: the configuration decides."""
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the Tune configuration of the next trial, or of the next group as `trial` and `members`.
+
+        The result is None while no trial is left but a live one may be handed back, and FINISHED after that.
+        """
         if self.is_over():
-            return None if self.live else Searcher.FINISHED  # one that runs may be handed back yet
+            return None if self.live else Searcher.FINISHED
         first = self.suggestion(self._next())
         if self.stack is None:
             self._sync()
             return first
         group, shape = [first], self._shape(first["values"])
-        while len(group) < self.stack and shape not in self.alone:
-            if (one := self._another(first)) is None:
+        while len(group) < self.stack and shape not in self.unstackable_shapes:
+            if (trial := self._next_of_shape(first)) is None:
                 break
-            group.append(self.suggestion(one))
+            group.append(self.suggestion(trial))
         self._sync()
         return {"trial": first["trial"], "members": group}
 
-    def hand_back(self, name: str, alone: bool = False) -> None:
-        """Take a trial back that never began, to hand it out again; `alone`: those of its shape do not stack."""
-        trial = self.live.pop(name)
-        self.unfinished.append(trial)
-        if alone:
-            self.alone.add(self._shape(self._values(trial)))
-
     def suggestion(self, trial: optuna.Trial) -> dict[str, Any]:
-        """The Tune configuration of an Optuna trial; the same each time it is asked for."""
+        """Return the Tune configuration of an Optuna trial, and count it as live. Every call returns the same."""
         number = self._number(trial)
-        name = f"trial_{number:04d}"
+        name = f"{TRIAL}_{number:04d}"
         self.live[name] = trial
         return {"trial": name, "number": number, "values": self._values(trial)}
 
-    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        """Nothing: `tell` is called with the trial's outcome, which Tune does not know."""
+    def hand_back(self, name: str, alone: bool = False) -> None:
+        """Take back a trial that never began, to propose it again; `alone`: trials of its shape cannot be stacked."""
+        trial = self.live.pop(name)
+        self.unfinished.append(trial)
+        if alone:
+            self.unstackable_shapes.add(self._shape(self._values(trial)))
 
     def tell(self, name: str, outcome: str, epoch: int, metrics: Metrics) -> None:
-        """Tell the study how trial `name` ended."""
-        key = self.config.search.cost
-        cost = trial_cost(read_trial(self.sweep / name), key) if key and self.sweep else None
-        told = make_feedback(self.gate, believed_from(self.config), outcome, epoch, metrics, cost)
+        """Tell the study that trial `name` ended with `outcome` after `epoch` epochs.
+
+        Raises InputError where a metric that the gate reads is missing, and OSError.
+        """
+        cost_key = self.config.search.cost
+        cost = trial_cost(read_trial(self.sweep / name), cost_key) if cost_key and self.sweep else None
+        feedback = make_feedback(self.gate, first_trusted_epoch(self.config), outcome, epoch, metrics, cost)
         try:
-            tell_study(self.study, self.live.pop(name), told)
+            tell_study(self.study, self.live.pop(name), feedback)
         except RuntimeError:
             if not self.exhaustive:
                 raise
-            self.exhausted = True  # the sampler's way to say so: it calls `Study.stop`, which is for `optimize` alone
+            self.exhausted = True  # without a point left the sampler calls `Study.stop`, which only `optimize` allows
         self._sync()
 
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """Do nothing: the recorder calls `tell` with the outcome, which Tune does not know."""
+
+    def sampler(self, number: int, like: int | None = None) -> optuna.samplers.BaseSampler:
+        """Make the sampler that draws one trial, the `number`th; `like` is the trial whose fixed values it takes.
+
+        Until a trial has passed, TPE draws each value by itself, which explores more. With all values drawn together
+        around the one or two best trials, a third of the searches for a region that one trial in twenty reaches never
+        left those trials (`tests/benchmarks/replay.md`).
+        """
+        node, seed = self.config.search.sampler, self.config.seed
+        sampler = make_sampler(node, seed, number)
+        if isinstance(sampler, TPESampler):
+            independent = make_sampler({**node, "multivariate": False, "group": False}, seed, number)
+            sampler = WindowedSampler(sampler, self.window, before_pass=independent)
+        if like is None:
+            return sampler
+        params = self.study.get_trials(deepcopy=False)[like].params
+        return PartialFixedSampler({key: params[key] for key in params if key not in self.stackable}, sampler)
+
     def _sync(self) -> None:
+        """Put the study on the disk, before anyone acts on it."""
         if self.journal:
             self.journal.sync()
 
-    def _next(self) -> Any:
+    def _next(self) -> optuna.Trial:
+        """Return a trial that an interruption left or that was handed back, else a new one."""
         return self.unfinished.pop(0) if self.unfinished else self._ask()
 
-    def _another(self, first: dict[str, Any]) -> Any:
-        """One more of the shape of `first`: of those that an interruption left, or a new one; None if there is none."""
-        for one in self.unfinished:
-            if self._shape(self._values(one)) == self._shape(first["values"]):
-                self.unfinished.remove(one)
-                return one
+    def _next_of_shape(self, first: dict[str, Any]) -> optuna.Trial | None:
+        """Return the next trial of the shape of `first`: an unfinished one, else a new one; None if none is left."""
+        for trial in self.unfinished:
+            if self._shape(self._values(trial)) == self._shape(first["values"]):
+                self.unfinished.remove(trial)
+                return trial
         if self.exhausted or self.asked >= (self.config.num_samples or math.inf):
             return None
         return self._ask(self.live[first["trial"]].number)
 
     def _ask(self, like: int | None = None) -> optuna.Trial:
-        """A new trial; `like`: with what that one, by its number in the study, drew of what does not stack."""
+        """Ask the study for a new trial; `like` is the number, in the study, of the trial whose shape it takes."""
         self.study.sampler = self.sampler(self.asked, like)
         trial = self.study.ask()
         self.asked += 1
@@ -144,42 +176,25 @@ class Search(Searcher):
             trial.set_user_attr(LIKE, like)
         return trial
 
-    def sampler(self, number: int, like: int | None = None) -> optuna.samplers.BaseSampler:
-        """What draws a trial, made anew for each.
-
-        Until a trial has passed, TPE draws each value by itself, which looks further: all together, drawn around the
-        one or two best, a third of searches for what one trial in twenty reaches never got away from those
-        (`tests/benchmarks/replay.md`).
-        """
-        sampler = make_sampler(self.config.search.sampler, self.config.seed, number)
-        if isinstance(sampler, TPESampler):
-            apart = {**self.config.search.sampler, "multivariate": False, "group": False}
-            sampler = WindowedSampler(sampler, self.window, make_sampler(apart, self.config.seed, number))
-        if like is None:
-            return sampler
-        drawn = self.study.get_trials(deepcopy=False)[like].params
-        return PartialFixedSampler({key: drawn[key] for key in drawn if key not in self.stackable}, sampler)
-
     def _values(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Return a trial's values; they are drawn at the first call."""
         return suggest_values(trial, self.space, self.exhaustive)
 
     def _shape(self, values: dict[str, Any]) -> str:
-        """What trials have in common that may train as one."""
+        """Return the values that are equal in all trials of a stack, as JSON."""
         return json.dumps({key: value for key, value in values.items() if key not in self.stackable}, sort_keys=True)
 
-    def _number(self, trial: optuna.Trial | optuna.trial.FrozenTrial) -> int:
-        """A trial's number among this sweep's own, which makes its name and its seeds."""
-        return trial.number - bisect(self.warm, trial.number)
+    def _number(self, trial: optuna.Trial | FrozenTrial) -> int:
+        """Return a trial's number among this sweep's own trials: its name and its seeds come from it."""
+        return trial.number - bisect(self.warm_start, trial.number)
 
-    def _again(self, trial: optuna.trial.FrozenTrial) -> optuna.Trial:
-        """A trial that an interruption left; values that it came before are drawn as they would have been."""
+    def _restore(self, trial: FrozenTrial) -> optuna.Trial:
+        """Return a trial that ran at an interruption. Missing values are drawn from the history that it had then."""
         sampler = self.sampler(self._number(trial), trial.user_attrs.get(LIKE))
         draft = optuna.create_study(sampler=sampler, directions=study_directions(self.config.search))
         draft.add_trials(self.study.get_trials(deepcopy=False)[: trial.number])
         drawn = draft.ask()
         suggest_values(drawn, self.space, self.exhaustive)
         for name in drawn.params.keys() - trial.params.keys():
-            shape = drawn.distributions[name]
-            value = shape.to_internal_repr(drawn.params[name])
-            self.study._storage.set_trial_param(trial._trial_id, name, value, shape)
-        return optuna.Trial(self.study, trial._trial_id)
+            set_trial_param(self.study, trial, name, drawn.params[name], drawn.distributions[name])
+        return reopen_trial(self.study, trial)

@@ -1,14 +1,14 @@
-"""The search space: YAML leaves that become Optuna's distributions, conditions and compositions included.
+"""The search space: YAML leaves that become Optuna's distributions, with conditions and compositions.
 
-A space mirrors the configuration it varies. Its leaves are
+A space has the keys of the configuration that it varies. Its leaves are
 
     {type: float, low: 1e-4, high: 1e-2, log: true}
     {type: int, low: 1, high: 4, step: 1}
     {type: categorical, choices: [32, 64, 128]}
     {type: composition, total: 24, parts: {topology: 2, values: 2, response: 2}, step: 2}
 
-A composition splits `total` into named parts, each at least its minimum and a whole number of steps above it. A leaf
-with `when: {trainable.positions: rotary}` exists only under that choice of another leaf.
+A composition splits `total` into named parts, each a whole number of steps above its minimum. A leaf with
+`when: {trainable.positions: rotary}` exists only if the other leaf has that value.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from gatesweep.sweeps.config.values import set_values
 from gatesweep.sweeps.search.composition import Composition
 from gatesweep.sweeps.search.leaves import Categorical, Float, Int
 
-Space = dict[str, Float | Int | Categorical | Composition]
+Space = dict[str, Float | Int | Categorical | Composition]  # by dotted key
 AnyLeaf = pydantic.TypeAdapter(Annotated[Float | Int | Categorical | Composition, Field(discriminator="type")])
 
 
 def read_space(config: Config) -> Space:
-    """The leaves of `search.space` by dotted key, each checked against the configuration that it varies.
+    """Return the leaves of `search.space` by dotted key, each checked against the configuration that it varies.
 
-    Raises InputError naming the key, what it got and what it expects.
+    Raises InputError, which names the key, its value and what is expected.
     """
     space: Space = {}
     for key, node in _iterate_leaves(config.search.space):
@@ -42,8 +42,8 @@ def read_space(config: Config) -> Space:
         except pydantic.ValidationError as error:
             raise InputError(_leaf_fault(error, key, node)) from error
     for key, leaf in space.items():
-        for other in leaf.when:
-            _check_condition(space, key, other)
+        for parent in leaf.when:
+            _check_condition(space, key, parent)
         for values in leaf.extremes(key):
             try:
                 check_config(set_values(config.to_dict(), values))
@@ -53,48 +53,51 @@ def read_space(config: Config) -> Space:
     return space
 
 
-def _check_condition(space: Space, key: str, other: str) -> None:
-    """A condition reads another leaf, and can hold."""
-    where, leaf = f"search.space.{key}.when", space.get(other)
-    if leaf is None or isinstance(leaf, Composition):
-        raise InputError(
-            f"{where}: got {other!r}, expected another key of the search space that has a value of its own"
-        )
-    wanted = space[key].when[other]
-    impossible = [one for one in (wanted if isinstance(wanted, list) else [wanted]) if not leaf.admits(one)]
-    if impossible:
-        raise InputError(f"{where}.{other}: got {impossible[0]!r}, which {other} is never")
-
-
 def suggest_values(trial: optuna.Trial, space: Space, exhaustive: bool = False) -> dict[str, Any]:
-    """One point of the space, as values by dotted key; conditional leaves that are not active are left out."""
-    chosen: dict[str, Any] = {}
+    """Draw one point of the space, as values by dotted key, from the trial's sampler.
+
+    Leaves whose conditions do not hold are left out. `exhaustive` is for a sampler that visits every point.
+    """
+    values: dict[str, Any] = {}
     for key in _ordered_keys(space):
-        if space[key].active(chosen):
-            chosen |= space[key].suggest(trial, key, exhaustive)
-    return chosen
+        if space[key].active(values):
+            values |= space[key].suggest(trial, key, exhaustive)
+    return values
+
+
+def _check_condition(space: Space, key: str, parent: str) -> None:
+    """Check that the condition of leaf `key` on leaf `parent` can hold. Raises InputError."""
+    where, leaf = f"search.space.{key}.when", space.get(parent)
+    if leaf is None or isinstance(leaf, Composition):
+        expected = "expected another key of the search space that has a value of its own"
+        raise InputError(f"{where}: got {parent!r}, {expected}")
+    condition = space[key].when[parent]
+    allowed = condition if isinstance(condition, list) else [condition]
+    impossible = [value for value in allowed if not leaf.admits(value)]
+    if impossible:
+        raise InputError(f"{where}.{parent}: got {impossible[0]!r}, which {parent} is never")
 
 
 def _ordered_keys(space: Space) -> list[str]:
-    """The keys, each after those that its condition reads."""
-    done: list[str] = []
+    """Return the keys, each after the keys of its conditions. Raises InputError for conditions in a circle."""
+    ordered: list[str] = []
     waiting = list(space)
     while waiting:
-        ready = [key for key in waiting if all(other in done for other in space[key].when)]
+        ready = [key for key in waiting if all(parent in ordered for parent in space[key].when)]
         if not ready:
             raise InputError(f"search.space: the conditions of {', '.join(waiting)} wait for one another")
-        done += ready
+        ordered += ready
         waiting = [key for key in waiting if key not in ready]
-    return done
+    return ordered
 
 
 def _iterate_leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the nodes of the leaves with their dotted keys. Raises InputError for anything else than a leaf."""
     for name, value in node.items():
         key = f"{prefix}{name}"
         if not isinstance(value, Mapping):
-            raise InputError(
-                f"search.space.{key}: got {value!r}, expected a leaf, e.g. {{type: float, low: 0.1, high: 1}}"
-            )
+            expected = "expected a leaf, e.g. {type: float, low: 0.1, high: 1}"
+            raise InputError(f"search.space.{key}: got {value!r}, {expected}")
         if isinstance(value.get("type"), str):
             yield key, value
         else:
@@ -102,6 +105,7 @@ def _iterate_leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple
 
 
 def _leaf_fault(error: pydantic.ValidationError, key: str, node: Mapping[str, Any]) -> str:
+    """Return the first fault of a leaf in one line."""
     fault = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in ("search.space", key, *fault["loc"][1:]))
     expected = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")

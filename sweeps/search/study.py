@@ -10,7 +10,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.study import StudyDirection
 
 from gatesweep.sweeps.records.layout import JOURNAL
-from gatesweep.sweeps.search.journal import StudyStorage
+from gatesweep.sweeps.search.journal import StudyStorage, journal_damage
 
 
 def open_study(
@@ -18,14 +18,19 @@ def open_study(
     directions: Sequence[StudyDirection] = (StudyDirection.MAXIMIZE,),
     backend: BaseJournalBackend | None = None,
 ) -> optuna.Study:
-    """The study of a sweep, `study.journal` in its folder (`optuna-dashboard <sweep>/study.journal` shows it, too).
+    """Open or create the study of a sweep: `study.journal` in its folder, or in memory where `sweep` is None.
 
-    One that is there keeps the directions that it was made with; one without a folder is in memory. `backend` is for
-    the sweep itself, its one writer.
+    A study that exists keeps its directions. `backend` is for the one writer, the sweep itself. `optuna-dashboard
+    <sweep>/study.journal` shows the study too. Raises InputError, with file and line, for a damaged journal, and
+    OSError.
     """
     if sweep is None:
         return optuna.create_study(directions=directions)
-    storage = StudyStorage(backend or JournalFileBackend(str(sweep / JOURNAL)))
-    for name in optuna.get_all_study_names(storage):  # the folder may have had another name
+    path = sweep / JOURNAL
+    try:
+        storage = StudyStorage(backend or JournalFileBackend(str(path)))
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:  # a line that is no log
+        raise journal_damage(path, error) from error
+    for name in optuna.get_all_study_names(storage):  # not the folder's name: the folder may have been renamed
         return optuna.load_study(storage=storage, study_name=name)
     return optuna.create_study(storage=storage, study_name=sweep.name, directions=directions)

@@ -1,10 +1,10 @@
-"""What this sweep's sampler learns from earlier sweeps, `warm_start`: their trials, judged by this sweep's gate."""
+"""Warm start: this sweep's sampler learns from the trials of earlier sweeps, as this sweep's gate judges them."""
 
 from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,117 +19,102 @@ from gatesweep.core.record import Event
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import Config, make_gate
 from gatesweep.sweeps.config.values import flatten
-from gatesweep.sweeps.records.layout import trial_folders
+from gatesweep.sweeps.records.layout import CONFIG, is_sweep, trial_folders
 from gatesweep.sweeps.records.pareto import trial_cost
 from gatesweep.sweeps.records.reader import TrialRecord, read_trial
 from gatesweep.sweeps.search.composition import Composition
-from gatesweep.sweeps.search.feedback import believed_from, make_feedback
+from gatesweep.sweeps.search.feedback import first_trusted_epoch, make_feedback
 from gatesweep.sweeps.search.space import Space, suggest_values
 
-ORIGIN = "warm_start"  # of a trial in the study: the sweep and trial it was; of the study: the sweeps that are all in
+ORIGIN = "warm_start"  # a user attribute: of a trial, its earlier sweep and name; of the study, the sweeps added
 
 
-def warm_start_folders(config: Config) -> list[str]:
-    """The folders that `warm_start` names, whole: a resumed sweep may be elsewhere, `results/latest` another."""
-    named = config.warm_start or []
-    return [str(Path(one).resolve()) for one in ([named] if isinstance(named, str) else named)]
+def warm_start_folders(warm_start: str | list[str] | None) -> list[str]:
+    """Return the folders that `warm_start` names as absolute paths, without links.
+
+    A resumed sweep may have another working directory, and `results/latest` may point elsewhere by then.
+    """
+    folders = warm_start or []
+    return [str(Path(folder).resolve()) for folder in ([folders] if isinstance(folders, str) else folders)]
 
 
-def check_warm_start(config: Config, space: Space, known: list[str]) -> None:
-    """Raise InputError unless each folder, but those that are `known`, is that of a sweep with trials to learn from."""
-    for folder in warm_start_folders(config):
+def check_warm_start(config: Config, space: Space, added: Collection[str]) -> None:
+    """Raise InputError unless each folder of `warm_start` holds a sweep with trials to learn from.
+
+    Folders in `added` are not read: the study of the resumed sweep has their trials already.
+    """
+    for folder in warm_start_folders(config.warm_start):
         if folder == config.resume:
             raise InputError(f"warm_start: got {folder!r}, expected earlier sweeps: that is the one which goes on")
-        if folder not in known and not warm_start_trials(config, space, Path(folder)):
+        if folder not in added and not warm_start_trials(config, space, Path(folder)):
             target = config.trainable["_target_"]
             expected = f"expected trials of {target} with values in search.space that report what the gate reads"
             raise InputError(f"warm_start: got {folder!r}, {expected}")
 
 
 def add_warm_start(study: optuna.Study, config: Config, space: Space) -> None:
-    """Add the trials of earlier sweeps to the study, each once, however often the sweep is interrupted."""
-    done = study.user_attrs.get(ORIGIN, [])
-    for folder in warm_start_folders(config):
-        if folder in done:
+    """Add the trials of earlier sweeps to the study, each once even if this is interrupted and repeated.
+
+    Raises InputError for a folder that is not a sweep with trials, or a damaged record.
+    """
+    added = study.user_attrs.get(ORIGIN, [])
+    for folder in warm_start_folders(config.warm_start):
+        if folder in added:
             continue
-        there = {one.user_attrs.get(ORIGIN) for one in study.get_trials(deepcopy=False)}
-        study.add_trials(
-            [one for one in warm_start_trials(config, space, Path(folder)) if one.user_attrs[ORIGIN] not in there]
-        )
-        done = [*done, folder]
-        study.set_user_attr(ORIGIN, done)
+        origins = {trial.user_attrs.get(ORIGIN) for trial in study.get_trials(deepcopy=False)}
+        trials = warm_start_trials(config, space, Path(folder))
+        study.add_trials([trial for trial in trials if trial.user_attrs[ORIGIN] not in origins])
+        added = [*added, folder]
+        study.set_user_attr(ORIGIN, added)
 
 
 def warm_start_numbers(study: optuna.Study) -> list[int]:
-    """The numbers, in the study, of the trials that are other sweeps'."""
-    return [one.number for one in study.get_trials(deepcopy=False) if ORIGIN in one.user_attrs]
+    """Return the numbers, in the study, of the trials of earlier sweeps, in ascending order."""
+    return [trial.number for trial in study.get_trials(deepcopy=False) if ORIGIN in trial.user_attrs]
 
 
 def warm_start_trials(config: Config, space: Space, sweep: Path) -> list[FrozenTrial]:
-    """The trials of an earlier sweep that are points of this space, as this study would hold them."""
-    if not (sweep / "config.yaml").is_file() or not trial_folders(sweep):
+    """Return the trials of an earlier sweep that are points of this space, as this sweep's study would hold them.
+
+    Raises InputError where `sweep` is not a sweep with trials, or its record is damaged.
+    """
+    folders = trial_folders(sweep)
+    if not is_sweep(sweep) or not folders:
         raise InputError(f"warm_start: got {str(sweep)!r}, expected the folder of a sweep that has trials")
-    found = (_frozen_trial(config, make_gate(config.gate), space, folder) for folder in trial_folders(sweep))
-    return [one for one in found if one]
-
-
-def _frozen_trial(config: Config, gate: Gate, space: Space, folder: Path) -> FrozenTrial | None:
-    then, trial = read_config(folder / "config.yaml"), read_trial(folder)
-    if then.trainable["_target_"] != config.trainable["_target_"]:
-        return None
-    here, ours = flatten(config.to_dict()), {name for key, leaf in space.items() for name in leaf.extremes(key)[0]}
-    if any(here.get(key) != value for key, value in trial.values.items() if key not in ours):
-        return None  # something that is not varied here was another
-    point, ended = (
-        place_values(flatten(then.to_dict()), space),
-        outcome_here(config, gate, trial, then.training.max_epochs),
-    )
-    if point is None or ended is None:
-        return None
-    outcome, last = ended
-    key = config.search.cost
-    until = replace(trial, epochs=[event for event in trial.epochs if event["epoch"] <= last["epoch"]])
-    told = make_feedback(
-        gate, believed_from(config), outcome, last["epoch"], last["metrics"], trial_cost(until, key) if key else None
-    )
-    pruned = told.state == TrialState.PRUNED
-    return create_trial(
-        state=told.state,
-        values=None if pruned and key else told.values,
-        params=point.params,
-        distributions=point.distributions,
-        user_attrs={**told.facts, ORIGIN: f"{folder.parent.resolve()}/{folder.name}"},
-        constraints=told.constraints,
-        intermediate_values={last["epoch"]: told.values[0]}
-        if told.state == TrialState.PRUNED and told.values
-        else None,
-    )
+    gate = make_gate(config.gate)
+    trials = (_frozen_trial(config, gate, space, folder) for folder in folders)
+    return [trial for trial in trials if trial]
 
 
 def place_values(values: Mapping[str, Any], space: Space) -> FixedTrial | None:
-    """The Optuna trial that `suggest` makes these values of, where the space has them."""
-    drawn: dict[str, Any] = {}
+    """Return the Optuna trial from which `suggest_values` draws these values; None where the space has no such point.
+
+    `values` may have more keys than the space.
+    """
+    params: dict[str, Any] = {}
     for key, leaf in space.items():
-        with contextlib.suppress(KeyError, ValueError):  # it may be of another branch
-            drawn |= leaf.draws(key, values) if isinstance(leaf, Composition) else {key: values[key]}
-    point = FixedTrial(drawn)
+        with contextlib.suppress(KeyError, ValueError):  # the leaf may belong to a branch that is not active
+            params |= leaf.fractions(key, values) if isinstance(leaf, Composition) else {key: values[key]}
+    point = FixedTrial(params)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # that is how it says that a value is out of its range
-            chosen = suggest_values(point, space)  # type: ignore[arg-type]
+            warnings.simplefilter("error")  # FixedTrial warns of a value out of its range
+            drawn = suggest_values(point, space)  # type: ignore[arg-type]
     except (ValueError, UserWarning):
         return None
-    return point if all(values[key] == value for key, value in chosen.items()) else None
+    return point if all(values[key] == value for key, value in drawn.items()) else None
 
 
-def outcome_here(config: Config, gate: Gate, trial: TrialRecord, max_epochs: int) -> tuple[str, Event] | None:
-    """How a trial of `max_epochs` would have ended in this sweep, and its last epoch there; None if nothing is known.
+def outcome_here(gate: Gate, trial: TrialRecord, own_epochs: int, max_epochs: int) -> tuple[str, Event] | None:
+    """Return the outcome that an earlier trial would have had in this sweep, and its last epoch here.
 
-    It ends where it clears this gate, or with this sweep's last epoch. One that ended before, because it was stopped
-    or cleared another gate, is a stopped one.
+    `own_epochs` is the `max_epochs` of the earlier trial, `max_epochs` that of this sweep. The trial ends where it
+    clears this gate, or at this sweep's last epoch. A trial that ended before, since it was stopped or had passed
+    another gate, counts as stopped. The result is None where that cannot be known: no epoch, a failure, or a metric
+    that this gate reads is missing.
     """
-    most, streak = config.training.max_epochs, 0
-    epochs = [event for event in trial.epochs if event["epoch"] <= most]
+    streak = 0
+    epochs = [event for event in trial.epochs if event["epoch"] <= max_epochs]
     if not epochs or trial.outcome == "failed":
         return None
     for event in epochs:
@@ -140,5 +125,37 @@ def outcome_here(config: Config, gate: Gate, trial: TrialRecord, max_epochs: int
         streak = streak + 1 if gate.cleared(event["metrics"]) else 0
         if streak == gate.consecutive:
             return "passed", event
-    over = epochs[-1]["epoch"] == most or (trial.outcome == "finished" and max_epochs >= most)
-    return "finished" if over else "stopped", epochs[-1]
+    last = epochs[-1]
+    is_finished = last["epoch"] == max_epochs or (trial.outcome == "finished" and own_epochs >= max_epochs)
+    return "finished" if is_finished else "stopped", last
+
+
+def _frozen_trial(config: Config, gate: Gate, space: Space, folder: Path) -> FrozenTrial | None:
+    """Return one trial of an earlier sweep; None where it is not a point of this space, or has no outcome here."""
+    recorded, trial = read_config(folder / CONFIG), read_trial(folder)
+    if recorded.trainable.get("_target_") != config.trainable["_target_"]:
+        return None
+    fixed = flatten(config.to_dict())
+    varied = {name for key, leaf in space.items() for name in leaf.extremes(key)[0]}
+    if any(fixed.get(key) != value for key, value in trial.values.items() if key not in varied):
+        return None  # the earlier sweep varied a key that is fixed here at another value
+    point = place_values(flatten(recorded.to_dict()), space)
+    end = outcome_here(gate, trial, recorded.training.max_epochs, config.training.max_epochs)
+    if point is None or end is None:
+        return None
+    outcome, last = end
+    cost = None
+    if config.search.cost:
+        until_end = replace(trial, epochs=[event for event in trial.epochs if event["epoch"] <= last["epoch"]])
+        cost = trial_cost(until_end, config.search.cost)
+    feedback = make_feedback(gate, first_trusted_epoch(config), outcome, last["epoch"], last["metrics"], cost)
+    is_pruned = feedback.state == TrialState.PRUNED
+    return create_trial(
+        state=feedback.state,
+        values=None if is_pruned and config.search.cost else feedback.values,
+        params=point.params,
+        distributions=point.distributions,
+        user_attrs={**feedback.user_attrs, ORIGIN: f"{folder.parent.resolve()}/{folder.name}"},
+        constraints=feedback.constraints,
+        intermediate_values={last["epoch"]: feedback.values[0]} if is_pruned and feedback.values else None,
+    )

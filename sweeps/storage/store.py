@@ -11,13 +11,19 @@ from pyarrow import ArrowInvalid, fs
 
 from gatesweep.core.errors import InputError
 
-FileVersion = tuple[int, int]
+FileVersion = tuple[int, int]  # size in bytes, and time of the last change in ns
+COPY_BYTES = 1 << 22  # bytes that are in memory at a time while a file is copied
 
 
 class Store:
-    """A tree of files under `uri`: `s3://bucket/sweeps`, anything else pyarrow or fsspec opens, or a plain folder."""
+    """A tree of files under a URI. Its methods raise OSError where the storage does not answer."""
 
     def __init__(self, uri: str, *parts: str) -> None:
+        """Open `uri`, and below it the folder that `parts` name.
+
+        `uri` is a plain folder, `s3://bucket/sweeps`, or any other URI that pyarrow or fsspec opens. Raises InputError
+        for a URI that neither opens.
+        """
         try:
             if "://" not in uri:
                 self.files, root = fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
@@ -29,7 +35,7 @@ class Store:
         self.root = PurePosixPath(root).joinpath(*parts)
 
     def check(self, sweep: Path) -> None:
-        """Raise InputError unless a file can be written here, and removed again, beside the record of `sweep`."""
+        """Write a file and remove it again. Raises InputError where that fails, or where the root holds `sweep`."""
         if str(self.root) == str(sweep.parent.resolve()):
             raise InputError(f"storage: got {str(self.root)!r}, which is `results` itself: storage=null")
         probe = str(self.root / ".gatesweep")
@@ -41,45 +47,39 @@ class Store:
             raise InputError(f"storage: got {str(self.root)!r}, which cannot be written ({error})") from error
 
     def listed(self) -> list[str]:
-        """Every file, by its path below the root."""
-        selector = fs.FileSelector(str(self.root), allow_not_found=True, recursive=True)
-        found = self.files.get_file_info(selector)
+        """List every file by its path below the root."""
         root = str(self.root)
-        return [one.path[len(root) :].lstrip("/") for one in found if one.type == fs.FileType.File]
+        entries = self.files.get_file_info(fs.FileSelector(root, allow_not_found=True, recursive=True))
+        return [entry.path[len(root) :].lstrip("/") for entry in entries if entry.type == fs.FileType.File]
 
     def put(self, name: str, content: bytes | Path) -> None:
-        """Write one file: object stores show it whole or not at all, and a folder after its renaming."""
+        """Write one file, from bytes or from a local file. Readers see the whole file or none."""
         path = self.root / name
         self.files.create_dir(str(path.parent), recursive=True)
-        aside = path if not isinstance(self.files, fs.LocalFileSystem) else path.with_name(f".{path.name}.part")
+        # An object store shows a file only once it is whole. In a folder the file is written aside, then renamed.
+        aside = path.with_name(f".{path.name}.part") if isinstance(self.files, fs.LocalFileSystem) else path
         with self.files.open_output_stream(str(aside)) as stream:
             if isinstance(content, bytes):
                 stream.write(content)
             else:
                 with content.open("rb") as source:
-                    shutil.copyfileobj(source, stream, 1 << 22)
+                    shutil.copyfileobj(source, stream, COPY_BYTES)
         if aside != path:
             self.files.move(str(aside), str(path))
 
     def get(self, name: str, path: Path) -> None:
+        """Copy one file to the local `path`; missing folders are made."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with self.files.open_input_stream(str(self.root / name)) as stream, path.open("wb") as target:
-            shutil.copyfileobj(stream, target, 1 << 22)
+            shutil.copyfileobj(stream, target, COPY_BYTES)
 
     def delete(self, name: str) -> None:
+        """Delete one file."""
         self.files.delete_file(str(self.root / name))
 
 
-def _from_uri(uri: str) -> tuple[fs.FileSystem, str]:
-    try:
-        return fs.FileSystem.from_uri(uri)
-    except (ArrowInvalid, NotImplementedError):  # a scheme that pyarrow has not, or was built without
-        opened, root = fsspec.core.url_to_fs(uri)
-        return fs.PyFileSystem(fs.FSSpecHandler(opened)), root
-
-
 def visible_files(folder: Path) -> Iterator[Path]:
-    """Every file below a folder, but hidden ones, which are half-written."""
+    """Yield every file below a folder, except hidden ones: those are half-written."""
     return (
         path
         for path in folder.rglob("*")
@@ -88,6 +88,15 @@ def visible_files(folder: Path) -> Iterator[Path]:
 
 
 def file_version(path: Path) -> FileVersion:
-    """What differs once a file was written again."""
+    """Return a value that changes when a file is written again. Raises OSError."""
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns
+
+
+def _from_uri(uri: str) -> tuple[fs.FileSystem, str]:
+    """Return the file system of a URI, and the path in it."""
+    try:
+        return fs.FileSystem.from_uri(uri)
+    except (ArrowInvalid, NotImplementedError):  # pyarrow does not know the scheme, or was built without it
+        opened, root = fsspec.core.url_to_fs(uri)
+        return fs.PyFileSystem(fs.FSSpecHandler(opened)), root

@@ -1,4 +1,4 @@
-"""The files that a trial's process writes, and their way into storage."""
+"""The files that a trial's process writes, and their upload to storage."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from gatesweep.core.checkpoint import META
-from gatesweep.sweeps.records.layout import TRIAL_FOLDERS
+from gatesweep.sweeps.records.layout import CHECKPOINTS, TRIAL_FOLDERS
 from gatesweep.sweeps.storage.store import FileVersion, Store, file_version, visible_files
 
-SYNC_SECONDS = 1.0  # of training that a machine's loss of power may cost
+SYNC_SECONDS = 1.0  # training that a machine's loss of power may cost
+RETRY_SECONDS = 2.0
 
 
 class TrialStorage:
-    """The folder that a trial's process writes its checkpoints and figures in.
+    """The folder in which a trial's process writes its checkpoints and figures.
 
-    Without `storage` it is the trial's own. Else it is a scratch folder of this machine that begins with what is in
-    storage, and what changes follows there while the next epoch trains.
+    Without `storage` it is the trial's own folder. With `storage` it is a scratch folder of this machine: it begins
+    with the checkpoints in storage, and changes are uploaded while the next epoch trains.
     """
 
     def __init__(self, storage: str | None, trial: Path) -> None:
+        """Open the folder of `trial`. Raises InputError for a bad `storage`, and OSError."""
         self.store = Store(storage, trial.parent.name, trial.name) if storage else None
         self.folder, self.synced = trial, time.monotonic()
         if self.store is None:
@@ -30,61 +32,69 @@ class TrialStorage:
         self.folder = Path(tempfile.mkdtemp(prefix=f"gatesweep-{trial.name}-"))
         self.sent: dict[str, FileVersion] = {}
         for name in self.store.listed():
-            if name.startswith("checkpoints/"):
+            if name.startswith(f"{CHECKPOINTS}/"):
                 self.store.get(name, self.folder / name)
                 self.sent[name] = file_version(self.folder / name)
         self.uploads = ThreadPoolExecutor(1)
-        self.last: Future[None] | None = None
+        self.pending: Future[None] | None = None
 
     def sync_is_due(self) -> bool:
-        """Whether it is time for a checkpoint to reach the disk itself, which can take as long as a short epoch."""
-        due = time.monotonic() - self.synced >= SYNC_SECONDS
-        if due:
+        """Return True once a second: then a checkpoint must reach the disk, which can take as long as an epoch."""
+        is_due = time.monotonic() - self.synced >= SYNC_SECONDS
+        if is_due:
             self.synced = time.monotonic()
-        return due
+        return is_due
 
     def push(self) -> None:
-        """Begin to send what has changed."""
+        """Begin to upload the files that have changed."""
         if self.store:
-            self.last = self.uploads.submit(self._send, self.store)
+            self.pending = self.uploads.submit(self._send, self.store)
 
-    def settle(self) -> None:
-        """Wait for what is on its way, which must not change meanwhile; what failed is sent with the next push."""
-        if self.store and self.last:
-            self.last.exception()
+    def wait_pending(self) -> None:
+        """Wait until no upload runs; before that, files must not change. The next `push` repeats a failed upload."""
+        if self.store and self.pending:
+            self.pending.exception()
 
-    def arrived(self, tries: int = 5) -> None:
-        """Wait until all is in storage. Raises OSError where that cannot be."""
-        if not self.store or not self.last:
+    def wait_uploaded(self, tries: int = 5) -> None:
+        """Wait until all files are in storage. Raises OSError after `tries` uploads that failed."""
+        if not self.store or not self.pending:
             return
-        for left in reversed(range(tries)):
+        for tries_left in reversed(range(tries)):
             try:
-                return self.last.result()
+                return self.pending.result()
             except OSError:
-                if not left:
+                if not tries_left:
                     raise
-                time.sleep(2.0)
+                time.sleep(RETRY_SECONDS)
                 self.push()
 
     def close(self) -> None:
+        """End the uploads, and remove the scratch folder."""
         if self.store:
             self.uploads.shutdown()
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _send(self, store: Store) -> None:
-        """New files first, what makes a checkpoint one last; then the pruned ones go, in the other order."""
-        here = {str(path.relative_to(self.folder)): file_version(path) for path in visible_files(self.folder)}
-        new = (name for name in here if here[name] != self.sent.get(name))  # an epoch trained again, too
-        for name in sorted(new, key=lambda name: name.endswith(META)):
+        """Upload new files, then delete pruned ones.
+
+        A checkpoint counts from the moment its META is there, so META is uploaded last and deleted first.
+        """
+        versions = {str(path.relative_to(self.folder)): file_version(path) for path in visible_files(self.folder)}
+        # An epoch that is trained again has the name of an earlier file, and another version.
+        changed = (name for name in versions if versions[name] != self.sent.get(name))
+        for name in sorted(changed, key=lambda name: name.endswith(META)):
             store.put(name, self.folder / name)
-            self.sent[name] = here[name]
-        for name in sorted(self.sent.keys() - here.keys(), key=lambda name: not name.endswith(META)):
+            self.sent[name] = versions[name]
+        for name in sorted(self.sent.keys() - versions.keys(), key=lambda name: not name.endswith(META)):
             store.delete(name)
             del self.sent[name]
 
 
 def fetch_trial(storage: str | None, trial: Path) -> None:
-    """Bring what a trial wrote into its folder, where it is not there yet."""
+    """Copy a trial's checkpoints and figures from storage into its folder, where they are missing.
+
+    Raises InputError for a bad `storage`, and OSError.
+    """
     if storage is None:
         return
     store = Store(storage, trial.parent.name, trial.name)

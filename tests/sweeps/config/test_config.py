@@ -145,8 +145,8 @@ def test_a_folder_that_another_sweep_is_running_in(ray_here: None, tmp_path: Pat
 
 def cli(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "sweeps" / "run.py"), *arguments]
-    known = {**os.environ, **environment}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, env=known)
+    variables = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, env=variables)
 
 
 def test_the_command_says_it_in_one_line_and_exits_with_2(tmp_path: Path) -> None:
@@ -172,5 +172,5 @@ def test_a_configuration_is_written_as_yaml_writes_it() -> None:
     for name in ("mlp", "circuit_vae", "born_gan"):
         config = compose_config([f"experiment={name}", "name=null"])
         changed = with_values(config, {"trainable.lr": 0.5, "seed": 7})
-        for one in (config, changed, config):
-            assert to_yaml(one) == yaml.safe_dump(one.to_dict(), sort_keys=False)
+        for variant in (config, changed, config):
+            assert to_yaml(variant) == yaml.safe_dump(variant.to_dict(), sort_keys=False)

@@ -1,4 +1,4 @@
-"""What earlier commits left behind is read, published, loaded and gone on with: a folder of records for each of them.
+"""Records of earlier commits can be read, published, loaded and resumed: a folder of records for each of them.
 
 `tests/records/<commit>/<sweep>` is a sweep that was made with that commit: `experiment=mlp num_samples=5`, one passed,
 two stopped, one interrupted by Ctrl-C after its third epoch and one not begun; of its checkpoints two were kept.

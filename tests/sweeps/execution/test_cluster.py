@@ -66,7 +66,7 @@ def test_a_key_that_ray_does_not_know_is_refused() -> None:
 
     config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
     with pytest.raises(Exception, match="idle_timeout"):
-        validate_config(config.replace(idle_timeout=5))
+        validate_config({**config, "idle_timeout": 5})
 
 
 def test_the_image_is_of_the_ray_that_is_pinned() -> None:
@@ -219,7 +219,7 @@ def run_apart(script: str, folder: Path, *overrides: str, seconds: float) -> dic
     # `ray` itself, whether its environment is active or not
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": tools}
-    for name in ("RAY_ADDRESS", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_MODE"):
+    for name in ("RAY_ADDRESS", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         environment.pop(name, None)  # what the tests' own Ray is told
     command = [*OWN, sys.executable, "-m", f"tests.cluster.{script}", str(folder), *overrides]
     with (folder / "log").open("w") as log:

@@ -37,12 +37,12 @@ def test_the_front_is_what_no_trial_that_passed_beats_in_both(
     trials = [passing(4, 0.1), passing(2, 0.2), passing(1, 0.4), passing(5, 0.3), missed]
     folder = pretend(tmp_path / "sweep", trials, f"search.cost={cost}")
     summary = write_summary(folder, 1.0, {})
-    assert {one["trial"]: one[cost] for one in summary["front"]} == front
-    assert [one["val/loss"] for one in summary["front"]] == sorted(one["val/loss"] for one in summary["front"])[::-1]
+    assert {row["trial"]: row[cost] for row in summary["front"]} == front
+    assert [row["val/loss"] for row in summary["front"]] == sorted(row["val/loss"] for row in summary["front"])[::-1]
     assert pareto_lines(summary["front"])[-1].startswith("front: trial_0000, val/loss 0.1, ")
     assert (cost in leaderboard(folder)[0]) and leaderboard(folder)[0]["epochs"] > 0
     html = write_page(folder).read_text()
-    table = html[html.index("the front of objective and cost") :].partition("</table>")[0]
+    table = html[html.index("the Pareto front of objective and cost") :].partition("</table>")[0]
     assert table.count("<tr><td>") == len(front) and f'href="{next(iter(front))}/"' in table
 
 

@@ -38,17 +38,17 @@ def test_the_best_that_passed_run_on_seeds_of_their_own(tmp_path: Path) -> None:
     folder = pretend(tmp_path / "sweep", trials)
     of = Confirmation(folder, seeds=2, trials=5)
     asked = [of.suggest("") for _ in range(4)]
-    assert [(one["trial"], one["number"] - FRESH_SEEDS, one["values"]) for one in asked] == [
+    assert [(run["trial"], run["number"] - FRESH_SEEDS, run["values"]) for run in asked] == [
         ("confirm_0002_0", 0, {"lr": 3}), ("confirm_0000_0", 0, {"lr": 1}),
         ("confirm_0002_1", 1, {"lr": 3}), ("confirm_0000_1", 1, {"lr": 1}),
     ]  # fmt: skip
     assert of.is_over() and of.suggest("") is None
     of.hand_back("confirm_0000_0")
     assert of.suggest("") == asked[1]
-    for one in asked:
-        of.tell(one["trial"], "passed", 1, {})
+    for run in asked:
+        of.tell(run["trial"], "passed", 1, {})
     assert of.suggest("") == "FINISHED"
-    assert [one["trial"] for one in Confirmation(folder, seeds=1, trials=1).unfinished] == ["confirm_0002_0"]
+    assert [run["trial"] for run in Confirmation(folder, seeds=1, trials=1).unfinished] == ["confirm_0002_0"]
     assert Confirmation(pretend(tmp_path / "none", [Pretended({}, CLOSE)]), seeds=2, trials=1).is_over()
 
 
@@ -61,8 +61,8 @@ def test_the_rate_counts_the_runs_that_ended(tmp_path: Path) -> None:
         "confirm_0001_3": None,
     }
     for number, (name, outcome) in enumerate(outcomes.items()):
-        other = pretend(tmp_path / f"other{number}", [Pretended({}, PASSING, outcome)])
-        shutil.copytree(other / "trial_0000", folder / name)
+        source = pretend(tmp_path / f"other{number}", [Pretended({}, PASSING, outcome)])
+        shutil.copytree(source / "trial_0000", folder / name)
     confirmed = confirmations(folder)
     wilson = {"rate": 2 / 3, "rate_low": 0.2077, "rate_high": 0.9385}
     assert confirmed == {"trial_0001": pytest.approx({"passed": 2, "seeds": 3, **wilson}, abs=1e-3)}
@@ -76,10 +76,12 @@ def test_the_rate_counts_the_runs_that_ended(tmp_path: Path) -> None:
 
 
 def curves(folder: Path) -> dict[str, list[float]]:
-    """What each run on a fresh seed learned, epoch by epoch."""
+    """Return the losses of each run on a fresh seed, epoch by epoch."""
     return {
-        one.name: [event["metrics"]["val/loss"] for event in read_events(one / "events.jsonl") if "metrics" in event]
-        for one in trial_folders(folder, CONFIRM)
+        trial.name: [
+            event["metrics"]["val/loss"] for event in read_events(trial / "events.jsonl") if "metrics" in event
+        ]
+        for trial in trial_folders(folder, CONFIRM)
     }
 
 

@@ -20,12 +20,12 @@ SHAPES = {"x": FloatDistribution(0, 1), "y": FloatDistribution(1e-4, 1, log=True
 def ended(draw: random.Random) -> FrozenTrial:
     """One that passed, missed the gate, was stopped, or failed; with ties."""
     state = draw.choice([TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
-    known: dict[str, Any] = {"params": {"x": draw.random(), "y": 10 ** draw.uniform(-4, 0)}, "distributions": SHAPES}
+    fields: dict[str, Any] = {"params": {"x": draw.random(), "y": 10 ** draw.uniform(-4, 0)}, "distributions": SHAPES}
     value = round(draw.random(), 2)
     if state != TrialState.FAIL:
-        known |= {"value": value, "constraints": {"gate": draw.choice([-1.0, -1.0, round(draw.random(), 1)])}}
+        fields |= {"value": value, "constraints": {"gate": draw.choice([-1.0, -1.0, round(draw.random(), 1)])}}
     steps = {draw.randint(1, 3): value} if state == TrialState.PRUNED else None
-    return create_trial(state=state, intermediate_values=steps, **known)
+    return create_trial(state=state, intermediate_values=steps, **fields)
 
 
 def study_of(trials: int, direction: str = "maximize") -> optuna.Study:
@@ -51,9 +51,9 @@ def test_a_study_that_is_all_in_view_is_asked_as_ever() -> None:
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 def test_what_tpe_takes_for_good_is_in_view_however_old(direction: str) -> None:
     study = study_of(3 * NEWEST_TRIALS, direction)
-    known = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    good, _ = _split_trials(study, known, BEST_TRIALS)
-    seen = HistoryWindow().of(study).get_trials(deepcopy=False)
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    good, _ = _split_trials(study, trials, BEST_TRIALS)
+    seen = HistoryWindow().view(study).get_trials(deepcopy=False)
     assert {trial.number for trial in good} <= {trial.number for trial in seen}
     assert NEWEST_TRIALS <= len(seen) <= NEWEST_TRIALS + BEST_TRIALS
     assert [trial.number for trial in seen] == sorted(trial.number for trial in seen)
@@ -71,9 +71,9 @@ def test_a_view_does_not_depend_on_when_it_was_asked_for() -> None:
         if len(waiting) > 8:
             trial = waiting.pop(draw.randrange(8))
             study.tell(trial, round(draw.random(), 1))
-        seen = window.of(study).get_trials(deepcopy=False)
+        seen = window.view(study).get_trials(deepcopy=False)
     assert [trial.number for trial in seen] == [
-        trial.number for trial in HistoryWindow().of(study).get_trials(deepcopy=False)
+        trial.number for trial in HistoryWindow().view(study).get_trials(deepcopy=False)
     ]
     assert {trial.number for trial in waiting} <= {trial.number for trial in seen}  # however old
 

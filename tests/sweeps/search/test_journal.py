@@ -9,22 +9,25 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from gatesweep.core.errors import InputError
 from gatesweep.sweeps.search.journal import StudyJournal
 from gatesweep.sweeps.search.study import open_study
 from tests.sweeps.search.test_search import asked, search
 
 
 def facts(trials: list[FrozenTrial]) -> list[tuple]:
-    return [(one.number, one.state, one.params, one.value, one.user_attrs, one.constraints) for one in trials]
+    return [
+        (trial.number, trial.state, trial.params, trial.value, trial.user_attrs, trial.constraints) for trial in trials
+    ]
 
 
 def test_optunas_own_backend_reads_what_the_sweep_holds(tmp_path: Path) -> None:
-    one = search(tmp_path / "a", "num_samples=6")
-    asked(one, 4)
-    one.suggest("")
-    assert facts(open_study(tmp_path / "a").trials) == facts(one.study.trials)
+    first = search(tmp_path / "a", "num_samples=6")
+    asked(first, 4)
+    first.suggest("")
+    assert facts(open_study(tmp_path / "a").trials) == facts(first.study.trials)
     again = search(tmp_path / "a", "num_samples=6")
-    assert facts(again.study.trials) == facts(one.study.trials)
+    assert facts(again.study.trials) == facts(first.study.trials)
 
 
 def test_a_question_and_an_answer_are_on_disk_before_anyone_acts_on_them(
@@ -32,11 +35,11 @@ def test_a_question_and_an_answer_are_on_disk_before_anyone_acts_on_them(
 ) -> None:
     """And nothing is synced twice: one sync each."""
     path = tmp_path / "a" / "study.journal"
-    one, synced = search(tmp_path / "a", "num_samples=6"), []
+    of, synced = search(tmp_path / "a", "num_samples=6"), []
     monkeypatch.setattr(os, "fsync", lambda file: synced.append(path.stat().st_size))
-    trial = one.suggest("")
+    trial = of.suggest("")
     assert synced == [path.stat().st_size]
-    one.tell(trial["trial"], "finished", 6, {"val/closeness": 0.5, "val/loss": 0.1})
+    of.tell(trial["trial"], "finished", 6, {"val/closeness": 0.5, "val/loss": 0.1})
     assert len(synced) == 2 and synced[-1] == path.stat().st_size
     assert open_study(tmp_path / "a").trials[0].state == TrialState.COMPLETE
 
@@ -50,6 +53,16 @@ def test_a_line_that_a_crash_cut_short_does_not_count(tmp_path: Path) -> None:
     assert path.read_bytes() == whole
     asked(again, 2)
     assert len(open_study(tmp_path / "a").trials) == 4
+
+
+def test_a_whole_last_line_that_is_damaged_is_refused_before_anything_is_written_behind_it(tmp_path: Path) -> None:
+    asked(search(tmp_path / "a", "num_samples=6"), 1)
+    path = tmp_path / "a" / "study.journal"
+    damaged = path.read_bytes() + b'{"op_code":4,"wor\n'
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match=r"study\.journal, line \d+: got .*expected a line of Optuna's journal"):
+        search(tmp_path / "a", "num_samples=6")
+    assert path.read_bytes() == damaged
 
 
 def test_who_reads_a_study_writes_nothing(tmp_path: Path) -> None:

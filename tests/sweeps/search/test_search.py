@@ -33,13 +33,16 @@ def search(folder: Path, *overrides: str) -> Search:
 
 def asked(of: Search, count: int) -> list[dict[str, Any]]:
     """Trials that pass at once, one after the other."""
-    found = []
+    proposals = []
     for _ in range(count):
-        found.append(of.suggest(""))
+        proposals.append(of.suggest(""))
         of.tell(
-            found[-1]["trial"], "passed", 1, {"val/closeness": 0.95, "val/loss": found[-1]["values"]["trainable.lr"]}
+            proposals[-1]["trial"],
+            "passed",
+            1,
+            {"val/closeness": 0.95, "val/loss": proposals[-1]["values"]["trainable.lr"]},
         )
-    return found
+    return proposals
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
@@ -59,9 +62,9 @@ def test_a_trial_that_was_killed_while_its_values_were_drawn_gets_the_same(
 
 
 def test_a_large_seed_is_a_seed_as_well(tmp_path: Path) -> None:
-    one, other = (asked(search(tmp_path / seed, f"seed={seed}"), 4) for seed in ("4000000000", "4000000001"))
-    assert one != other
-    assert one == asked(search(tmp_path / "again", "seed=4000000000"), 4)
+    first, second = (asked(search(tmp_path / seed, f"seed={seed}"), 4) for seed in ("4000000000", "4000000001"))
+    assert first != second
+    assert first == asked(search(tmp_path / "again", "seed=4000000000"), 4)
 
 
 def test_trials_that_ran_are_handed_out_again_as_they_were(tmp_path: Path) -> None:
@@ -73,14 +76,14 @@ def test_trials_that_ran_are_handed_out_again_as_they_were(tmp_path: Path) -> No
 
 
 def test_one_that_never_began_is_handed_out_again_even_as_the_last(tmp_path: Path) -> None:
-    one = search(tmp_path / "a", "num_samples=2")
-    first, second = one.suggest(""), one.suggest("")
-    assert one.suggest("") is None  # not FINISHED: what runs may yet come back
-    one.hand_back(second["trial"])
-    assert one.suggest("") == second
+    of = search(tmp_path / "a", "num_samples=2")
+    first, second = of.suggest(""), of.suggest("")
+    assert of.suggest("") is None  # not FINISHED: what runs may yet come back
+    of.hand_back(second["trial"])
+    assert of.suggest("") == second
     for trial in (first, second):
-        one.tell(trial["trial"], "passed", 1, {"val/closeness": 0.95, "val/loss": 0.1})
-    assert one.suggest("") == Searcher.FINISHED
+        of.tell(trial["trial"], "passed", 1, {"val/closeness": 0.95, "val/loss": 0.1})
+    assert of.suggest("") == Searcher.FINISHED
     assert len(open_study(tmp_path / "a").trials) == 2
 
 
@@ -89,17 +92,17 @@ def test_the_sampler_believes_how_far_a_stopped_trial_was_from_gate_after_on(tmp
     ends = [("finished", 6, 0.4), ("stopped", 2, 0.89), ("stopped", 3, 0.6), ("diverged", 5, 0.4), ("passed", 4, 0.95)]
     for outcome, epoch, closeness in ends:
         of.tell(of.suggest("")["trial"], outcome, epoch, {"val/closeness": closeness, "val/loss": 1 / closeness})
-    told = open_study(tmp_path / "a").trials
-    ranks = [next(n for n in range(1, 6) if one in _split_trials(of.study, told, n)[0]) for one in told]
+    trials = open_study(tmp_path / "a").trials
+    ranks = [next(n for n in range(1, 6) if trial in _split_trials(of.study, trials, n)[0]) for trial in trials]
     assert ranks == [3, 4, 2, 5, 1]  # the early one behind all whose distance is known, however near it looked
-    assert [one.constraints for one in told[:3]] == [
+    assert [trial.constraints for trial in trials[:3]] == [
         {"val/closeness": pytest.approx(0.5 / 0.9)}, {"early": 1e6}, {"val/closeness": pytest.approx(0.3 / 0.9)}
     ]  # fmt: skip
-    assert [(one.state, one.user_attrs.get("low_fidelity", False)) for one in told] == [
+    assert [(trial.state, trial.user_attrs.get("low_fidelity", False)) for trial in trials] == [
         (TrialState.COMPLETE, False), (TrialState.PRUNED, True), (TrialState.PRUNED, True),
         (TrialState.PRUNED, False), (TrialState.COMPLETE, False)
     ]  # fmt: skip
-    assert [(one.user_attrs["outcome"], one.user_attrs["epoch"]) for one in told] == [end[:2] for end in ends]
+    assert [(trial.user_attrs["outcome"], trial.user_attrs["epoch"]) for trial in trials] == [end[:2] for end in ends]
 
 
 @pytest.mark.parametrize("option, first", [("grace_period=4", 4), ("scheduler.grace_period=3", 3)])
@@ -107,7 +110,7 @@ def test_unless_told_the_sampler_believes_it_where_the_scheduler_does(option: st
     of = search(tmp_path / "a", option)
     for epoch in (first - 1, first):
         of.tell(of.suggest("")["trial"], "stopped", epoch, {"val/closeness": 0.5, "val/loss": 1.0})
-    assert [set(one.constraints) for one in open_study(tmp_path / "a").trials] == [{"early"}, {"val/closeness"}]
+    assert [set(trial.constraints) for trial in open_study(tmp_path / "a").trials] == [{"early"}, {"val/closeness"}]
 
 
 def test_with_a_cost_the_study_has_two_objectives_and_goes_on_after_a_kill_as_if_there_had_been_none(
@@ -115,33 +118,36 @@ def test_with_a_cost_the_study_has_two_objectives_and_goes_on_after_a_kill_as_if
 ) -> None:
     def run(folder: Path, count: int) -> list[dict[str, Any]]:
         """A trial after the other: passed, stopped and diverged ones, as their records say."""
-        of, found = search(folder, "search.cost=epochs", "search.sampler.n_startup_trials=3", "num_samples=20"), []
+        of, proposals = search(folder, "search.cost=epochs", "search.sampler.n_startup_trials=3", "num_samples=20"), []
         for _ in range(count):
-            one = of.suggest("")
-            assert isinstance(one, dict)
-            outcome, epochs = ("passed", "stopped", "diverged")[one["number"] % 3], 1 + one["number"] % 5
-            record = Record(folder / one["trial"], values=one["values"])
-            metrics = {"val/closeness": 0.95 if outcome == "passed" else 0.5, "val/loss": one["values"]["trainable.lr"]}
+            proposal = of.suggest("")
+            assert isinstance(proposal, dict)
+            outcome, epochs = ("passed", "stopped", "diverged")[proposal["number"] % 3], 1 + proposal["number"] % 5
+            record = Record(folder / proposal["trial"], values=proposal["values"])
+            metrics = {
+                "val/closeness": 0.95 if outcome == "passed" else 0.5,
+                "val/loss": proposal["values"]["trainable.lr"],
+            }
             for epoch in range(1, epochs + 1):
                 record.epoch(epoch, metrics, [], score=0.0)
             record.end(outcome, None, of.gate)
-            of.tell(one["trial"], outcome, epochs, metrics)
-            found.append(one)
+            of.tell(proposal["trial"], outcome, epochs, metrics)
+            proposals.append(proposal)
         of.suggest("")  # and it is killed
-        return found
+        return proposals
 
     whole = run(tmp_path / "whole", 9)
     cut = [*run(tmp_path / "cut", 5), *run(tmp_path / "cut", 4)]
-    assert cut == whole and len({one["values"]["trainable.lr"] for one in whole}) == 9
-    told = open_study(tmp_path / "whole").trials[:9]
-    assert [one.values for one in told] == [
-        [-one["values"]["trainable.lr"], 1 + number % 5] if number % 3 == 0 else None
-        for number, one in enumerate(whole)
+    assert cut == whole and len({proposal["values"]["trainable.lr"] for proposal in whole}) == 9
+    trials = open_study(tmp_path / "whole").trials[:9]
+    assert [trial.values for trial in trials] == [
+        [-proposal["values"]["trainable.lr"], 1 + number % 5] if number % 3 == 0 else None
+        for number, proposal in enumerate(whole)
     ]
-    assert [one.state for one in told[:3]] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
-    assert [one.constraints["val/closeness"] > 0 for one in told[:3]] == [False, True, True]
+    assert [trial.state for trial in trials[:3]] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
+    assert [trial.constraints["val/closeness"] > 0 for trial in trials[:3]] == [False, True, True]
     best = open_study(tmp_path / "whole").best_trials
-    assert best and all(one.user_attrs["outcome"] == "passed" for one in best)  # and none that was cheap for being cut
+    assert best and all(trial.user_attrs["outcome"] == "passed" for trial in best)  # not those that were cut short
 
 
 @pytest.mark.parametrize("sampler", ["TPESampler", "NSGAIISampler", "GPSampler", "RandomSampler"])
@@ -149,12 +155,12 @@ def test_samplers_take_a_cost_beside_the_objective(sampler: str, tmp_path: Path)
     options = ["search=random", f"search.sampler._target_=optuna.samplers.{sampler}", "search.cost=epochs"]
     of = search(tmp_path / "a", *options, "num_samples=14")
     for number in range(14):
-        one = of.suggest("")
-        assert isinstance(one, dict)
-        metrics = {"val/closeness": one["values"]["trainable.lr"], "val/loss": number / 10}
-        record = Record(tmp_path / "a" / one["trial"], values=one["values"])
+        proposal = of.suggest("")
+        assert isinstance(proposal, dict)
+        metrics = {"val/closeness": proposal["values"]["trainable.lr"], "val/loss": number / 10}
+        record = Record(tmp_path / "a" / proposal["trial"], values=proposal["values"])
         record.epoch(1 + number % 3, metrics, [], score=0.0)
         outcome = "stopped" if number % 4 == 3 else "passed" if of.gate.cleared(metrics) else "finished"
         record.end(outcome, None, of.gate)
-        of.tell(one["trial"], outcome, 1 + number % 3, metrics)
+        of.tell(proposal["trial"], outcome, 1 + number % 3, metrics)
     assert len(open_study(tmp_path / "a").trials) == 14 and of.is_over()

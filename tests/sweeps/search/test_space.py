@@ -1,24 +1,17 @@
-"""The search space: each leaf, conditions, compositions, and errors that name the key."""
+"""The search space: each leaf, conditions, and errors that name the key."""
 
 from __future__ import annotations
 
-import itertools
-import math
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from fractions import Fraction
 from typing import Any, cast
 
 import optuna
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from gatesweep.core.trainable import Losses, Metrics, Trainable
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.config.schema import Config, check_config
-from gatesweep.sweeps.search.composition import Composition
 from gatesweep.sweeps.search.space import AnyLeaf, Space, read_space, suggest_values
 
 KEY = "trainable.x"
@@ -62,7 +55,7 @@ class Fixed(dict):
 
 
 def answered(space: Space, **values: Any) -> dict[str, Any]:
-    """What `space` suggests if the sampler answers `values` (underscore-free names), at their lowest otherwise."""
+    """Return the values that `space` suggests if the sampler answers `values`, and the lowest value otherwise."""
     return suggest_values(cast(optuna.Trial, Fixed(values)), space)
 
 
@@ -129,16 +122,16 @@ def test_a_categorical_offers_each_of_its_choices() -> None:
 
 
 def test_a_leaf_names_its_extremes() -> None:
-    found = leaves(
+    space = leaves(
         a={"type": "float", "low": 0, "high": 1},
         b={"type": "int", "low": 2, "high": 6},
         c={"type": "categorical", "choices": ["x", "y", "z"]},
         d={"type": "composition", "total": 10, "parts": {"one": 1, "two": 3}, "step": 2},
     )
-    assert found["a"].extremes("a") == [{"a": 0}, {"a": 1}]
-    assert found["b"].extremes("b") == [{"b": 2}, {"b": 6}]
-    assert found["c"].extremes("c") == [{"c": "x"}, {"c": "y"}, {"c": "z"}]
-    assert found["d"].extremes("d") == [{"d.one": 7, "d.two": 3}, {"d.one": 1, "d.two": 9}]
+    assert space["a"].extremes("a") == [{"a": 0}, {"a": 1}]
+    assert space["b"].extremes("b") == [{"b": 2}, {"b": 6}]
+    assert space["c"].extremes("c") == [{"c": "x"}, {"c": "y"}, {"c": "z"}]
+    assert space["d"].extremes("d") == [{"d.one": 7, "d.two": 3}, {"d.one": 1, "d.two": 9}]
 
 
 # Conditions
@@ -169,8 +162,8 @@ def test_all_of_several_conditions_must_hold() -> None:
         b={"type": "categorical", "choices": [1, 2]},
         both={"type": "int", "low": 5, "high": 5, "when": {"a": 1, "b": 2}},
     )
-    found = {(a, b): "both" in answered(space, a=a, b=b) for a in (1, 2) for b in (1, 2)}
-    assert found == {(1, 1): False, (1, 2): True, (2, 1): False, (2, 2): False}
+    drawn = {(a, b): "both" in answered(space, a=a, b=b) for a in (1, 2) for b in (1, 2)}
+    assert drawn == {(1, 1): False, (1, 2): True, (2, 1): False, (2, 2): False}
 
 
 def test_a_condition_on_null_does_not_hold_where_its_key_is_not_active() -> None:
@@ -192,8 +185,8 @@ def test_a_space_suggests_what_its_configuration_takes(whole: Config) -> None:
             split={"type": "composition", "total": 6, "parts": {"a": 1, "b": 1}},
         )
     )
-    found = answered(space, **{"trainable.kind": "plain", "trainable.depth": 3, "trainable.split.a": 0.5})
-    assert found == {"trainable.kind": "plain", "trainable.depth": 3, "trainable.split.a": 3, "trainable.split.b": 3}
+    values = answered(space, **{"trainable.kind": "plain", "trainable.depth": 3, "trainable.split.a": 0.5})
+    assert values == {"trainable.kind": "plain", "trainable.depth": 3, "trainable.split.a": 3, "trainable.split.b": 3}
 
 
 @pytest.mark.parametrize(
@@ -202,131 +195,12 @@ def test_a_space_suggests_what_its_configuration_takes(whole: Config) -> None:
 )
 def test_conditions_that_wait_for_one_another_are_refused(whole: Config, conditions: dict[str, str]) -> None:
     nodes = {
-        key: {"type": "int", "low": 1, "high": 2, "when": {f"trainable.{other}": 1}}
-        for key, other in conditions.items()
+        key: {"type": "int", "low": 1, "high": 2, "when": {f"trainable.{parent}": 1}}
+        for key, parent in conditions.items()
     }
     names = ", ".join(f"trainable.{key}" for key in conditions)
     with pytest.raises(ValueError, match=f"search.space: the conditions of {names} wait for one another"):
         read_space(with_space(whole, kind={"type": "categorical", "choices": ["plain"]}, **nodes))
-
-
-# Compositions
-
-
-@st.composite
-def compositions(draw: st.DrawFn, most_units: int = 30) -> Composition:
-    minima = draw(st.lists(st.integers(0, 5), min_size=2, max_size=5))
-    step, units = draw(st.integers(1, 4)), draw(st.integers(0, most_units))
-    total = sum(minima) + step * units
-    if total == 0:
-        minima[0] = total = 1
-    parts = {f"part{position}": minimum for position, minimum in enumerate(minima)}
-    return Composition(type="composition", total=total, parts=parts, step=step)
-
-
-def sizes(leaf: Composition, values: Mapping[str, Any]) -> list[int]:
-    return [values[f"{KEY}.{name}"] for name in leaf.parts]
-
-
-def check_sizes(leaf: Composition, found: list[int]) -> None:
-    assert sum(found) == leaf.total
-    for size, minimum in zip(found, leaf.parts.values(), strict=True):
-        assert size >= minimum and (size - minimum) % leaf.step == 0
-
-
-@given(compositions(), st.lists(st.floats(0, 1), min_size=4, max_size=4))
-def test_a_composition_keeps_its_total_its_minima_and_its_steps(leaf: Composition, fractions: list[float]) -> None:
-    trial = Fixed({f"{KEY}.part{position}": fraction for position, fraction in enumerate(fractions)})
-    values = leaf.suggest(cast(optuna.Trial, trial), KEY, exhaustive=False)
-    assert set(values) == {f"{KEY}.{name}" for name in leaf.parts}
-    check_sizes(leaf, sizes(leaf, values))
-
-
-@given(compositions(), st.integers(0, 2**32 - 1))
-@settings(max_examples=30, deadline=None)
-def test_a_sampler_of_optuna_finds_only_compositions(leaf: Composition, seed: int) -> None:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-    check_sizes(leaf, sizes(leaf, suggest_values(study.ask(), {KEY: leaf})))
-
-
-@given(compositions(), st.lists(st.floats(0, 1), min_size=4, max_size=4), st.floats(0, 1))
-def test_a_part_grows_with_its_fraction(leaf: Composition, fractions: list[float], other: float) -> None:
-    low, high = sorted((fractions[0], other))
-    found = []
-    for first in (low, high):
-        trial = Fixed({f"{KEY}.part{position}": one for position, one in enumerate([first, *fractions[1:]])})
-        found.append(leaf.suggest(cast(optuna.Trial, trial), KEY, exhaustive=False)[f"{KEY}.part0"])
-    assert found[0] <= found[1]
-
-
-@pytest.mark.parametrize(
-    ("total", "minima", "step"), [(9, [0, 0], 1), (12, [1, 2, 3], 2), (7, [0, 0, 0], 1), (8, [0, 1, 0, 1], 1)]
-)
-def test_even_fractions_give_every_composition_alike(total: int, minima: list[int], step: int) -> None:
-    """Exact: a fraction is cut into as many equal cells as there are splits of what is left, and each cell counts."""
-    leaf = Composition(
-        type="composition", total=total, parts={f"part{i}": least for i, least in enumerate(minima)}, step=step
-    )
-    chances: Counter[tuple[int, ...]] = Counter()
-
-    def walk(fixed: list[Fraction], chance: Fraction) -> None:
-        """Split on the fraction of the next part, given the cells of those before it."""
-        trial = Fixed({f"{KEY}.part{position}": float(one) for position, one in enumerate(fixed)})
-        found = tuple(sizes(leaf, leaf.suggest(cast(optuna.Trial, trial), KEY, exhaustive=False)))
-        if len(fixed) == len(minima) - 1:
-            chances[found] += chance
-            return
-        left = sum(
-            (size - least) // step for size, least in zip(found[len(fixed) :], minima[len(fixed) :], strict=True)
-        )
-        parts = len(minima) - len(fixed)
-        cells = math.comb(left + parts - 1, parts - 1)
-        for cell in range(cells):
-            walk([*fixed, Fraction(2 * cell + 1, 2 * cells)], chance / cells)
-
-    walk([], Fraction(1))
-    assert chances == dict.fromkeys(splits(leaf), Fraction(1, len(splits(leaf))))
-
-
-def splits(leaf: Composition) -> set[tuple[int, ...]]:
-    """Every composition, by trying all sizes."""
-    room = leaf.total - sum(leaf.parts.values())
-    ranges = [range(minimum, minimum + room + 1, leaf.step) for minimum in leaf.parts.values()]
-    return {found for found in itertools.product(*ranges) if sum(found) == leaf.total}
-
-
-@given(compositions(most_units=4))
-@settings(max_examples=40, deadline=None)
-def test_the_exhaustive_list_is_complete_and_without_repetition(leaf: Composition) -> None:
-    class Lister(Fixed):
-        def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
-            self["choices"] = choices
-            return choices[0]
-
-    trial = Lister()
-    leaf.suggest(cast(optuna.Trial, trial), KEY, exhaustive=True)
-    found = [
-        tuple(sizes(leaf, leaf.suggest(cast(optuna.Trial, Fixed({KEY: one})), KEY, exhaustive=True)))
-        for one in trial["choices"]
-    ]
-    assert len(found) == len(set(found)) and set(found) == splits(leaf)
-
-
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_a_grid_visits_every_composition_once() -> None:
-    node = {"type": "composition", "total": 8, "parts": {"a": 2, "b": 0, "c": 1}, "step": 1}
-    leaf = AnyLeaf.validate_python(node)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=optuna.samplers.BruteForceSampler(seed=0))
-    found: list[tuple[int, ...]] = []
-
-    def objective(trial: optuna.Trial) -> float:
-        found.append(tuple(sizes(leaf, suggest_values(trial, {KEY: leaf}, exhaustive=True))))
-        return 0.0
-
-    study.optimize(objective, n_trials=100)
-    assert sorted(found) == sorted(splits(leaf)) and len(found) == 21
 
 
 # Errors

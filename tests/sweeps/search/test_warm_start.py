@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 
 from gatesweep.core.gate import WORST_SCORE
-from gatesweep.sweeps.commands.resume import configure, restore
+from gatesweep.sweeps.commands.resume import configure, restore_sweep
 from gatesweep.sweeps.commands.run import run_sweep
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.config.recorded import read_config
@@ -44,18 +44,18 @@ def earlier(folder: Path, trials: list[Pretended]) -> Path:
     """A sweep that was, its trials' configurations too."""
     pretend(folder, trials)
     config = read_config(folder / "config.yaml")
-    for number, one in enumerate(trials):
-        own = trial_config(config, {"values": one.values, "number": number})
+    for number, trial in enumerate(trials):
+        own = trial_config(config, {"values": trial.values, "number": number})
         (folder / f"trial_{number:04d}" / "config.yaml").write_text(to_yaml(own))
     return folder
 
 
 def curve(*closeness: float) -> Epochs:
-    return [(-1.0, {"val/closeness": one}) for one in closeness]
+    return [(-1.0, {"val/closeness": value}) for value in closeness]
 
 
 def learned(folder: Path) -> list[optuna.trial.FrozenTrial]:
-    return [one for one in open_study(folder).trials if ORIGIN in one.user_attrs]
+    return [trial for trial in open_study(folder).trials if ORIGIN in trial.user_attrs]
 
 
 def test_every_point_of_a_space_is_found_in_it_again() -> None:
@@ -93,15 +93,17 @@ def test_earlier_trials_are_judged_by_the_gate_of_this_sweep(tmp_path: Path) -> 
     earlier(tmp_path / "earlier", trials)
     gate = ["gate.thresholds={val/closeness:'> 0.55'}", "gate.objective=val/closeness", "gate.mode=max"]
     of = search(tmp_path / "a", *gate, f"warm_start={tmp_path / 'earlier'}", "training.max_epochs=5", "grace_period=2")
-    found = [(one.user_attrs["outcome"], one.user_attrs["epoch"], one.state, one.value) for one in of.study.trials]
-    assert found == [
+    results = [
+        (trial.user_attrs["outcome"], trial.user_attrs["epoch"], trial.state, trial.value) for trial in of.study.trials
+    ]
+    assert results == [
         ("passed", 2, TrialState.COMPLETE, 0.6),
         ("stopped", 3, TrialState.PRUNED, 0.3),
         ("finished", 5, TrialState.COMPLETE, 0.5),
         ("stopped", 1, TrialState.PRUNED, 0.3),
         ("diverged", 2, TrialState.PRUNED, WORST_SCORE),
     ]
-    constraints = [list(one.constraints.items()) for one in of.study.trials]
+    constraints = [list(trial.constraints.items()) for trial in of.study.trials]
     assert [key for ((key, _),) in constraints] == [*["val/closeness"] * 3, "early", "val/closeness"]
     assert [value for ((_, value),) in constraints] == pytest.approx([-1 / 11, 5 / 11, 1 / 11, 1e6, 1e9])
 
@@ -111,7 +113,7 @@ def test_a_warm_start_knows_what_earlier_trials_cost(tmp_path: Path) -> None:
     before = [Pretended(lr, curve(0.5, 0.95, 0.97), "passed"), Pretended(lr, curve(0.3, 0.4), "stopped")]
     earlier(tmp_path / "earlier", before)
     of = search(tmp_path / "a", "search.cost=seconds", f"warm_start={tmp_path / 'earlier'}")
-    assert [one.values for one in of.study.trials] == [[-0.1, 1.0], None]  # two epochs of half a second
+    assert [trial.values for trial in of.study.trials] == [[-0.1, 1.0], None]  # two epochs of half a second
     assert isinstance(of.suggest(""), dict)
 
 
@@ -122,21 +124,21 @@ def test_it_is_in_the_study_once_and_a_resumed_sweep_asks_as_one_that_was_not_in
     cold = search(tmp_path / "cold", *options[:2])
     whole = search(tmp_path / "whole", *options)
     expected = [whole.suggest("") for _ in range(4)]
-    assert [one["trial"] for one in expected] == ["trial_0000", "trial_0001", "trial_0002", "trial_0003"]
-    assert [one["number"] for one in expected] == [0, 1, 2, 3] and whole.is_over()
+    assert [proposal["trial"] for proposal in expected] == ["trial_0000", "trial_0001", "trial_0002", "trial_0003"]
+    assert [proposal["number"] for proposal in expected] == [0, 1, 2, 3] and whole.is_over()
     first = cold.suggest("")
     assert first["values"] != expected[0]["values"]  # the one is drawn at random, the other is not
 
     cut = search(tmp_path / "cut", *options)
     assert [cut.suggest(""), cut.suggest("")] == expected[:2]
     shutil.rmtree(tmp_path / "b")  # it has been read
-    more = f"warm_start=[{tmp_path / 'b'},{tmp_path / 'c'}]"
-    again = search(tmp_path / "cut", *options[:2], more)  # one more, when trials have numbers already
+    both = f"warm_start=[{tmp_path / 'b'},{tmp_path / 'c'}]"
+    again = search(tmp_path / "cut", *options[:2], both)  # one more, when trials have numbers already
     assert len(learned(tmp_path / "cut")) == 4
     assert [again.suggest(""), again.suggest("")] == expected[:2]
     later = [again.suggest(""), again.suggest("")]
-    assert [one["trial"] for one in later] == ["trial_0002", "trial_0003"] and again.is_over()
-    last = search(tmp_path / "cut", *options[:2], more)
+    assert [proposal["trial"] for proposal in later] == ["trial_0002", "trial_0003"] and again.is_over()
+    last = search(tmp_path / "cut", *options[:2], both)
     assert [last.suggest("") for _ in range(4)] == [*expected[:2], *later] and len(
         open_study(tmp_path / "cut").trials
     ) == 8
@@ -156,8 +158,8 @@ def test_folders_that_teach_nothing(tmp_path: Path) -> None:
             run_sweep(compose_config(trivial(tmp_path / "results", None, f"warm_start={tmp_path / name}")))
     with pytest.raises(ValueError, match="warm_start: got earlier sweeps, expected null: search=grid"):
         space = {"lr": {"type": "categorical", "choices": [0.1]}}
-        given = ["search=grid", f"warm_start={tmp_path / 'outside'}"]
-        run_sweep(compose_config(trivial(tmp_path / "results", space, *given)))
+        options = ["search=grid", f"warm_start={tmp_path / 'outside'}"]
+        run_sweep(compose_config(trivial(tmp_path / "results", space, *options)))
     assert not (tmp_path / "results").exists()
 
 
@@ -167,9 +169,9 @@ def test_a_sweep_that_begins_with_earlier_trials_has_its_own_alone_in_its_folder
     options = [f"warm_start={before}", "num_samples=2", "training.max_epochs=3", f"storage={tmp_path / 'kept'}"]
     run_sweep(compose_config(trivial(tmp_path / "results", None, *options)))
     folder = (tmp_path / "results" / "latest").resolve()
-    assert [one.name for one in trial_folders(folder)] == ["trial_0000", "trial_0001"]
-    assert [one.user_attrs[ORIGIN] for one in learned(folder)] == [f"{before}/trial_0000"]
-    back = restore(str(tmp_path / "kept" / folder.name), tmp_path / "back")
-    assert [one.name for one in trial_folders(back)] == ["trial_0000", "trial_0001"] and len(learned(back)) == 1
+    assert [path.name for path in trial_folders(folder)] == ["trial_0000", "trial_0001"]
+    assert [path.user_attrs[ORIGIN] for path in learned(folder)] == [f"{before}/trial_0000"]
+    back = restore_sweep(str(tmp_path / "kept" / folder.name), tmp_path / "back")
+    assert [path.name for path in trial_folders(back)] == ["trial_0000", "trial_0001"] and len(learned(back)) == 1
     with pytest.raises(ValueError, match="expected earlier sweeps: that is the one which goes on"):
         run_sweep(configure([f"resume={folder}", f"warm_start={folder}"]))

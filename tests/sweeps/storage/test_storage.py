@@ -13,7 +13,7 @@ from pyarrow import fs
 
 from gatesweep.core import checkpoint
 from gatesweep.sweeps.commands.load import load
-from gatesweep.sweeps.commands.resume import configure, restore
+from gatesweep.sweeps.commands.resume import configure, restore_sweep
 from gatesweep.sweeps.commands.run import run_sweep
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.records.layout import trial_folders
@@ -66,8 +66,10 @@ def test_a_sweep_goes_on_when_its_head_is_gone(storage: str, tmp_path: Path) -> 
     assert recorded(folder) == recorded(whole)
 
     for ours, theirs in zip(trial_folders(folder), trial_folders(whole), strict=True):
-        (trainable, _), (other, _) = load(ours), load(theirs)
-        assert all(torch.equal(value, other.state_dict()[key]) for key, value in trainable.state_dict().items())
+        (trainable, _), (whole_trainable, _) = load(ours), load(theirs)
+        assert all(
+            torch.equal(value, whole_trainable.state_dict()[key]) for key, value in trainable.state_dict().items()
+        )
     kept = {name for name in Store(storage, folder.name).listed() if name.endswith("state.pt")}
     assert kept == {str(path.relative_to(whole)) for path in whole.rglob("state.pt")}  # pruned alike
 
@@ -90,22 +92,22 @@ def test_half_a_checkpoint_in_storage_is_none(storage: str, tmp_path: Path) -> N
     for epoch in (1, 2):
         checkpoint.save(place.folder / "checkpoints" / f"epoch_{epoch:04d}", {"epoch": epoch}, {"epoch": epoch})
     place.push()
-    place.arrived()
+    place.wait_uploaded()
     place.close()
     assert not place.folder.exists() and not trial.exists()
     Store(storage, "sweep", "trial_0000").delete("checkpoints/epoch_0002/meta.json")  # it is sent last
-    other = TrialStorage(storage, trial)
+    second = TrialStorage(storage, trial)
     with pytest.warns(UserWarning, match="passing over it"):
-        found = checkpoint.newest(other.folder / "checkpoints")
-    assert found and found[0].epoch == 1
+        newest = checkpoint.newest(second.folder / "checkpoints")
+    assert newest and newest[0].epoch == 1
     again = {"epoch": 2, "seconds": 0.5}  # the same epoch, and not the same bytes: they hold clocks
-    checkpoint.save(other.folder / "checkpoints" / "epoch_0002", again, {"epoch": 2})
-    other.push()
-    other.arrived()
-    other.close()
+    checkpoint.save(second.folder / "checkpoints" / "epoch_0002", again, {"epoch": 2})
+    second.push()
+    second.wait_uploaded()
+    second.close()
     last = TrialStorage(storage, trial)
-    found = checkpoint.newest(last.folder / "checkpoints")
-    assert found and found[1] == again
+    newest = checkpoint.newest(last.folder / "checkpoints")
+    assert newest and newest[1] == again
     last.close()
 
 
@@ -124,7 +126,7 @@ def test_a_study_is_never_ahead_of_its_trials(tmp_path: Path) -> None:
     with (folder / "study.journal").open("a") as stream:
         stream.write('{"half a line')
     assert mirror.close()
-    back = restore(str(storage / "one"), tmp_path / "back")
+    back = restore_sweep(str(storage / "one"), tmp_path / "back")
     assert [path.name for path in trial_folders(back)] == ["trial_0000"]
     assert [name for name in Store(str(storage), "one").listed() if "trial_0001" in name] == []
     assert len(open_study(back).trials) == 1
@@ -152,8 +154,8 @@ def test_storage_is_not_the_results_themselves(tmp_path: Path) -> None:
 def test_what_cannot_be_resumed_from_storage(tmp_path: Path) -> None:
     (tmp_path / "storage" / "one").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"resume: got .*expected the copy of a sweep"):
-        restore(str(tmp_path / "storage" / "one"), tmp_path / "results")
+        restore_sweep(str(tmp_path / "storage" / "one"), tmp_path / "results")
     (tmp_path / "storage" / "one" / "config.yaml").write_text("")
     (tmp_path / "results" / "one").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"is in .*results/one' already: resume="):
-        restore(str(tmp_path / "storage" / "one"), tmp_path / "results")
+        restore_sweep(str(tmp_path / "storage" / "one"), tmp_path / "results")
