@@ -178,7 +178,8 @@ def test_more_steps_find_more_than_one(learned):
         one = surprise(machine, fgsm(machine, x, labels, eps), labels)
         many = surprise(machine, pgd(machine, x, labels, eps, norm="linf"), labels)
         assert (many >= before - 1e-6).all()
-        assert many.mean() > one.mean() > before.mean()
+        assert one.mean() > before.mean()
+        assert many.mean() > 1.15 * torch.maximum(one, before).mean()  # also than the better of both ends of one step
         wrong = math.log(2)  # of two classes
         assert (many > wrong).sum() >= (one > wrong).sum() >= (before > wrong).sum()
 
