@@ -16,7 +16,7 @@ from gatesweep.core.trainable import Metrics
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import Config, make_gate
 from gatesweep.sweeps.config.values import to_yaml
-from gatesweep.sweeps.records.layout import CONFIG, EVENTS
+from gatesweep.sweeps.records.layout import CONFIG, EVENTS, require_sweep
 from gatesweep.sweeps.records.reader import TrialRecord, read_trials
 from gatesweep.sweeps.search.study import open_study
 from gatesweep.sweeps.search.warm_start import ORIGIN
@@ -58,9 +58,7 @@ def read_recorded(folder: Path) -> RecordedSweep:
 
     Raises InputError where the folder holds no sweep, no trials, or a trial that was stopped early.
     """
-    if not (folder / CONFIG).is_file():
-        raise InputError(f"got {str(folder)!r}, expected the folder of a sweep (it has no {CONFIG})")
-    config = read_config(folder / CONFIG)
+    config = read_config(require_sweep(folder) / CONFIG)
     if (folder / CURVES_FILE).is_file():
         return _read_saved(folder / CURVES_FILE, config)
     trials = read_trials(folder)
