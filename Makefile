@@ -5,10 +5,11 @@ ARGS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # Fast tests of one module each: two minutes at most on two cores.
-QUICK := tests/sweeps/schedulers/test_asha.py tests/trainables/operators/test_balance.py tests/core/test_checkpoint.py tests/trainables/circuits/test_circuits.py tests/sweeps/config/test_config.py \
-  tests/core/test_data.py tests/sweeps/records/test_pareto.py tests/core/test_gate.py tests/sweeps/search/test_journal.py tests/core/test_schedule.py \
-  tests/sweeps/search/test_search.py tests/sweeps/search/test_space.py tests/core/test_step.py tests/sweeps/search/test_history_window.py tests/test_readme.py \
-  tests/sweeps/commands
+QUICK := tests/core/test_checkpoint.py tests/core/test_data.py tests/core/test_gate.py tests/core/test_schedule.py \
+  tests/core/test_step.py tests/sweeps/config/test_config.py tests/sweeps/records tests/sweeps/schedulers \
+  tests/sweeps/search/test_history_window.py tests/sweeps/search/test_journal.py tests/sweeps/search/test_search.py \
+  tests/sweeps/search/test_space.py tests/sweeps/commands/test_help.py tests/trainables/circuits/test_circuits.py \
+  tests/trainables/operators/test_balance.py tests/test_readme.py
 
 .PHONY: env env-test sweep test quick check ui clean
 
@@ -35,6 +36,7 @@ sweep: env
 
 test: env-test check
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m tests.rounding
 
 quick: env-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(QUICK)

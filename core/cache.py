@@ -26,7 +26,7 @@ Recipe = TypeVar("Recipe", bound=Hashable)
 Value = TypeVar("Value")
 CPU = torch.device("cpu")
 MAX_FILES = 8  # files of one cache: a search over data writes another file for each trial
-LOCK = "users"  # a folder's lock, shared by the processes that may read in it
+USERS_LOCK = "users"  # a folder's lock, shared by the processes that may read in it
 
 _name: str | None = None
 _folder: Path | None = None
@@ -85,7 +85,7 @@ def join_cache(name: str | None) -> None:
         folder = home / name
         folder.mkdir(exist_ok=True)
         _membership = contextlib.ExitStack()
-        _membership.enter_context(hold_lock(folder / LOCK, shared=True))
+        _membership.enter_context(hold_lock(folder / USERS_LOCK, shared=True))
         _folder = folder
 
 
@@ -136,6 +136,6 @@ def _home() -> Path:
 def _remove_unused(home: Path) -> None:
     """Delete the caches of sweeps that were killed, or that ended on another machine."""
     for folder in home.iterdir():
-        with contextlib.suppress(OSError), try_lock(folder / LOCK) as unused:
+        with contextlib.suppress(OSError), try_lock(folder / USERS_LOCK) as unused:
             if unused:
                 shutil.rmtree(folder, ignore_errors=True)

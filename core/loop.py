@@ -39,9 +39,9 @@ class Epoch:
     score: float
     """The gate's score of `metrics`."""
     outcome: Outcome | None
-    """How the run ended; None while it goes on."""
+    """The end of the run: a word of `Outcome`; None while it goes on."""
     reason: str | None
-    """Why it ended so, where the outcome does not say all."""
+    """The reason for the outcome, where its word does not say all."""
     state: Callable[[], dict[str, Any]]
     """Returns the state to resume from. It is a live view: call it before asking for the next epoch."""
 

@@ -117,7 +117,7 @@ def read_events(path: Path) -> list[Event]:
     """
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is empty, or cut short
+    lines = path.read_bytes().split(b"\n")[:-1]  # the part after the last newline is empty, or cut short
     return [_parse_event(path, number, line) for number, line in enumerate(lines, start=1)]
 
 

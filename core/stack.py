@@ -38,7 +38,7 @@ class Member:
     trainable: Trainable
     generators: dict[str, Any]
     resume: dict[str, Any] | None = None
-    """What `Epoch.state()` returned earlier; None: a fresh run."""
+    """An earlier result of `Epoch.state()`; None: a fresh run."""
 
 
 def fit_stack(

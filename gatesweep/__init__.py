@@ -4,4 +4,30 @@ In the repository this folder holds links to `core`, `sweeps`, `trainables` and 
 are `gatesweep.core` and so on in a checkout as well as installed, and have no other name.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gatesweep.core.gate import Gate
+    from gatesweep.core.trainable import Data, Trainable
+    from gatesweep.sweeps.commands.load import load
+
 __version__ = "0.1.0"
+__all__ = ["Data", "Gate", "Trainable", "load"]
+
+_HOMES = {
+    "Data": "gatesweep.core.trainable",
+    "Gate": "gatesweep.core.gate",
+    "Trainable": "gatesweep.core.trainable",
+    "load": "gatesweep.sweeps.commands.load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of `__all__` when it is first used: the command's help must not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gatesweep' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,9 +1,10 @@
-"""One small setting per trainable: the only place where tests know sizes."""
+"""Fixtures of all tests, and one small setting per trainable: the only place where tests know sizes."""
 
 from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,17 @@ from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.config.groups import CONFIGS
 from gatesweep.sweeps.config.schema import Config
 
-# A shell that runs the tests in the background makes Ctrl-C ignored, and the processes that tests start inherit that.
+# A shell that runs the tests in the background ignores Ctrl-C, and the processes that tests start would inherit this.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# Nor may what this shell says of a cluster's storage and MLflow decide where tests write.
+# Variables of this shell for a cluster's storage and MLflow must not decide where tests write.
 for name in ("GATESWEEP_RESULTS", "GATESWEEP_STORAGE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
     os.environ.pop(name, None)
+# torch's compiler builds code cached for wide vectors again for narrow ones: NaN, or an error of the C++ compiler.
+if CAPABILITY := os.environ.get("ATEN_CPU_CAPABILITY"):
+    CACHE = Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}_{CAPABILITY}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))
 
+THREADS = int(os.environ.get("GATESWEEP_TEST_THREADS", "1"))  # of torch; `tests.rounding` tries others
 TRAINABLES = sorted(path.stem for path in (CONFIGS / "trainable").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 
@@ -152,17 +158,19 @@ TINY: dict[str, list[str]] = {
 
 
 def tiny(name: str, *overrides: str) -> Config:
-    """A trainable's configuration at its small setting."""
+    """Return the configuration of a trainable at its small setting."""
     return compose_config([f"trainable={name}", *TINY[name], "training.max_epochs=3", *overrides])
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+def few_threads() -> None:
+    """Train on one thread: two are slower on a busy machine. `tests.rounding` tries both."""
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(params=TRAINABLES)
 def name(request: pytest.FixtureRequest) -> str:
+    """The name of each trainable in turn."""
     assert request.param in TINY, f"tests/conftest.py: TINY needs a small setting for {request.param}"
     return request.param
 
@@ -174,7 +182,7 @@ LR = {"lr": {"type": "float", "low": 1e-4, "high": 1.0, "log": True}}
 
 
 def trivial(results: Path, space: dict[str, Any] | None = None, *overrides: str, **trainable: Any) -> list[str]:
-    """Overrides for a sweep of `tests.support.trivial`, eight trials of six epochs, one at a time, without MLflow."""
+    """Return overrides for a sweep of `tests.support.trivial`: eight trials of six epochs, one at a time, no MLflow."""
     nodes = {
         "trainable": {"_target_": "tests.support.trivial.Line", **trainable},
         "data": {"_target_": "tests.support.trivial.Points"},
@@ -190,22 +198,22 @@ def trivial(results: Path, space: dict[str, Any] | None = None, *overrides: str,
         "figures": "none",
         "results": str(results),
     }
-    shown = {key: value if isinstance(value, str) else _inline(value) for key, value in nodes.items()}
-    return [*(f"{key}={value}" for key, value in shown.items()), *overrides]
+    texts = {key: value if isinstance(value, str) else _inline(value) for key, value in nodes.items()}
+    return [*(f"{key}={value}" for key, value in texts.items()), *overrides]
 
 
 def _inline(value: Any) -> str:
-    """A value in Hydra's grammar."""
+    """A value in the grammar of Hydra's overrides."""
     if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_inline(one)}" for key, one in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{_inline(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ",".join(_inline(one) for one in value) + "]"
+        return "[" + ",".join(_inline(item) for item in value) + "]"
     return "null" if value is None else f"'{value}'" if isinstance(value, str) else str(value)
 
 
 @pytest.fixture(scope="session")
 def ray_here() -> Iterator[None]:
-    """One Ray for all sweeps of a process that tests: a sweep that finds one running uses it."""
+    """Start one Ray for all sweeps of a test process: a sweep uses the Ray that is running."""
     import ray
 
     from gatesweep.sweeps.execution.cluster import start_ray

@@ -1,4 +1,7 @@
-"""Imports point one way, `sweeps -> core <- trainables`: seen in fresh processes, and in the source."""
+"""Imports point one way: `sweeps -> core <- trainables`, the rooms of sweeps downwards, and never in a ring.
+
+Fresh processes show what an import loads. The source shows imports inside functions and for type checkers as well.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,29 @@ import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.support.source import ROOT, Module, import_graph, import_rings, imported_names, read_modules
+
+ROOMS = (  # from the top: a room imports only from itself and from the rooms after it
+    *("commands", "simulation", "reports", "tracking", "execution"),
+    *("schedulers", "search", "storage", "records", "config"),
+)
 FAMILIES = sorted(path.parent.name for path in (ROOT / "trainables").glob("*/__init__.py"))
 ABOVE = {"ray", "mlflow", "hydra", "optuna", "omegaconf", "pydantic", "gatesweep.sweeps", "tests"}
+MODULES = read_modules(ROOT, "core", "sweeps", "trainables")
 
-# Imports every module of each package named, and prints what that loaded; packages forget one another in between.
+# Import every module of each package in `argv`, and print the modules in memory; earlier packages are removed first.
 FRESH = """
 import importlib, json, pkgutil, sys
 sys.path.insert(0, "")
 loaded = {}
 for name in sys.argv[1:]:
-    for other in sys.argv[1:]:
-        for module in [one for one in sys.modules if one == other or one.startswith(other + ".")]:
+    for package in sys.argv[1:]:
+        for module in [module for module in sys.modules if f"{module}.".startswith(f"{package}.")]:
             del sys.modules[module]
     package = importlib.import_module(name)
     for module in pkgutil.walk_packages(package.__path__, name + "."):
@@ -32,56 +41,111 @@ print(json.dumps(loaded))
 """
 
 
-def loaded(root: Path, *packages: str) -> dict[str, set[str]]:
-    """The modules in memory after importing all of a package, for each of `packages`, in one fresh process."""
-    found = subprocess.run([sys.executable, "-c", FRESH, *packages], cwd=root, capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
-    return {name: set(modules) for name, modules in json.loads(found.stdout.splitlines()[-1]).items()}
+def loaded_modules(root: Path, *packages: str) -> dict[str, set[str]]:
+    """The modules in memory after an import of all of a package, for each of `packages`, in one fresh process."""
+    process = subprocess.run([sys.executable, "-c", FRESH, *packages], cwd=root, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return {name: set(modules) for name, modules in json.loads(process.stdout.splitlines()[-1]).items()}
 
 
-def intruders(modules: set[str], forbidden: set[str]) -> set[str]:
-    """Those of `modules` that are, or lie in, one of the packages `forbidden`."""
-    return {module for module in modules if any(f"{module}.".startswith(f"{name}.") for name in forbidden)}
+def forbidden_modules(modules: set[str], packages: set[str]) -> set[str]:
+    """The modules that are one of `packages`, or lie in one of them."""
+    return {module for module in modules if any(f"{module}.".startswith(f"{package}.") for package in packages)}
 
 
-def imported(file: Path) -> Iterator[str]:
-    """What a file imports, wherever in it."""
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (one.name for one in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{one.name}" for one in node.names)
-        elif isinstance(node, ast.Constant) and str(node.value).startswith("gatesweep.trainables."):
-            yield node.value  # a dotted name that something is to import
+def upward_imports(modules: Mapping[str, Module]) -> list[str]:
+    """Imports of a room of sweeps from a room above it, or from no room at all."""
+    offences = []
+    for module in modules.values():
+        _, folder, *rest = module.name.split(".")
+        if folder != "sweeps" or not rest or (len(rest) == 1 and not module.path.endswith("__init__.py")):
+            continue  # the package itself, and its scripts
+        if rest[0] not in ROOMS:
+            offences.append(f"{module.path}: {rest[0]} is not a room")
+            continue
+        below = ROOMS[ROOMS.index(rest[0]) :]
+        for name in sorted(set(imported_names(module))):
+            parts = name.split(".")
+            if parts[:2] == ["gatesweep", "sweeps"] and len(parts) > 2 and parts[2] not in below:
+                offences.append(f"{module.path}: imports {name}")
+    return offences
 
 
-def test_the_core_knows_nothing_of_what_is_built_on_it() -> None:
-    modules = loaded(ROOT, "gatesweep.core")["gatesweep.core"]
+def script_imports(modules: Mapping[str, Module]) -> list[str]:
+    """Imports of the scripts in sweeps/ from any part of gatesweep but its commands."""
+    commands = {"gatesweep.sweeps.commands", "gatesweep.__main__"}
+    scripts = [module for module in modules.values() if Path(module.path).parent == Path("sweeps")]
+    return [
+        f"{module.path}: imports {name}"
+        for module in scripts
+        for name in imported_names(module)
+        if name.startswith("gatesweep") and not forbidden_modules({name}, commands)
+    ]
+
+
+def late_imports(module: Module, packages: set[str]) -> set[str]:
+    """The imports of a module, anywhere in it, that lie in one of `packages`."""
+    return forbidden_modules(set(imported_names(module)), packages)
+
+
+def names_of_families(module: Module) -> list[str]:
+    """The families that a module imports or names in a string, as a dotted path."""
+    strings = [node.value for node in ast.walk(module.tree) if isinstance(node, ast.Constant)]
+    names = [*imported_names(module), *(value for value in strings if isinstance(value, str))]
+    return [name for name in names if name == "gatesweep.trainables" or name.startswith("gatesweep.trainables.")]
+
+
+def test_the_core_loads_nothing_that_is_built_on_it() -> None:
+    modules = loaded_modules(ROOT, "gatesweep.core")["gatesweep.core"]
     assert {"gatesweep.core.loop", "gatesweep.core.checkpoint", "gatesweep.core.gate"} <= modules
-    assert intruders(modules, {*ABOVE, "gatesweep.trainables"}) == set()
+    assert forbidden_modules(modules, {*ABOVE, "gatesweep.trainables"}) == set()
 
 
-def test_a_family_knows_the_core_and_no_other_family() -> None:
+def test_a_family_loads_the_core_and_no_other_family() -> None:
     packages = {family: f"gatesweep.trainables.{family}" for family in FAMILIES}
-    found = loaded(ROOT, *packages.values())
+    loaded = loaded_modules(ROOT, *packages.values())
     for family, package in packages.items():
-        others = {other for other in packages.values() if other != package}
-        assert package in found[package] and "gatesweep.core.trainable" in found[package], family
-        assert intruders(found[package], ABOVE | others) == set(), family
+        others = set(packages.values()) - {package}
+        assert package in loaded[package] and "gatesweep.core.trainable" in loaded[package], family
+        assert forbidden_modules(loaded[package], ABOVE | others) == set(), family
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "sweeps").glob("**/*.py")), ids=lambda file: file.name)
-def test_sweeps_reach_a_family_only_by_its_yaml(file: Path) -> None:
-    assert [name for name in imported(file) if name.startswith("gatesweep.trainables")] == []
+@pytest.mark.parametrize("folder", ["core", "sweeps", "trainables"])
+def test_no_import_in_the_source_reaches_what_lies_above_even_late(folder: str) -> None:
+    packages = {"core": {*ABOVE, "gatesweep.trainables"}, "sweeps": {"tests"}, "trainables": ABOVE}[folder]
+    modules = [module for module in MODULES.values() if module.path.startswith(f"{folder}/")]
+    assert len(modules) > 10
+    assert {module.path: names for module in modules if (names := late_imports(module, packages))} == {}
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "trainables").glob("**/*.py")), ids=lambda file: file.name)
-def test_no_family_imports_what_is_above_it_even_late(file: Path) -> None:
-    assert intruders(set(imported(file)), ABOVE) == set()
+def test_sweeps_reach_a_family_only_by_its_yaml() -> None:
+    sweeps = [module for module in MODULES.values() if module.path.startswith("sweeps/")]
+    assert {module.path: names for module in sweeps if (names := names_of_families(module))} == {}
+
+
+def test_a_room_imports_only_from_the_rooms_below_it() -> None:
+    assert {path.parent.name for path in (ROOT / "sweeps").glob("*/__init__.py")} == set(ROOMS)
+    assert upward_imports(MODULES) == []
+
+
+def test_the_scripts_import_only_commands() -> None:
+    assert script_imports(MODULES) == []
+
+
+def test_no_modules_import_each_other_in_a_ring() -> None:
+    rings = import_rings(import_graph(MODULES))
+    assert not rings, "\n".join(" -> ".join(ring) for ring in rings)
+
+
+def write_tree(root: Path, files: Mapping[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
 
 
 def test_the_fresh_process_notices_an_offender(tmp_path: Path) -> None:
-    for name, text in {
+    files = {
         "mlflow.py": "",
         "first/__init__.py": "",
         "first/inner/__init__.py": "",
@@ -89,22 +153,66 @@ def test_the_fresh_process_notices_an_offender(tmp_path: Path) -> None:
         "second/__init__.py": "",
         "second/model.py": "from first.inner import model\n",
         "third/__init__.py": "import json\n",
-    }.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    found = loaded(tmp_path, "first", "second")
-    assert intruders(found["first"], {*ABOVE, "second"}) == {"mlflow"}
-    assert intruders(found["second"], {"first"}) == {"first", "first.inner", "first.inner.model"}
-    assert intruders(loaded(tmp_path, "third")["third"], {*ABOVE, "first", "second"}) == set()
+    }
+    write_tree(tmp_path, files)
+    loaded = loaded_modules(tmp_path, "first", "second")
+    assert forbidden_modules(loaded["first"], {*ABOVE, "second"}) == {"mlflow"}
+    assert forbidden_modules(loaded["second"], {"first"}) == {"first", "first.inner", "first.inner.model"}
+    assert forbidden_modules(loaded_modules(tmp_path, "third")["third"], {*ABOVE, "first", "second"}) == set()
 
 
-def test_the_source_check_notices_an_offender(tmp_path: Path) -> None:
-    file = tmp_path / "offender.py"
-    file.write_text(
-        "import gatesweep.trainables.walks\n"
+def test_the_source_check_notices_a_family_and_a_late_import(tmp_path: Path) -> None:
+    files = {
+        "sweeps/offender.py": "import gatesweep.trainables.walks\n"
         "def late():\n    from gatesweep.trainables.walks import model\n    from gatesweep.trainables import walks\n"
-        "    return resolve('gatesweep.trainables.walks.Walks')\n"
-    )
-    assert [name.startswith("gatesweep.trainables.") for name in imported(file)] == [True] * 4
-    file.write_text("import gatesweep.trainablesque\nfrom gatesweep.core import gate\nname = 'the trainables'\n")
-    assert not any(name.startswith("gatesweep.trainables.") for name in imported(file))
+        "    return resolve('gatesweep.trainables.walks.Walks')\n",
+        "sweeps/innocent.py": "import gatesweep.trainablesque\nfrom gatesweep.core import gate\nname = 'trainables'\n",
+        "core/offender.py": "def late():\n    import ray.tune\n    from gatesweep import sweeps\n",
+    }
+    modules = read_modules(write_tree(tmp_path, files), "core", "sweeps")
+    assert len(names_of_families(modules["gatesweep.sweeps.offender"])) == 4
+    assert names_of_families(modules["gatesweep.sweeps.innocent"]) == []
+    assert late_imports(modules["gatesweep.core.offender"], ABOVE) == {"ray.tune", "gatesweep.sweeps"}
+    assert script_imports(modules)[:1] == ["sweeps/innocent.py: imports gatesweep.trainablesque"]
+    assert len(script_imports(modules)) == 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from gatesweep.sweeps.reports.page import write_page\n",
+        "import gatesweep.sweeps.reports.page\n",
+        "from gatesweep.sweeps import reports\n",
+        "from ..reports import page\n",
+        "def late():\n    from gatesweep.sweeps.reports.page import write_page\n",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from gatesweep.sweeps.reports import page\n",
+        "import importlib\ndef late():\n    return importlib.import_module('gatesweep.sweeps.reports.page')\n",
+        "from gatesweep.sweeps.attic import old\n",
+    ],
+)
+def test_the_room_check_notices_an_upward_import(text: str, tmp_path: Path) -> None:
+    files = {
+        "sweeps/__init__.py": "",
+        "sweeps/records/reader.py": text,
+        "sweeps/records/layout.py": "from gatesweep.sweeps.config import schema\nfrom gatesweep.core import record\n",
+    }
+    offences = upward_imports(read_modules(write_tree(tmp_path, files), "sweeps"))
+    assert len(offences) == 1 and offences[0].startswith("sweeps/records/reader.py: imports gatesweep.sweeps.")
+
+
+def test_the_room_check_notices_a_folder_that_is_not_a_room(tmp_path: Path) -> None:
+    modules = read_modules(write_tree(tmp_path, {"sweeps/attic/__init__.py": "", "sweeps/run.py": ""}), "sweeps")
+    assert upward_imports(modules) == ["sweeps/attic/__init__.py: attic is not a room"]
+
+
+def test_the_ring_check_names_a_ring_of_early_and_late_imports(tmp_path: Path) -> None:
+    files = {
+        "core/gate.py": "from gatesweep.core.loop import fit\n",
+        "core/loop.py": "from gatesweep.core import record\n",
+        "core/record.py": "def late():\n    from gatesweep.core.gate import Gate\n",
+        "core/outside.py": "from gatesweep.core.gate import Gate\nfrom gatesweep.core.outside import itself\n",
+    }
+    (ring,) = import_rings(import_graph(read_modules(write_tree(tmp_path, files), "core")))
+    assert ring == ["gatesweep.core.gate", "gatesweep.core.loop", "gatesweep.core.record", "gatesweep.core.gate"]
+    (tmp_path / "core" / "record.py").write_text("")
+    assert import_rings(import_graph(read_modules(tmp_path, "core"))) == []

@@ -13,41 +13,41 @@ from gatesweep.sweeps.commands.help_text import HelpFormatter, config_help, help
 
 EXIT_CODES = """Exit codes: 0 a trial passed, 3 none did, 2 bad input, 1 a fault of gatesweep, 130 interrupted."""
 
-RUN = f"""Run a sweep: gatesweep run experiment=walk_transformer training.max_epochs=30
+RUN_HELP = f"""Run a sweep: gatesweep run experiment=walk_transformer training.max_epochs=30
 
 Every KEY=VALUE is an override in Hydra's grammar. --cfg prints the configuration that they compose to. After an
 interruption, resume=results/latest goes on with the sweep.
 
 {EXIT_CODES}"""
 
-TRAIN = f"""Train once, without Ray: gatesweep train experiment=walk_transformer trainable.lr=0.003
+TRAIN_HELP = f"""Train once, without Ray: gatesweep train experiment=walk_transformer trainable.lr=0.003
 
 The record is that of a sweep's trial, under results/latest_run. --resume goes on with it, or with another FOLDER;
 --config results/latest/trial_0003/config.yaml trains that trial again.
 
 {EXIT_CODES}"""
 
-REPORT = """Write the report of a sweep again: gatesweep report results/latest
+REPORT_HELP = """Write the report of a sweep again: gatesweep report results/latest
 
 Writes summary.json, leaderboard.csv and report.html, also for a sweep that was killed before it could, and prints the
 leaderboard. While a sweep runs, only the page is written.
 
 Exit codes: 0, and 2 for bad input."""
 
-COMPARE = """Compare sweeps: gatesweep compare results/A results/B --html compare.html, or results/*
+COMPARE_HELP = """Compare sweeps: gatesweep compare results/A results/B --html compare.html, or results/*
 
 Sweeps that still run, or were interrupted, are taken as they are.
 
 Exit codes: 0, and 2 where there is none to compare."""
 
-PUBLISH = """Publish a sweep's run directories to MLflow: gatesweep publish results/latest tracking.uri=http://host:5000
+PUBLISH_HELP = """Publish a sweep to MLflow: gatesweep publish results/latest tracking.uri=http://host:5000
 
 MLflow is a projection of the run directories. Runs are found by their tags and points carry the time at which they
 were recorded, so publishing again, or onto another server, changes nothing that is already there.
 
 Exit codes: 0, and 2 for bad input or where MLflow cannot be reached."""
 
-REPLAY = """Replay recorded sweeps with another scheduler or search: gatesweep replay results/latest grace_period=2,5
+REPLAY_HELP = """Replay sweeps with another scheduler or search: gatesweep replay results/latest grace_period=2,5
 
 Replays the curves of sweeps whose trials ran to their end (recorded with search=random scheduler=none) in virtual time,
 with the schedulers and samplers of a sweep. A choice of values, as above, replays each; scheduler=asha,median too. Keys
@@ -66,7 +66,7 @@ An epoch takes the seconds that it took when it was recorded, and a trial's star
 
 Exit codes: 0, and 2 for bad input."""
 
-UI = """Show a results folder in MLflow's UI, on this machine alone: gatesweep ui results --port 5001
+UI_HELP = """Show a results folder in MLflow's UI_HELP, on this machine alone: gatesweep ui results --port 5001
 
 Serves the folder's mlflow.db on 127.0.0.1 until Ctrl-C.
 
@@ -170,14 +170,18 @@ def _work(name: str, function: str) -> str:
 
 
 COMMANDS: dict[str, Command] = {
-    "run": Command("run a sweep", RUN, _work("run", "sweep_command"), _run, config_help),
-    "train": Command("train once, without Ray", TRAIN, _work("train", "train_command"), _train, config_help),
-    "report": Command("write the report of a sweep again", REPORT, _work("report", "report_command"), _report),
-    "compare": Command("show sweeps side by side", COMPARE, _work("compare", "compare_command"), _compare),
-    "publish": Command("send a sweep's record to MLflow", PUBLISH, _work("publish", "publish_command"), _publish),
+    "run": Command("run a sweep", RUN_HELP, _work("run", "sweep_command"), _run, config_help),
+    "train": Command("train once, without Ray", TRAIN_HELP, _work("train", "train_command"), _train, config_help),
+    "report": Command("write the report of a sweep again", REPORT_HELP, _work("report", "report_command"), _report),
+    "compare": Command("show sweeps side by side", COMPARE_HELP, _work("compare", "compare_command"), _compare),
+    "publish": Command("send a sweep's record to MLflow", PUBLISH_HELP, _work("publish", "publish_command"), _publish),
     "replay": Command(
-        *("simulate other schedulers and searches over recorded curves", REPLAY, _work("replay", "replay_command")),
+        *(
+            "simulate other schedulers and searches over recorded curves",
+            REPLAY_HELP,
+            _work("replay", "replay_command"),
+        ),
         *(_replay, lambda: config_help(["scheduler", "search"], keys=False)),
     ),
-    "ui": Command("show a results folder in MLflow's UI, on 127.0.0.1", UI, _work("ui", "ui_command"), _ui),
+    "ui": Command("show a results folder in MLflow's UI_HELP, on 127.0.0.1", UI_HELP, _work("ui", "ui_command"), _ui),
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gatesweep.core.errors import InputError
 
-FAULT = "fault.txt"  # in the folder of a sweep or of a run
+FAULT_FILE = "fault.txt"  # in the folder of a sweep or of a run
 
 
 @contextlib.contextmanager
@@ -32,7 +32,7 @@ def keep_traceback(fault: Exception, folder: Path | None = None) -> Path:
         return kept
     if folder is None or not folder.is_dir():
         folder = Path(tempfile.mkdtemp(prefix="gatesweep-"))
-    path = folder / FAULT
+    path = folder / FAULT_FILE
     path.write_text("".join(traceback.format_exception(fault)))
     fault.kept_in = path  # type: ignore[attr-defined]
     return path

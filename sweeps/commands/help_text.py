@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from gatesweep.sweeps.config.groups import Key, default_choices, default_keys, group_choices, read_config_file
+from gatesweep.sweeps.config.groups import MAIN, Key, default_choices, default_keys, group_choices, read_config_file
 
 COMMENT_COLUMN = 36
 NARROWEST = 60  # columns; a narrower terminal breaks the lines itself
@@ -31,7 +31,7 @@ def config_help(groups: Sequence[str] | None = None, keys: bool = True) -> str:
     """The configuration groups (all, or some) with their choices, and the keys of a default sweep with their values."""
     defaults, width = default_choices(), help_width()
     offered = {group: names for group, names in group_choices().items() if groups is None or group in groups}
-    described = read_config_file("", "config").comments
+    described = read_config_file("", MAIN).comments
     lines = ["configuration groups, GROUP=CHOICE (* marks the default):"]
     for group, names in offered.items():
         marked = ", ".join(f"*{name}" if defaults.get(group) == name else name for name in names)

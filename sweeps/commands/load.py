@@ -23,7 +23,7 @@ def load(folder: str | Path, device: str = "auto") -> tuple[Trainable, Data]:
     No code in either is run. Raises InputError where there is no model.
     """
     folder = Path(folder)
-    if not (folder / "config.yaml").is_file():
+    if not (folder / CONFIG).is_file():
         raise InputError(f"load: got {str(folder)!r}, expected the folder of a run or of a logged model")
     config = check_config(read_values(folder / CONFIG))
     trainable, data = build_run(config.replace(device=device))

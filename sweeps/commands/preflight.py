@@ -21,6 +21,7 @@ from gatesweep.sweeps.config.schema import Config, make_gate, make_settings
 from gatesweep.sweeps.config.values import with_values
 from gatesweep.sweeps.execution.figures import check_figures
 from gatesweep.sweeps.execution.trial import several_workers
+from gatesweep.sweeps.records.layout import CONFIG
 from gatesweep.sweeps.records.pareto import TRIAL_COSTS
 from gatesweep.sweeps.schedulers.asha import GateASHA
 from gatesweep.sweeps.schedulers.factory import make_scheduler
@@ -61,11 +62,11 @@ def check_search(config: Config, space: Space) -> None:
     """Raise InputError unless sampler and scheduler can be made, and suit the space and each other."""
     scheduler = make_scheduler(config.scheduler, config.training.max_epochs, space)
     make_sampler(config.search.sampler, config.seed)
-    if isinstance(scheduler, Population) and several_workers(config, space):
+    if isinstance(scheduler, Population) and several_workers(config.resources, space):
         raise InputError("resources.workers: scheduler=pbt copies trials, which needs workers of 1")
     if config.resources.stack != 1:
         got = f"resources.stack: got {config.resources.stack!r}, expected 1"
-        if several_workers(config, space):
+        if several_workers(config.resources, space):
             raise InputError(f"{got} with several workers: a stack is one process")
         if not isinstance(scheduler, GateASHA) and type(scheduler) is not FIFOScheduler:
             raise InputError(f"{got} with this scheduler: a stack can be thinned by scheduler=asha, or by none")
@@ -79,7 +80,7 @@ def check_search(config: Config, space: Space) -> None:
                 raise InputError(f"search.space.{key}.step: missing, expected one: search=grid needs a finite space")
     elif config.num_samples is None:
         raise InputError("num_samples: got None, expected a number of trials (null is for search=grid)")
-    before = read_config(Path(config.resume) / "config.yaml") if config.resume else None
+    before = read_config(Path(config.resume) / CONFIG) if config.resume else None
     cost = config.search.cost
     if before and before.search.cost != cost:
         raise InputError(f"search.cost: got {cost!r}, expected {before.search.cost!r}, as when the sweep began")
@@ -101,7 +102,7 @@ def check_machines(folder: Path, new: bool) -> None:
     answers = {
         node["NodeManagerAddress"]: is_file.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(str(folder / "config.yaml"))
+        ).remote(str(folder / CONFIG))
         for node in others
     }
     blind = [address for address, answer in answers.items() if not ray.get(answer)]

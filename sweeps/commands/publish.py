@@ -13,7 +13,7 @@ from pathlib import Path
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.commands.cli import FAULT, PASSED, run_command
 from gatesweep.sweeps.config.recorded import read_config
-from gatesweep.sweeps.records.layout import CONFIG
+from gatesweep.sweeps.records.layout import CONFIG, require_sweep
 from gatesweep.sweeps.tracking.database import default_uri
 from gatesweep.sweeps.tracking.publisher import Publisher
 
@@ -68,9 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def publish_command(arguments: argparse.Namespace) -> int:
     """Publish the sweep once, or with `--follow` as long as it runs; returns the exit code. Raises InputError."""
-    sweep = arguments.sweep.resolve()
-    if not (sweep / CONFIG).is_file():
-        raise InputError(f"sweep: got {str(arguments.sweep)!r}, expected the folder of a sweep (it has no {CONFIG})")
+    sweep = require_sweep(arguments.sweep).resolve()
     tracking = read_config(sweep / CONFIG).tracking
     for override in arguments.overrides:
         key, _, value = override.partition("=")

@@ -44,22 +44,22 @@ class Setting:
     space: Space
     order: str  # sampler, shuffled or recorded
 
-    def source(self, pool: RecordedSweep, replica: int) -> Source:
-        """What the replica of this number takes its trials from."""
+    def source(self, recorded: RecordedSweep, replica: int) -> Source:
+        """Return the source of curves for the simulated sweep of this number."""
         seed = self.config.seed + replica
         if self.order == "sampler":
-            return NearestRecorded(self.config.replace(seed=seed), self.space, pool.curves)
-        return shuffled_order(pool, str(seed)) if self.order == "shuffled" else FixedOrder(pool.curves)
+            return NearestRecorded(self.config.replace(seed=seed), self.space, recorded.curves)
+        return shuffled_order(recorded, str(seed)) if self.order == "shuffled" else FixedOrder(recorded.curves)
 
-    def replicas(self, pool: RecordedSweep, count: int) -> Iterator[SimulatedSweep]:
+    def replicas(self, recorded: RecordedSweep, count: int) -> Iterator[SimulatedSweep]:
         """`count` simulated sweeps; one where the order is the recorded one, for all would be equal."""
         for replica in range(count if self.order != "recorded" else 1):
-            yield simulate_sweep(self.config, pool, self.space, self.source(pool, replica))
+            yield simulate_sweep(self.config, recorded, self.space, self.source(recorded, replica))
 
 
 @dataclass(frozen=True)
 class SettingSummary:
-    """Means over the replicas of a setting; a share of nothing is NaN."""
+    """Means over the simulated sweeps of a setting; a share of nothing is NaN."""
 
     stopped: float
     false_kills: float
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command("replay", argv)
 
 
-def replay_settings(pool: RecordedSweep, overrides: Sequence[str], in_order: bool = False) -> list[Setting]:
+def replay_settings(recorded: RecordedSweep, overrides: Sequence[str], in_order: bool = False) -> list[Setting]:
     """Every combination of the values that `overrides` offer, checked. Raises InputError in one line."""
     keys = [item.partition("=")[0].lstrip("+~").partition(".") for item in overrides]
     for item, (key, _, rest) in zip(overrides, keys, strict=True):
@@ -89,17 +89,17 @@ def replay_settings(pool: RecordedSweep, overrides: Sequence[str], in_order: boo
         raise InputError("--in-order: got search= as well, expected one of them: a sampler has an order of its own")
     settings = []
     for name, variant in config_variants(
-        pool.config, [*([] if "scheduler" in names else ["scheduler=asha"]), *overrides]
+        recorded.config, [*([] if "scheduler" in names else ["scheduler=asha"]), *overrides]
     ):
         space = read_space(variant)
         check_search(variant, space)
-        make_stopping_scheduler(variant, space)
+        make_stopping_scheduler(variant.scheduler, variant.training.max_epochs, space)
         settings.append(Setting(name, variant, space, order))
     return settings
 
 
 def summarise_replicas(replicas: Sequence[SimulatedSweep]) -> SettingSummary:
-    """Means and quartiles over the replicas of one setting."""
+    """Return means and quartiles over the simulated sweeps of one setting."""
     ends = [end for replica in replicas for end in replica.ends.values() if end.outcome != "cut"]
     quartiles = np.quantile([replica.first_pass for replica in replicas], [0.25, 0.5, 0.75], method="nearest")
     return SettingSummary(
@@ -136,35 +136,39 @@ def replay_command(arguments: argparse.Namespace) -> int:
         raise InputError("got no sweep, expected the folder of one, e.g. results/latest")
     if arguments.replicas < 1:
         raise InputError(f"--replicas: got {arguments.replicas}, expected at least 1")
-    pools = [read_recorded(Path(folder)) for folder in folders]
+    recorded_sweeps = [read_recorded(Path(folder)) for folder in folders]
     if arguments.save:
-        if len(pools) > 1 or overrides:
+        if len(recorded_sweeps) > 1 or overrides:
             raise InputError("--save: got more than a sweep, expected one sweep and nothing else")
-        save_recorded(pools[0], arguments.save)
+        save_recorded(recorded_sweeps[0], arguments.save)
         return PASSED
-    work = [(pool, setting) for pool in pools for setting in replay_settings(pool, overrides, arguments.in_order)]
+    work = [
+        (recorded, setting)
+        for recorded in recorded_sweeps
+        for setting in replay_settings(recorded, overrides, arguments.in_order)
+    ]
     bar = tqdm(total=len(work) * (1 if arguments.in_order else arguments.replicas), disable=None, leave=False)
     rows = []
-    for pool, setting in work:
+    for recorded, setting in work:
         replicas = []
-        for replica in setting.replicas(pool, arguments.replicas):
+        for replica in setting.replicas(recorded, arguments.replicas):
             replicas.append(replica)
             bar.update()
-        rows.append(summary_row(pool.name, setting.name, summarise_replicas(replicas)))
+        rows.append(summary_row(recorded.name, setting.name, summarise_replicas(replicas)))
     bar.close()
-    for pool in pools:
-        print(describe_recorded(pool))
+    for recorded in recorded_sweeps:
+        print(describe_recorded(recorded))
     print(text_table(list(rows[0]), [list(row.values()) for row in rows]))
     return PASSED
 
 
-def describe_recorded(pool: RecordedSweep) -> str:
+def describe_recorded(recorded: RecordedSweep) -> str:
     """A line about a recorded sweep: its trials, and their seconds."""
-    passing = sum(curve.passes for curve in pool.curves)
-    seconds = sum(sum(curve.seconds) for curve in pool.curves) / len(pool.curves)
+    passing = sum(curve.passes for curve in recorded.curves)
+    seconds = sum(sum(curve.seconds) for curve in recorded.curves) / len(recorded.curves)
     return (
-        f"{pool.name}: {len(pool.curves)} trials, of which {passing} pass, of {seconds:.1f} s each and "
-        f"{pool.start:.2f} s to start; {pool.concurrent} at a time when recorded"
+        f"{recorded.name}: {len(recorded.curves)} trials, of which {passing} pass, of {seconds:.1f} s each and "
+        f"{recorded.start:.2f} s to start; {recorded.concurrent} at a time when recorded"
     )
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from gatesweep.core.errors import InputError
 from gatesweep.sweeps.commands.cli import PASSED, run_command
-from gatesweep.sweeps.records.layout import CONFIG, is_running
+from gatesweep.sweeps.records.layout import is_running, require_sweep
 from gatesweep.sweeps.records.reader import read_sweep
 from gatesweep.sweeps.records.summary import leaderboard, leaderboard_text, write_summary
 from gatesweep.sweeps.reports.page import write_page
@@ -20,9 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def report_command(arguments: argparse.Namespace) -> int:
     """Write the report and print the leaderboard; returns the exit code. Raises InputError."""
-    folder = arguments.sweep.resolve()
-    if not (folder / CONFIG).is_file():
-        raise InputError(f"sweep: got {str(arguments.sweep)!r}, expected the folder of a sweep (it has no {CONFIG})")
+    folder = require_sweep(arguments.sweep).resolve()
     sweep = read_sweep(folder)
     if not is_running(folder):
         write_summary(folder, sweep.seconds, {key: sweep.provenance.get(key) for key in ("versions", "git_commit")})

@@ -13,7 +13,7 @@ from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.compose import changed_config, compose_config, parse_override
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import Config
-from gatesweep.sweeps.records.layout import belongs_to_trial
+from gatesweep.sweeps.records.layout import CONFIG, belongs_to_trial, require_sweep
 from gatesweep.sweeps.search.study import open_study
 from gatesweep.sweeps.search.warm_start import warm_start_numbers
 from gatesweep.sweeps.storage.store import Store
@@ -37,32 +37,30 @@ def _local_folder(sweep: str, overrides: Sequence[Override]) -> Path:
     if "://" not in sweep and not _is_copy(Path(sweep)):
         return Path(sweep)
     typed = [str(override.value()) for override in overrides if override.key_or_group == "results"]
-    return restore(sweep, Path(typed[0] if typed else os.environ.get("GATESWEEP_RESULTS", "results")).resolve())
+    return restore_sweep(sweep, Path(typed[0] if typed else os.environ.get("GATESWEEP_RESULTS", "results")).resolve())
 
 
 def _is_copy(folder: Path) -> bool:
-    path = folder / "config.yaml"
+    path = folder / CONFIG
     storage = read_config(path).storage if path.is_file() else None
     return storage is not None and Path(storage).expanduser().resolve() == folder.resolve().parent
 
 
 def _resumed(folder: Path, overrides: Sequence[Override]) -> Config:
     """The configuration of an earlier sweep, with `overrides` of its existing keys."""
-    if not (folder / "config.yaml").is_file():
-        raise InputError(f"resume: got {str(folder)!r}, expected the folder of a sweep (it has no config.yaml)")
-    config = changed_config(folder / "config.yaml", overrides)
+    config = changed_config(require_sweep(folder, "resume") / CONFIG, overrides)
     return config.replace(resume=str(folder.resolve()), results=str(folder.resolve().parent))
 
 
-def restore(uri: str, results: Path) -> Path:
+def restore_sweep(uri: str, results: Path) -> Path:
     """Bring the record of a sweep back from storage, into `results`; returns its folder. Raises InputError."""
     store = Store(uri)
     folder = results / store.root.name
     if folder.exists():
         raise InputError(f"resume: got {uri!r}, which is in {str(folder)!r} already: resume={folder}")
     names = store.listed()
-    if "config.yaml" not in names:
-        raise InputError(f"resume: got {uri!r}, expected the copy of a sweep (it has no config.yaml)")
+    if CONFIG not in names:
+        raise InputError(f"resume: got {uri!r}, expected the copy of a sweep (it has no {CONFIG})")
     aside = results / f".{folder.name}.part"
     shutil.rmtree(aside, ignore_errors=True)
     for name in names:

@@ -57,7 +57,7 @@ def _train_in(folder: Path, config: Config) -> int:
     bar = tqdm(total=config.training.max_epochs, disable=None, bar_format="{desc} {percentage:3.0f}%|{bar:24}| "
                "{elapsed} ETA {remaining}{postfix}", desc="epoch", initial=record.epochs)  # fmt: skip
     try:
-        for epoch in train_epochs(config, folder, recorded=record.epochs, watch=lambda data: _watched(data, bar)):
+        for epoch in train_epochs(config, folder, recorded=record.epochs, wrap_data=lambda data: _watched(data, bar)):
             facts = {"score": epoch.score, "outcome": epoch.outcome, "reason": epoch.reason}
             record.epoch(epoch.index, epoch.metrics, epoch.losses, **facts)
             bar.n = epoch.index

@@ -53,7 +53,7 @@ def _trial_class(
     """The class that Tune runs a trial as, its reservation, and the callbacks that clear up after it."""
     resources = config.resources
     parameters = {"base": config, "sweep": str(folder), "cache": cache_name()}
-    if not several_workers(config, space):
+    if not several_workers(config.resources, space):
         reservation = tune.PlacementGroupFactory([{"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}])
         trial = DirectTrial if resources.stack == 1 else StackTrial
         return tune.with_parameters(trial, **parameters), reservation, []

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.faults import hydra_message
-from gatesweep.sweeps.config.groups import CONFIGS
+from gatesweep.sweeps.config.groups import CONFIGS, MAIN
 from gatesweep.sweeps.config.recorded import read_values
 from gatesweep.sweeps.config.schema import Config, check_config
 
@@ -28,12 +28,14 @@ def compose_config(overrides: Sequence[str]) -> Config:
     Raises InputError in one line.
     """
     parsed = [parse_override(item) for item in overrides]
+    if any(override.key_or_group == "resume" and override.value() for override in parsed):
+        raise ValueError("resume: an earlier sweep is composed already: commands.resume.configure reads it")
     groups = [override for override in parsed if is_group_choice(override) and override.value() is not None]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             lines = [str(override.input_line) for override in groups] + _default_experiment(parsed)
-            composed = compose("config", lines, return_hydra_config=True)
+            composed = compose(MAIN, lines, return_hydra_config=True)
         choices = composed.hydra.runtime.choices
         config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         _apply(config, [override for override in parsed if not is_group_choice(override)])
@@ -97,7 +99,7 @@ def is_group_choice(override: Override) -> bool:
 def _default_experiment(overrides: Sequence[Override]) -> list[str]:
     """Return the choice of the experiment with the trainable's name, if there is one and no experiment is asked for."""
     values = {override.key_or_group: override.value() for override in overrides}
-    defaults = OmegaConf.load(CONFIGS / "config.yaml").defaults
+    defaults = OmegaConf.load(CONFIGS / f"{MAIN}.yaml").defaults
     trainable = values.get("trainable", next(entry["trainable"] for entry in defaults if "trainable" in entry))
     if "experiment" in values or not (CONFIGS / "experiment" / f"{trainable}.yaml").exists():
         return []

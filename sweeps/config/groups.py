@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+MAIN = "config"  # the name of the file that lists the defaults: the table of contents
 NO_GROUPS = ("cluster",)  # folders that hold files of Ray's launcher and of batch systems
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 Default = tuple[str, str | None, bool]  # an entry of a list of defaults: group, choice, True where it overrides
@@ -104,7 +105,7 @@ def read_config_file(group: str, choice: str) -> ConfigFile:
 
 def _default_files() -> list[tuple[str, str]]:
     """List the files of a default sweep in the order in which Hydra merges them: (group, choice)."""
-    main = read_config_file("", "config").defaults
+    main = read_config_file("", MAIN).defaults
     choices = {group: choice for group, choice, _ in main if choice}
     experiment = choices["trainable"] if (CONFIGS / "experiment" / f"{choices['trainable']}.yaml").exists() else None
     replaced = {}
@@ -122,7 +123,7 @@ def _default_files() -> list[tuple[str, str]]:
 
     for group, choice, _ in main:
         if group == "_self_":
-            files.append(("", "config"))
+            files.append(("", MAIN))
         elif group == "experiment" and (choice or experiment):
             add("experiment", choice or experiment or "")
         elif choice:

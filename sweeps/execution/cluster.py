@@ -1,37 +1,34 @@
-"""The Ray that a sweep runs on: started here, or the cluster of RAY_ADDRESS, and how many trials it holds."""
+"""The Ray that a sweep runs on: started here, or the cluster of RAY_ADDRESS, and the number of trials it can hold."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import ray
 import yaml
-from ray._private import services
-from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-from ray.autoscaler.v2.sdk import get_cluster_status
-from ray.autoscaler.v2.utils import is_autoscaler_v2
-from ray.experimental.internal_kv import _internal_kv_get
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.schema import ResourcesConfig
+from gatesweep.sweeps.execution.ray_private import bind_to_loopback, bootstrap_address, has_autoscaler
 
 
 def start_ray(resources: ResourcesConfig, max_concurrent: int | None) -> int:
-    """Start Ray here, or join the cluster of RAY_ADDRESS; returns how many trials run at once.
+    """Start Ray here, or join the cluster of RAY_ADDRESS; return the number of trials that run at once.
 
-    Raises InputError where the cluster holds no trial of these resources, or cannot be reached.
+    Raises InputError where the cluster cannot hold a trial of these resources, or cannot be reached.
     """
     for name in ("ray", "ray.tune", "ray.air", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    address = os.environ.get("RAY_ADDRESS") or "local"  # None would join whatever runs on this machine
+    address = os.environ.get("RAY_ADDRESS") or "local"  # with None, Ray would join any cluster of this machine
     if not ray.is_initialized():
         _check_address(address)
-    local = {"include_dashboard": False, "object_store_memory": 256 * 2**20} if address == "local" else {}
+    local = _loopback_options() if address == "local" and not ray.is_initialized() else {}
     try:
         ray.init(
             address=address, log_to_driver=False, logging_level=logging.CRITICAL, ignore_reinit_error=True, **local
@@ -45,67 +42,72 @@ def start_ray(resources: ResourcesConfig, max_concurrent: int | None) -> int:
         raise
 
 
+def concurrency(resources: ResourcesConfig, max_concurrent: int | None) -> int:
+    """Return the number of trials that run at once.
+
+    It is `max_concurrent`, else the number that the connected cluster holds or can grow to hold.
+    Raises InputError where that is zero or unknown.
+    """
+    wanted = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+    workers = sum(_workers_on(node["Resources"], wanted) for node in ray.nodes() if node["Alive"])
+    trials = workers // resources.workers
+    if has_autoscaler():
+        max_workers = _max_workers(wanted)
+        limit = max_concurrent if max_workers is None else max_workers // resources.workers
+        if limit is None:
+            raise InputError(
+                "max_concurrent: got null, expected a number of trials: this cluster grows, to no known size"
+            )
+        trials = max(trials, limit)
+    if trials < 1:
+        each = f"{resources.workers} x ({wanted['CPU']} CPUs and {wanted['GPU']} GPUs) a trial"
+        cluster = ray.cluster_resources()
+        has = f"{cluster.get('CPU', 0):g} CPUs and {cluster.get('GPU', 0):g} GPUs"
+        raise InputError(f"resources: got {each}; the cluster has {has}")
+    return max_concurrent or trials
+
+
+def _loopback_options() -> dict[str, Any]:
+    """Return options for a Ray of this machine's own, which binds to loopback and wants a token.
+
+    The token is the user's own where there is one (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token). Else it is
+    a new one, which only the environment of this process and its children holds. Ray turns tokens on by itself unless
+    RAY_AUTH_MODE says otherwise.
+    """
+    bind_to_loopback()
+    named = os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+    if not named and not (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    return {"include_dashboard": False, "object_store_memory": 256 * 2**20}
+
+
 def _check_address(address: str) -> None:
     """Raise InputError where nothing listens at the address of a cluster; Ray itself would try for minutes."""
     if address.startswith("ray://"):
         raise InputError(f"RAY_ADDRESS: got {address!r}: a sweep runs on its cluster: ray job submit ... (README)")
     try:
-        found = services.canonicalize_bootstrap_address(address)
-        if found:
-            host, _, port = found.rpartition(":")
+        resolved = bootstrap_address(address)
+        if resolved:
+            host, _, port = resolved.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except (OSError, ValueError) as error:
         raise InputError(f"RAY_ADDRESS: got {address!r}, expected a running cluster ({error})") from error
 
 
-def concurrency(resources: ResourcesConfig, max_concurrent: int | None) -> int:
-    """How many trials run at once: `max_concurrent`, else as many as the cluster holds, or can grow to hold.
-
-    Raises InputError where that is none, or not known.
-    """
-    wanted = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
-    holds = sum(_places(node["Resources"], wanted) for node in ray.nodes() if node["Alive"]) // resources.workers
-    each = f"{resources.workers} x ({wanted['CPU']} CPUs and {wanted['GPU']} GPUs) a trial"
-    if _grows():
-        most = _at_most(wanted)
-        limit = max_concurrent if most is None else most // resources.workers
-        if limit is None:
-            raise InputError(
-                "max_concurrent: got null, expected a number of trials: this cluster grows, to no known size"
-            )
-        holds = max(holds, limit)
-    if holds < 1:
-        cluster = ray.cluster_resources()
-        has = f"{cluster.get('CPU', 0):g} CPUs and {cluster.get('GPU', 0):g} GPUs"
-        raise InputError(f"resources: got {each}; the cluster has {has}")
-    return max_concurrent or holds
-
-
-def _places(has: Mapping[str, float], wanted: Mapping[str, float]) -> int:
-    """How many workers a machine has room for."""
+def _workers_on(has: Mapping[str, float], wanted: Mapping[str, float]) -> int:
+    """The number of workers that a machine has room for."""
     return min(int(has.get(kind, 0) // amount) for kind, amount in wanted.items() if amount)
 
 
-def _grows() -> bool:
-    """Whether an autoscaler may add machines. On a cluster that does not, each has a node type of its own."""
-    if is_autoscaler_v2(fetch_from_server=True):
-        status = get_cluster_status(ray.get_runtime_context().gcs_address)
-        types = {node.ray_node_type_name for node in (*status.idle_nodes, *status.active_nodes)}
-    else:
-        told = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}").get("autoscaler_report", {})
-        types = {*(told.get("active_nodes") or {}), *(told.get("idle_nodes") or {})}
-    return any(not name.startswith("node_") for name in types)
-
-
-def _at_most(wanted: Mapping[str, float]) -> int | None:
-    """How many workers there is room for on all machines that `ray up` may start; None where it left no word."""
+def _max_workers(wanted: Mapping[str, float]) -> int | None:
+    """The number of workers on all machines that `ray up` may start; None where it left no file about them."""
     path = Path.home() / "ray_bootstrap_config.yaml"
     if not path.is_file():
         return None
-    file = yaml.safe_load(path.read_text())
+    cluster = yaml.safe_load(path.read_text())
     machines = [
-        _places(kind.get("resources", {}), wanted)
-        for kind in file["available_node_types"].values()
+        _workers_on(kind.get("resources", {}), wanted)
+        for kind in cluster["available_node_types"].values()
         for _ in range(kind.get("max_workers", 0))
     ]
-    return sum(sorted(machines, reverse=True)[: file.get("max_workers", len(machines))])
+    return sum(sorted(machines, reverse=True)[: cluster.get("max_workers", len(machines))])

@@ -1,4 +1,4 @@
-"""Figures of a run: `figures/<kind>-e<epoch>.png`, those of its family and the losses of every trainable."""
+"""Figures of a run, `figures/<kind>-e<epoch>.png`: the kinds of its family, and the losses of every trainable."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ import torch
 
 from gatesweep.core import rng
 from gatesweep.core.errors import InputError
+from gatesweep.core.files import renamed_into
+from gatesweep.core.gate import Gate, Threshold
 from gatesweep.core.loop import CUT_SHORT, Epoch
+from gatesweep.core.record import STEP_LOSS, curves
 from gatesweep.core.trainable import Data, Trainable
+from gatesweep.sweeps.config.schema import FiguresConfig
+from gatesweep.sweeps.records.layout import FIGURES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-from gatesweep.core.files import renamed_into
-from gatesweep.core.gate import Gate
-from gatesweep.core.record import STEP_LOSS, curves
-from gatesweep.sweeps.config.schema import FiguresConfig
-from gatesweep.sweeps.records.layout import FIGURES
 
-LOSSES = "losses"  # the kind that is drawn here, from the curves
-NO_TERMS = ("train/loss", "train/grad_norm", STEP_LOSS)  # of what starts with train/
+LOSSES = "losses"  # the kind that this module draws, from the curves
+NO_TERMS = ("train/loss", "train/grad_norm", STEP_LOSS)  # names under train/ that are no terms of the loss
 
 
 def check_figures(section: FiguresConfig, trainable: Trainable, data: Data) -> None:
-    """Raise InputError where a kind is asked for that nobody draws."""
-    known = [LOSSES, *trainable.figures(data)]
+    """Raise InputError for a kind of figure that neither the trainable nor this module draws."""
+    kinds = [LOSSES, *trainable.figures(data)]
     for kind in section.kinds or []:
-        if kind not in known:
-            raise InputError(f"figures.kinds: got {kind!r}, expected some of {', '.join(known)}")
+        if kind not in kinds:
+            raise InputError(f"figures.kinds: got {kind!r}, expected some of {', '.join(kinds)}")
 
 
 def figures_due(section: FiguresConfig, epoch: Epoch) -> bool:
-    """Whether an epoch gets figures: the one a run ends with, and every so many from the first on."""
+    """Return True for an epoch that gets figures: the last one of a run, and each `every`-th one from the first on."""
     if epoch.outcome in CUT_SHORT or section.kinds == []:
         return False
     return epoch.outcome is not None or (section.every is not None and (epoch.index - 1) % section.every == 0)
@@ -46,9 +46,10 @@ def figures_due(section: FiguresConfig, epoch: Epoch) -> bool:
 def draw_figures(
     folder: Path, trainable: Trainable, data: Data, epoch: Epoch, *, kinds: Sequence[str] | None, gate: Gate
 ) -> None:
-    """Write the figures of one epoch; training goes on as if nothing had been drawn.
+    """Write the figures of one epoch; `kinds` None means all. The random generators stay as they were.
 
-    A figure that cannot be drawn leaves its traceback in the place of the picture: it is no reason to lose a trial.
+    A figure that cannot be drawn leaves its traceback in place of the picture, and the trial goes on.
+    Raises OSError where the folder cannot be made.
     """
     generators = rng.state()
     history = curves(epoch.state()["history"])
@@ -67,12 +68,16 @@ def draw_figures(
 
 
 def epoch_figures(folder: Path, epoch: int) -> list[Path]:
-    """The figures of one epoch of a run."""
+    """Return the files of one epoch's figures, by name."""
     return sorted((folder / FIGURES).glob(f"*-e{epoch:04d}.png"))
 
 
 def draw_losses(history: Mapping[str, Sequence[float]], gate: Gate) -> Figure:
-    """The loss of every step and epoch, its terms, and each gated metric with its threshold, failing side shaded."""
+    """Draw the loss of every step and epoch, its terms, and each gated metric with its threshold.
+
+    `history` holds the curves by metric name, as `core.record.curves` returns them. The failing side of each threshold
+    is shaded.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -86,16 +91,7 @@ def draw_losses(history: Mapping[str, Sequence[float]], gate: Gate) -> Figure:
     if terms:
         _draw_terms(next(axes), history, terms)
     for rule in gate.rules:
-        axis = next(axes)
-        axis.plot(history["epoch"], history[rule.metric], marker=".", color="C0")
-        axis.margins(y=0.15)
-        low, high = axis.get_ylim()
-        low, high = min(low, rule.bound), max(high, rule.bound)
-        room = 0.05 * ((high - low) or 1.0)
-        low, high = low - room, high + room
-        axis.axhspan(*((low, rule.bound) if rule.comparison.startswith(">") else (rule.bound, high)), color="0.9")
-        axis.axhline(rule.bound, color="C3", linewidth=1)
-        axis.set(title=f"{rule.metric} {rule.comparison} {rule.bound:g}", xlabel="epoch", ylim=(low, high))
+        _draw_gated_metric(next(axes), history, rule)
     for axis in figure.axes:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in axes:
@@ -126,7 +122,19 @@ def _draw_terms(axis: Axes, history: Mapping[str, Sequence[float]], terms: Seque
     axis.legend(fontsize="small")
 
 
+def _draw_gated_metric(axis: Axes, history: Mapping[str, Sequence[float]], rule: Threshold) -> None:
+    axis.plot(history["epoch"], history[rule.metric], marker=".", color="C0")
+    axis.margins(y=0.15)
+    low, high = axis.get_ylim()
+    low, high = min(low, rule.bound), max(high, rule.bound)
+    room = 0.05 * ((high - low) or 1.0)
+    low, high = low - room, high + room
+    axis.axhspan(*((low, rule.bound) if rule.comparison.startswith(">") else (rule.bound, high)), color="0.9")
+    axis.axhline(rule.bound, color="C3", linewidth=1)
+    axis.set(title=f"{rule.metric} {rule.comparison} {rule.bound:g}", xlabel="epoch", ylim=(low, high))
+
+
 def _write_figure(figure: Figure, path: Path) -> None:
-    """Aside, then renamed: whoever publishes figures never sees half of one."""
+    """Write a figure aside, then rename it: the publisher never sees half of one."""
     with renamed_into(path) as aside:
         figure.savefig(aside, dpi=100, format="png")

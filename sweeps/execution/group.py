@@ -1,7 +1,7 @@
 """Trials of several workers: Ray Train's worker group is started once and trains trial after trial.
 
-Three parts talk through a coordinator. Tune's trial (`TrainTrial`) assigns trials and asks for epochs. The workers
-(`run_worker`) ask for trials, train and report. The driver clears up after processes that were killed.
+Three parts communicate through a coordinator. Tune's trial (`TrainTrial`) assigns trials and asks for epochs. The
+workers (`run_worker`) ask for trials, train and report. The driver cleans up after processes that were killed.
 """
 
 from __future__ import annotations
@@ -17,48 +17,48 @@ import ray.train
 import torch
 import torch.distributed as dist
 from ray import tune
-from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.torch import TorchConfig, get_device, prepare_model
 from torch import nn
 
 from gatesweep.core.cache import join_cache
 from gatesweep.sweeps.config.schema import Config, ResourcesConfig
-from gatesweep.sweeps.execution.coordinator import Job
+from gatesweep.sweeps.execution.coordinator import Assignment, Job
+from gatesweep.sweeps.execution.train_private import WorkerGroup
 from gatesweep.sweeps.execution.training import train_epochs
 from gatesweep.sweeps.execution.trial import epoch_report, failure_report, trial_config
+
+# Settings of Ray Train: poll a group that ends sooner than every two seconds, and start fewer processes for it.
+TRAIN_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
 
 
 class RankOutOfMemory(Exception):
     """A rank is out of memory."""
 
 
-class WorkerGroup(TorchTrainer):
-    """Ray's trainer without its detached cleaner, which needs a dashboard; the coordinator does that work."""
-
-    def _create_default_callbacks(self) -> list[Any]:
-        return [
-            one for one in super()._create_default_callbacks() if not isinstance(one, PlacementGroupCleanerCallback)
-        ]
-
-
 class TrainTrial(tune.Trainable):
-    """What Tune runs where a trial has several workers: a thread of it holds the worker group."""
+    """Tune's side of trials with several workers: a thread of it holds the worker group."""
 
     def setup(self, config: dict[str, Any], base: Config, sweep: str, cache: str | None, coordinator: Any) -> None:
+        """Start with the trial of `config`; `base` is the sweep's configuration and `sweep` its folder."""
         self.base, self.sweep, self.cache, self.coordinator = base, Path(sweep), cache, coordinator
         self.group: str | None = None
         self.size: ResourcesConfig | None = None
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Give the group the next trial; one whose resources differ gets a group of its own."""
+        """Give the group the next trial; a trial with other resources gets a group of its own."""
         config = trial_config(self.base, new_config)
         size = config.resources
         if self.group and (size != self.size or not size.reuse_workers):
             self.cleanup()
-        job = {"trial": new_config["trial"], "config": config, "max_failures": size.max_failures}
+        job = Job(new_config["trial"], config, size.max_failures)
         group, self.size = self.group or uuid.uuid4().hex, size
-        ray.get(self.coordinator.assign.remote(group, job, self._me()))
+        ray.get(self.coordinator.assign.remote(group, job, self._actor()))
         if self.group is None:
             self.group = group
             self.thread = threading.Thread(target=self._hold, args=(group, size), daemon=True)
@@ -67,21 +67,22 @@ class TrainTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        asked = self.coordinator.step.remote(self.group)
-        while not ray.wait([asked], timeout=0.5)[0]:
+        """Return the report of the next epoch. Raises RuntimeError when the worker group has ended."""
+        report = self.coordinator.step.remote(self.group)
+        while not ray.wait([report], timeout=0.5)[0]:
             if not self.thread.is_alive():
                 raise RuntimeError(f"the worker group ended: {self.fault}")
-        return ray.get(asked)
+        return ray.get(report)
 
     def cleanup(self) -> None:
         """Let the workers go; their resources are free when this returns."""
         if self.group:
-            ray.get(self.coordinator.assign.remote(self.group, None, self._me()))
+            ray.get(self.coordinator.assign.remote(self.group, None, self._actor()))
             self.thread.join(timeout=30)
             ray.get(self.coordinator.clear.remote(self.group))
             self.group = None
 
-    def _me(self) -> Any:
+    def _actor(self) -> Any:
         return ray.get_runtime_context().current_actor
 
     def _hold(self, group: str, size: ResourcesConfig) -> None:
@@ -102,29 +103,23 @@ class TrainTrial(tune.Trainable):
                 ),
                 run_config=ray.train.RunConfig(
                     name=group,
-                    storage_path=self.logdir,  # Train's own state, of no use later: trials keep their checkpoints
-                    failure_config=ray.train.FailureConfig(max_failures=-1),  # the coordinator counts, trial by trial
+                    storage_path=self.logdir,  # Ray Train's own state, unused later: trials keep their checkpoints
+                    failure_config=ray.train.FailureConfig(max_failures=-1),  # the coordinator counts for each trial
                 ),
             ).fit()
-        except BaseException as error:  # whatever ended the group ends the trial, in `step`
+        except BaseException as error:  # any end of the group ends the trial, in `step`
             self.fault = error
 
 
-# What Ray Train reads: poll a group that ends sooner than every two seconds, and start fewer processes for it.
-TRAIN_ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-}
-
-
 def run_worker(loop: dict[str, Any]) -> None:
-    """What each worker of a group runs: trial after trial, until there are no more."""
+    """Train, as one worker of a group, trial after trial until there are no more.
+
+    `loop` holds the coordinator, the name of the group, the sweep's folder and the cache.
+    """
     coordinator, group = loop["coordinator"], loop["group"]
     join_cache(loop["cache"])
     context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
     device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -133,30 +128,39 @@ def run_worker(loop: dict[str, Any]) -> None:
     start = [uuid.uuid4().hex]
     dist.broadcast_object_list(start, device=device)
     serial = 0
-    while (job := ray.get(coordinator.next.remote(group, serial, *start))) is not None:
-        serial = job["serial"]
+    while (assignment := ray.get(coordinator.next_job.remote(group, serial, *start))) is not None:
+        serial = assignment.serial
         try:
-            _train(coordinator, rank, job, str(device), Path(loop["sweep"]))
+            _train(coordinator, rank, assignment, str(device), Path(loop["sweep"]))
         except (torch.AcceleratorError, dist.DistError):
-            raise  # this process is of no use any more, or another has gone: Ray Train starts the group again
+            raise  # this process is unusable, or another one has gone: Ray Train starts the group again
         except Exception as error:
             final = isinstance(error, RankOutOfMemory)
-            found = failure_report(error, job["recorded"]) | ({"reason": str(error)} if final else {})
-            if "gloo" in str(error) or not ray.get(coordinator.fault.remote(job, rank, world, final, found)):
+            report = failure_report(error, assignment.recorded) | ({"reason": str(error)} if final else {})
+            if "gloo" in str(error) or not ray.get(
+                coordinator.report_fault.remote(assignment, rank, world_size, final, report)
+            ):
                 raise
 
 
-def _train(coordinator: Any, rank: int, job: Job, device: str, sweep: Path) -> None:
-    """Train one trial as far as the coordinator wants."""
-    config, group, serial = job["config"], job["group"], job["serial"]
+def wrap_ddp(module: nn.Module) -> nn.Module:
+    """Wrap a module in DistributedDataParallel; buffers are not synchronised, as they are equal on all ranks."""
+    kwargs = {"forward_sync_buffers": False, "gradient_as_bucket_view": True}
+    return prepare_model(module, move_to_device=False, parallel_strategy_kwargs=kwargs)
+
+
+def _train(coordinator: Any, rank: int, assignment: Assignment, device: str, sweep: Path) -> None:
+    """Train one trial for as many epochs as the coordinator asks for."""
+    config, group, serial = assignment.job.config, assignment.group, assignment.serial
     if config.device in ("auto", "cuda"):
         config = config.replace(device=device)
-    running = train_epochs(config, sweep / job["trial"], recorded=job["recorded"], rank=rank, wrap=wrap_ddp)
-    reported = job["reported"]
+    folder = sweep / assignment.job.trial
+    running = train_epochs(config, folder, recorded=assignment.recorded, rank=rank, wrap=wrap_ddp)
+    reported = assignment.reported
     try:
-        while ray.get(coordinator.go.remote(group, serial, reported)):
+        while ray.get(coordinator.may_train.remote(group, serial, reported)):
             epoch = next(running)
-            if epoch.outcome == "failed":  # by one rank's memory, maybe, while the others wait for it
+            if epoch.outcome == "failed":  # perhaps by one rank's memory, while the other ranks wait for it
                 raise RankOutOfMemory(epoch.reason)
             if rank == 0:
                 ray.get(coordinator.report.remote(group, serial, epoch_report(epoch)))
@@ -165,9 +169,3 @@ def _train(coordinator: Any, rank: int, job: Job, device: str, sweep: Path) -> N
                 break
     finally:
         running.close()
-
-
-def wrap_ddp(module: nn.Module) -> nn.Module:
-    """In DistributedDataParallel; buffers are equal on all ranks as it is."""
-    kwargs = {"forward_sync_buffers": False, "gradient_as_bucket_view": True}
-    return prepare_model(module, move_to_device=False, parallel_strategy_kwargs=kwargs)

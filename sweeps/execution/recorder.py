@@ -1,4 +1,4 @@
-"""The one Tune callback: every report goes to the trial's run directory first, then to the study and the screen."""
+"""Tune's callback of a sweep: each report goes to the trial's folder first, then to the study and the screen."""
 
 from __future__ import annotations
 
@@ -17,42 +17,45 @@ from gatesweep.sweeps.config.schema import Config
 from gatesweep.sweeps.config.values import to_yaml
 from gatesweep.sweeps.execution.progress import Progress
 from gatesweep.sweeps.execution.trial import trial_config, trial_members
-from gatesweep.sweeps.records.layout import TRIAL, trial_folders
+from gatesweep.sweeps.records.layout import CONFIG, ERROR, EVENTS, TRIAL, trial_folders
 from gatesweep.sweeps.search.confirmation import Confirmation
 from gatesweep.sweeps.search.searcher import Search
 
-NO_EPOCH: Event = {"epoch": 0, "metrics": {}, "score": None}  # what stands in for the last epoch where there is none
+NO_EPOCH: Event = {"epoch": 0, "metrics": {}, "score": None}  # replaces the last epoch of a trial that has none
 
 
 class Recorder(tune.Callback):
-    """Writes run directories, tells the study how each trial ended, and shows progress.
+    """Writes the folders of trials, tells the study how each trial ended, and shows progress.
 
-    Everything a resumed sweep needs is in the folder before Tune, which keeps nothing of its own, acts on it.
+    A report is in the folder before Tune acts on it, so a resumed sweep finds all it needs there. `kind` is TRIAL or
+    CONFIRM. Raises DamagedRecord where a trial's record cannot be read.
     """
 
     def __init__(
         self, sweep: Path, config: Config, gate: Gate, search: Search | Confirmation, kind: str = TRIAL
     ) -> None:
         self.sweep, self.config, self.gate, self.search = sweep, config, gate, search
-        past = [result for folder in trial_folders(sweep, kind) for result in read_events(folder / "events.jsonl")]
+        past = [event for folder in trial_folders(sweep, kind) for event in read_events(folder / EVENTS)]
         self.offset = max((event.get("elapsed", 0.0) for event in past), default=0.0)
         self.began = time.monotonic()
         self.outcomes = Counter(event["outcome"] for event in past if event["event"] == "end")
         self.records: dict[str, Record] = {}
-        self.lost: Counter[str] = Counter()  # times that a trial's process died before it began
-        self.values: dict[str, dict[str, Any]] = {}
+        self.false_starts: Counter[str] = Counter()  # deaths of a trial's process before the trial began
+        self.values: dict[str, dict[str, Any]] = {}  # of each trial in `records`
         self.progress = Progress(config.name, config.num_samples, config.training.max_epochs, self.outcomes)
 
     @property
     def elapsed(self) -> float:
-        """Seconds of sweeping so far, those before an interruption included."""
+        """Seconds of sweeping so far, including those before an interruption."""
         return self.offset + time.monotonic() - self.began
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        if "members" not in trial.config:  # those of a stack begin with their first epoch, or are declined
+        """Begin the record of a trial. Members of a stack begin with their first epoch, or are declined."""
+        if "members" not in trial.config:
             self._record(trial.config)
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """Record the report of a trial, or the reports of a stack's members."""
         elapsed = self.elapsed
         if "members" not in trial.config:
             return self._report(trial.config, result, elapsed)
@@ -61,38 +64,44 @@ class Recorder(tune.Callback):
             if report["done"]:
                 self._end(config["trial"], report["outcome"], report["reason"], report.get("traceback"))
             elif report.get("stopped"):
-                self._end(config["trial"], "stopped", _by_scheduler(report["epoch"]))
+                self._end(config["trial"], "stopped", _scheduler_reason(report["epoch"]))
         for config in result.get("declined", []):
             assert isinstance(self.search, Search), "winners run alone"
             self.search.hand_back(config["trial"], alone=True)
-        # A process that takes the place of a dead one goes on with these.
-        trial.config["members"] = [one for one in trial.config["members"] if one["trial"] in self.search.live]
+        # A process that replaces a dead one goes on with the members that are left.
+        trial.config["members"] = [member for member in trial.config["members"] if member["trial"] in self.search.live]
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """Record the end of a trial. Members of a stack have ended one by one."""
         if "members" in trial.config:
             return
         last = trial.last_result or {}
         outcome = last.get("outcome") or "stopped"
-        reason = last.get("reason") or (_by_scheduler(last.get("epoch", 0)) if outcome == "stopped" else None)
+        reason = last.get("reason") or (_scheduler_reason(last.get("epoch", 0)) if outcome == "stopped" else None)
         self._end(trial.config["trial"], outcome, reason, last.get("traceback"))
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """Record the failure of a trial, or of a stack's members, whose process died."""
         error = str(trial.get_error() or "the process died").strip().splitlines()
         for config in trial_members(trial.config):
-            self._lose(config, error)
+            self._on_process_death(config, error)
 
     def on_experiment_end(self, trials: list, **info: Any) -> None:
+        """Record the stop of all running trials at the sweep's end."""
         for name in list(self.records):
             self._end(name, "stopped", "the sweep ended")
         self.progress.close()
 
     def finish_unended(self, stopped: set[str]) -> None:
-        """Close the trials that a kill caught between their last epoch, or their stop, and the record of it."""
+        """End the trials that a killed sweep left between their last epoch and the record of their end.
+
+        `stopped` names the trials that the scheduler, rebuilt from the record, would have stopped.
+        """
         unfinished: list[Any] = self.search.unfinished
         for trial in list(unfinished):
             config = self.search.suggestion(trial)
             name = config["trial"]
-            events = read_events(self.sweep / name / "events.jsonl")
+            events = read_events(self.sweep / name / EVENTS)
             epochs = [event for event in events if event["event"] == "epoch"]
             ended = next((event for event in events if event["event"] == "end"), None)
             if ended:
@@ -101,19 +110,19 @@ class Recorder(tune.Callback):
             elif epochs and (epochs[-1]["outcome"] or name in stopped):
                 self._record(config)
                 last = epochs[-1]
-                self._end(name, last["outcome"] or "stopped", last["reason"] or _by_scheduler(last["epoch"]))
+                self._end(name, last["outcome"] or "stopped", last["reason"] or _scheduler_reason(last["epoch"]))
             else:
                 continue
             unfinished.remove(trial)
 
     def interrupted(self) -> None:
-        """Mark the trials that were running; their epochs are recorded, and `resume` goes on with them."""
+        """Mark the running trials as interrupted; their epochs are recorded, and a resumed sweep goes on with them."""
         for record in self.records.values():
             record.append("interrupted", elapsed=self.elapsed)
         self.progress.close()
 
     def _report(self, config: dict[str, Any], result: dict[str, Any], elapsed: float) -> None:
-        # Popped in place: curves never reach Tune's own state.
+        # Removed from the result itself, so that curves never reach Tune's own state.
         metrics, losses = result.pop("metrics", None), result.pop("losses", None)
         if metrics is None or losses is None:
             self._record(config)
@@ -127,11 +136,11 @@ class Recorder(tune.Callback):
             missed = [] if result["outcome"] in CUT_SHORT else self.gate.missed(metrics)
             self.progress.epoch(name, result["epoch"], result["score"], missed)
 
-    def _lose(self, config: dict[str, Any], error: list[str]) -> None:
+    def _on_process_death(self, config: dict[str, Any], error: list[str]) -> None:
         name = config["trial"]
-        if name not in self.records:  # its process, kept from the trial before, was found dead: Tune gives it up
-            self.lost[name] += 1
-            if self.lost[name] <= self.config.resources.max_failures:
+        if name not in self.records:  # Tune gives up a trial whose process, kept from the trial before, was dead
+            self.false_starts[name] += 1
+            if self.false_starts[name] <= self.config.resources.max_failures:
                 return self.search.hand_back(name)
             self._record(config)
         self._end(name, "failed", error[-1], "\n".join(error))
@@ -139,7 +148,7 @@ class Recorder(tune.Callback):
     def _record(self, trial: dict[str, Any]) -> Record:
         name = trial["trial"]
         if name not in self.records:
-            self._configure(trial)  # who reads the first event finds it there
+            self._configure(trial)  # before the first event: readers of events expect config.yaml
             self.records[name] = Record(self.sweep / name, values=trial["values"], elapsed=self.elapsed)
             self.progress.start(name)
         return self.records[name]
@@ -147,13 +156,13 @@ class Recorder(tune.Callback):
     def _configure(self, trial: dict[str, Any]) -> None:
         folder, self.values[trial["trial"]] = self.sweep / trial["trial"], trial["values"]
         folder.mkdir(exist_ok=True)
-        write_atomically(folder / "config.yaml", to_yaml(trial_config(self.config, trial)))
+        write_atomically(folder / CONFIG, to_yaml(trial_config(self.config, trial)))
 
     def _end(self, name: str, outcome: str, reason: str | None, detail: str | None = None) -> None:
         record = self.records.pop(name)
         del self.values[name]
         if detail:
-            (record.directory / "error.txt").write_text(detail + "\n")
+            (record.directory / ERROR).write_text(detail + "\n")
         last = record.last or NO_EPOCH
         if outcome not in CUT_SHORT and not record.last:
             outcome, reason = "failed", reason or "it reported nothing"
@@ -163,5 +172,5 @@ class Recorder(tune.Callback):
         self.progress.end(name, outcome, last["epoch"], result)
 
 
-def _by_scheduler(epoch: int) -> str:
+def _scheduler_reason(epoch: int) -> str:
     return f"by the scheduler after epoch {epoch}"

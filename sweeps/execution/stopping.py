@@ -1,4 +1,4 @@
-"""When a sweep ends early: enough passes, or its time is up."""
+"""The early end of a sweep: enough passes, or its time is up."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from gatesweep.sweeps.execution.recorder import Recorder
 
 
 class SweepStopper(tune.Stopper):
-    """Ends the sweep after so many passes, or when its time is up."""
+    """Ends the sweep after `passes` trials have passed, or after `seconds` of sweeping; None means no such limit."""
 
     def __init__(self, recorder: Recorder, passes: int | None, seconds: float | None) -> None:
         self.recorder = recorder
         self.passes, self.seconds = passes, seconds
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Return False: single trials are stopped by the scheduler."""
         return False
 
     def stop_all(self) -> bool:
+        """Return True once a limit is reached."""
         enough = self.passes is not None and self.recorder.outcomes["passed"] >= self.passes
         return enough or (self.seconds is not None and self.recorder.elapsed >= self.seconds)

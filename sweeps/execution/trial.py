@@ -1,4 +1,4 @@
-"""One trial, inside its own process: `core.loop.fit`, an epoch a step, and the process kept for the next trial."""
+"""One trial inside its own process: an epoch of `core.loop.fit` a step. The process is kept for the next trial."""
 
 from __future__ import annotations
 
@@ -15,68 +15,30 @@ from gatesweep.core import checkpoint
 from gatesweep.core.cache import join_cache
 from gatesweep.core.gate import WORST_SCORE
 from gatesweep.core.loop import Epoch
-from gatesweep.sweeps.config.schema import Config
+from gatesweep.sweeps.config.schema import Config, ResourcesConfig
 from gatesweep.sweeps.config.values import with_values
 from gatesweep.sweeps.execution.training import train_epochs, write_checkpoint
 from gatesweep.sweeps.search.space import Space
 
 
-def trial_config(base: Config, trial: dict[str, Any]) -> Config:
-    """The whole configuration of one trial: the sweep's, with its values and a seed of its own."""
-    return with_values(base, {**trial["values"], "seed": base.seed + trial["number"]})
-
-
-def trial_members(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """The trials in what Tune takes for one: those of a stack, or itself."""
-    return config.get("members", [config])
-
-
-def several_workers(config: Config, space: Space) -> bool:
-    """Whether trials have several workers, or may have."""
-    return config.resources.workers > 1 or "resources.workers" in space
-
-
-def epoch_report(epoch: Epoch) -> dict[str, Any]:
-    """What Tune hears of an epoch."""
-    return {
-        "epoch": epoch.index,
-        "score": epoch.score,
-        "outcome": epoch.outcome,
-        "reason": epoch.reason,
-        "metrics": epoch.metrics,
-        "losses": epoch.losses,
-        "done": epoch.outcome is not None,
-    }
-
-
-def failure_report(error: Exception, epoch: int) -> dict[str, Any]:
-    """What Tune hears of a trial whose own fault, just caught, ended it after `epoch`."""
-    return {
-        "epoch": epoch,
-        "score": WORST_SCORE,
-        "outcome": "failed",
-        "reason": f"{type(error).__name__}: {error}",
-        "traceback": traceback.format_exc(),
-        "done": True,
-    }
-
-
 class DirectTrial(tune.Trainable):
-    """What Tune runs: each `step` is one epoch, so a trial is stopped by not asking for the next.
+    """Tune's side of a trial with one worker: each `step` is one epoch, so Tune stops a trial by asking for no more.
 
-    A fault of the trial's own is its outcome, and the process goes on to the next trial; only what may have
+    A fault of the trial's own is its outcome, and the process goes on to the next trial. Only a fault that may have
     left the process unusable (a CUDA fault) ends it.
     """
 
     running: Generator[Epoch] | None = None
 
     def setup(self, config: dict[str, Any], base: Config, sweep: str, cache: str | None) -> None:
-        warnings.simplefilter("ignore")  # they would reach nobody here
+        """Start with the trial of `config`; `base` is the sweep's configuration and `sweep` its folder."""
+        warnings.simplefilter("ignore")  # nobody would see them here
         self.base, self.sweep = base, Path(sweep)
         join_cache(cache)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """End the current trial and take the next one."""
         self.cleanup()
         self.trial = new_config
         self.latest: Epoch | None = None
@@ -84,6 +46,7 @@ class DirectTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
+        """Train one epoch and report it. Raises torch.AcceleratorError."""
         try:
             if self.running is None:
                 config = trial_config(self.base, self.trial)
@@ -96,16 +59,57 @@ class DirectTrial(tune.Trainable):
         return epoch_report(self.latest)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """For schedulers that pause or copy trials."""
+        """Write the last epoch, for schedulers that pause or copy trials."""
         assert self.latest, "nothing trained yet"
         write_checkpoint(Path(checkpoint_dir) / "epoch", self.latest)
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
+        """Go on from the epoch that `save_checkpoint` wrote. Raises DamagedCheckpoint."""
         self.cleanup()
         self.resume = checkpoint.read(Path(checkpoint_dir) / "epoch").state()
 
     def cleanup(self) -> None:
-        """End the run at hand."""
+        """End the current run."""
         if self.running:
             self.running.close()
         self.running = None
+
+
+def trial_config(base: Config, trial: dict[str, Any]) -> Config:
+    """Return the whole configuration of one trial: the sweep's, with the trial's values and a seed of its own."""
+    return with_values(base, {**trial["values"], "seed": base.seed + trial["number"]})
+
+
+def trial_members(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the trials of one Tune trial: the members of a stack, or the trial itself."""
+    return config.get("members", [config])
+
+
+def several_workers(resources: ResourcesConfig, space: Space) -> bool:
+    """Return True where trials have several workers, or may have."""
+    return resources.workers > 1 or "resources.workers" in space
+
+
+def epoch_report(epoch: Epoch) -> dict[str, Any]:
+    """Return the report of an epoch to Tune."""
+    return {
+        "epoch": epoch.index,
+        "score": epoch.score,
+        "outcome": epoch.outcome,
+        "reason": epoch.reason,
+        "metrics": epoch.metrics,
+        "losses": epoch.losses,
+        "done": epoch.outcome is not None,
+    }
+
+
+def failure_report(error: Exception, epoch: int) -> dict[str, Any]:
+    """Return the report to Tune of a trial that its own fault ended after `epoch`; call it where `error` is handled."""
+    return {
+        "epoch": epoch,
+        "score": WORST_SCORE,
+        "outcome": "failed",
+        "reason": f"{type(error).__name__}: {error}",
+        "traceback": traceback.format_exc(),
+        "done": True,
+    }

@@ -1,6 +1,6 @@
-"""Compare sweeps: `python sweeps/compare.py results/A results/B [--html compare.html]`, or `results/*`.
+"""Sweeps side by side: a row of the table for each, and a page with their progress.
 
-Sweeps that still run, or were interrupted, are taken as they are. Exit codes: 0, and 2 where there is none to compare.
+Sweeps that still run or were interrupted are compared as they are.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ import html
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from gatesweep.core.files import write_atomically
 from gatesweep.core.gate import Gate
+from gatesweep.sweeps.records.layout import REPORT
 from gatesweep.sweeps.records.reader import SweepRecord
 from gatesweep.sweeps.records.summary import first_pass
 from gatesweep.sweeps.reports.page import family_name, gate_note
@@ -22,20 +24,20 @@ from gatesweep.sweeps.reports.score_axis import AXIS, TITLE, PlotFigure, ScoreAx
 
 NUMERIC_COLUMNS = ("trials", "passed", "rate", "best score")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-COLOURS = ("finished", "diverged", "passed", "failed", "stopped", "interrupted")  # by their colours alone
-SHOWN_IMPORTANCES = 3  # importances
+COLOURS = ("finished", "diverged", "passed", "failed", "stopped", "interrupted")  # CSS variables, for their colours
+SHOWN_IMPORTANCES = 3  # in a row of the table
 
 
 def comparison_row(sweep: SweepRecord) -> dict[str, str]:
-    """A row of the table."""
+    """Return the row of a sweep in the table, as texts by column."""
     top = sweep.trials[0] if sweep.trials and sweep.trials[0].score is not None else None
     passed, count = sum(trial.outcome == "passed" for trial in sweep.trials), len(sweep.trials)
     seconds, epochs = first_pass(sweep.trials)
-    found = parameter_importances(score_study(sweep, score_axis(sweep)))
-    read = dict.fromkeys(sweep.gate.reads) if top else {}
+    importances = parameter_importances(score_study(sweep, score_axis(sweep)))
+    gated_names = dict.fromkeys(sweep.gate.reads) if top else {}
     return {
         "sweep": sweep.folder.name,
-        "family": family_name(sweep),
+        "family": family_name(sweep.config.trainable),
         "state": "ended" if sweep.ended else "interrupted" if sweep.interrupted else "not ended",
         "trials": str(count),
         "passed": str(passed),
@@ -44,32 +46,35 @@ def comparison_row(sweep: SweepRecord) -> dict[str, str]:
         "to first pass": "" if seconds is None else f"{format_duration(seconds)}, {epochs} epochs",
         "in all": f"{format_duration(sweep.seconds)}, {sum(len(trial.epochs) for trial in sweep.trials)} epochs",
         "metrics of the best": ", ".join(
-            f"{name.removeprefix('val/')} {format_value(top.metrics.get(name))}" for name in read if top
+            f"{name.removeprefix('val/')} {format_value(top.metrics.get(name))}" for name in gated_names if top
         ),
-        "importances": ", ".join(f"{name} {value:.2f}" for name, value in list(found.items())[:SHOWN_IMPORTANCES]),
+        "importances": ", ".join(
+            f"{name} {value:.2f}" for name, value in list(importances.items())[:SHOWN_IMPORTANCES]
+        ),
     }
 
 
 def group_by_gate(sweeps: Sequence[SweepRecord]) -> list[list[SweepRecord]]:
-    """The sweeps of each gate."""
-    found: dict[str, list[SweepRecord]] = {}
+    """Group sweeps that have the same gate, in the order of their first sweep."""
+    groups: dict[str, list[SweepRecord]] = {}
     for sweep in sweeps:
-        found.setdefault(json.dumps(sweep.config.gate, sort_keys=True), []).append(sweep)
-    return list(found.values())
+        groups.setdefault(json.dumps(asdict(sweep.gate), sort_keys=True), []).append(sweep)
+    return list(groups.values())
 
 
 def describe_gate(gate: Gate) -> str:
+    """Return the thresholds of a gate in one line."""
     return ", ".join(f"{metric} {rule}" for metric, rule in gate.thresholds.items()) or "no thresholds"
 
 
 def plot_comparison(sweeps: Sequence[SweepRecord]) -> PlotFigure:
-    """The best score so far over the epochs of all trials, a line a sweep; a star where a trial first passed."""
+    """Plot the best score so far over the epochs of all trials, one line per sweep; a star marks the first pass."""
     lines = {sweep.folder.name: line for sweep in sweeps if (line := best_so_far(sweep))}
     axis = ScoreAxis((value for line in lines.values() for _, value, _ in line), gated=bool(sweeps[0].gate.rules))
     traces = []
     for index, (name, line) in enumerate(lines.items()):
-        look = {"color": f"var(--{COLOURS[index % len(COLOURS)]})", "dash": DASHES[index % len(DASHES)]}
-        first = next((at for at, (_, _, passed) in enumerate(line) if passed), None)
+        style = {"color": f"var(--{COLOURS[index % len(COLOURS)]})", "dash": DASHES[index % len(DASHES)]}
+        first_pass_at = next((index for index, (_, _, passed) in enumerate(line) if passed), None)
         traces.append(
             {
                 "x": [epoch for epoch, _, _ in line],
@@ -77,8 +82,11 @@ def plot_comparison(sweeps: Sequence[SweepRecord]) -> PlotFigure:
                 "customdata": [format_score(value) for _, value, _ in line],
                 "mode": "lines+markers",
                 "name": html.escape(name),
-                "line": {**look, "width": 2, "shape": "hv"},
-                "marker": {"symbol": "star", "size": [15 if at == first else 0 for at in range(len(line))]},
+                "line": {**style, "width": 2, "shape": "hv"},
+                "marker": {
+                    "symbol": "star",
+                    "size": [15 if point == first_pass_at else 0 for point in range(len(line))],
+                },
                 "hovertemplate": "epoch %{x} of all trials<br>score %{customdata}<extra>%{fullData.name}</extra>",
             }
         )
@@ -87,21 +95,24 @@ def plot_comparison(sweeps: Sequence[SweepRecord]) -> PlotFigure:
 
 
 def best_so_far(sweep: SweepRecord) -> list[tuple[int, float, bool]]:
-    """Epochs of all trials, the best score by then, whether one had passed: where that changed, and the end."""
+    """Return points of (epochs of all trials, best score so far, True once a trial passed).
+
+    There is a point at each change, and one at the end.
+    """
     ordered = [event for _, event in sweep.epochs_by_arrival()]
     line: list[tuple[int, float, bool]] = []
     for count, event in enumerate(ordered, 1):
         passed = event["outcome"] == "passed" or bool(line and line[-1][2])
-        known = [event["score"]] if event["score"] is not None else []
-        highest = max([*known, *(line[-1][1:2] if line else [])], default=None)
+        scores = [score for score in (event["score"], line[-1][1] if line else None) if score is not None]
+        highest = max(scores, default=None)
         if highest is not None and (not line or (highest, passed) != line[-1][1:] or count == len(ordered)):
             line.append((count, highest, passed))
     return line
 
 
 def write_comparison(path: Path, sweeps: Sequence[SweepRecord], rows: Sequence[Mapping[str, str]]) -> None:
-    """The page: the table, and for each gate its sweeps' progress."""
-    links = {sweep.folder.name: sweep.folder / "report.html" for sweep in sweeps}
+    """Write the page of a comparison to `path`: the table, and for each gate a plot of its sweeps' progress."""
+    links = {sweep.folder.name: sweep.folder / REPORT for sweep in sweeps}
     here = path.resolve().parent
     hrefs = {name: os.path.relpath(page, here) for name, page in links.items() if page.exists()}
     figures = [

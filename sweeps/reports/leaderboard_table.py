@@ -1,4 +1,4 @@
-"""The leaderboard as a table of the page: cells with what they say, link to and are sorted by."""
+"""The leaderboard as a table of the page: cells with their text, link and sort key."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gatesweep.sweeps.records.layout import MLFLOW_POINTER
+from gatesweep.sweeps.records.layout import ERROR, MLFLOW_POINTER
 from gatesweep.sweeps.records.reader import SweepRecord, TrialRecord
-from gatesweep.sweeps.reports.parameters import by_number, short_names
+from gatesweep.sweeps.reports.parameters import short_names, sort_by_number
 from gatesweep.sweeps.reports.render import format_choice, format_score, format_value
 from gatesweep.sweeps.tracking.view import run_url
 
@@ -17,15 +17,15 @@ from gatesweep.sweeps.tracking.view import run_url
 def leaderboard_cells(
     sweep: SweepRecord, links: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
-    """Columns, and rows of cells; `value` is what a column sorts by."""
+    """Return the columns and the rows of the table. Each row is a list of cells, as `table_cell` makes them."""
     metrics = list(dict.fromkeys(sweep.gate.reads))
-    keys = list(dict.fromkeys(key for trial in by_number(sweep.trials) for key in trial.values))
+    keys = list(dict.fromkeys(key for trial in sort_by_number(sweep.trials) for key in trial.values))
     short = short_names(keys)
-    plain_names = [("trial", False), ("outcome", False), ("epochs", True), ("seconds", True), ("score", True)]
-    columns = [{"name": name, "full": name, "numeric": numeric} for name, numeric in plain_names]
+    fixed = [("trial", False), ("outcome", False), ("epochs", True), ("seconds", True), ("score", True)]
+    columns = [{"name": name, "full": name, "numeric": numeric} for name, numeric in fixed]
     columns += [{"name": name.removeprefix("val/"), "full": name, "numeric": True} for name in metrics]
     columns += [{"name": short[key], "full": key, "numeric": True} for key in keys]
-    columns += [{"name": "why", "full": "why", "numeric": False}]
+    columns += [{"name": "reason", "full": "reason", "numeric": False}]
     columns += [{"name": "MLflow", "full": "MLflow", "numeric": False}] if links else []
     rows = []
     for trial in sweep.trials:
@@ -42,28 +42,32 @@ def leaderboard_cells(
             else table_cell(None)
             for key in keys
         ]
-        cells.append(table_cell(end_reason(sweep, trial), "why"))
+        cells.append(table_cell(end_reason(sweep.folder, trial), "reason"))
         if links:
             cells.append(table_cell("run", "", href=run_url(links, sweep.folder.name, trial.name)))
         rows.append(cells)
     return columns, rows
 
 
-def table_cell(value: Any, kind: str = "number", *, text: str | None = None, **more: Any) -> dict[str, Any]:
-    said = (value if isinstance(value, str) else format_value(value)) if text is None else text
-    sortable = value if isinstance(value, int | float) and not isinstance(value, bool) else None
-    return {"text": said, "kind": kind, "value": sortable, "href": None, "mark": None, **more}
+def table_cell(
+    value: Any, kind: str = "number", *, text: str | None = None, href: str | None = None, mark: str | None = None
+) -> dict[str, Any]:
+    """Return a cell: text, CSS class `kind`, sort key, and, if any, the link `href` and the outcome `mark` to draw."""
+    if text is None:
+        text = value if isinstance(value, str) else format_value(value)
+    sort_key = value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return {"text": text, "kind": kind, "value": sort_key, "href": href, "mark": mark}
 
 
-def end_reason(sweep: SweepRecord, trial: TrialRecord) -> str:
-    """Why it ended as it did; of a failed one, what its traceback ends with."""
-    path = sweep.folder / trial.name / "error.txt"
+def end_reason(sweep: Path, trial: TrialRecord) -> str:
+    """Return the reason of a trial's outcome; for a failed trial, the last line of its traceback."""
+    path = sweep / trial.name / ERROR
     lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
     return lines[-1] if lines and trial.outcome == "failed" else trial.reason
 
 
 def mlflow_links(sweep: Path) -> dict[str, Any]:
-    """Where the sweep's runs are in MLflow, if that is known."""
+    """Return the addresses of the sweep's runs in MLflow; empty where they are not known."""
     path = sweep / MLFLOW_POINTER
     links = json.loads(path.read_text()) if path.exists() else {}
     return links if str(links.get("base")).startswith(("http://", "https://")) else {}

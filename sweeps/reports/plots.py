@@ -1,6 +1,7 @@
 """The plots of a sweep, as dictionaries that plotly.js draws.
 
-Colours are names of CSS variables, `var(--ink)`, which the page fills in: so plots follow its light and dark.
+Colours are names of CSS variables such as `var(--ink)`. The page fills them in, so plots follow its light
+or dark scheme.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from gatesweep.sweeps.records.reader import SweepRecord, TrialRecord
 from gatesweep.sweeps.reports.render import format_score
 from gatesweep.sweeps.reports.score_axis import AXIS, TITLE, PlotFigure, ScoreAxis
 
-Cutoff = tuple[int, float, int]  # of a rung: its epoch, the score that it last asked for, and how many reached it
-# How each outcome is drawn, never by colour alone; in the order of legends and tables.
+Cutoff = tuple[
+    int, float, int
+]  # of a rung: its epoch, its last cut-off score, and the number of trials that reached it
+# The style of each outcome, never colour alone, in the order of legends and tables.
 OUTCOME_STYLES: dict[str, dict[str, Any]] = {
     "passed": {"dash": "solid", "symbol": "circle", "width": 2.2},
     "finished": {"dash": "dash", "symbol": "square", "width": 1.6},
@@ -27,12 +30,12 @@ OUTCOME_STYLES: dict[str, dict[str, Any]] = {
     "failed": {"dash": "longdash", "symbol": "diamond", "width": 1.6},
     "interrupted": {"dash": "longdashdot", "symbol": "circle-open", "width": 1.6},
 }
-MOST_POINTS = 20_000  # of a plot, however many trials it shows
+MAX_POINTS = 20_000  # points in a plot, for any number of trials
 
 
 def plot_progress(sweep: SweepRecord, axis: ScoreAxis, cutoffs: Sequence[Cutoff]) -> PlotFigure:
-    """The score of every trial over its epochs, with the rungs of successive halving and their cut-offs."""
-    traces = outcome_curves(sweep.trials, lambda event: axis(event["score"]), shown="")
+    """Plot the score of every trial over its epochs, with the rungs of successive halving and their cut-offs."""
+    traces = outcome_curves(sweep.trials, lambda event: axis(event["score"]), value_text="")
     layout = axis.layout()
     layout |= {"xaxis": {**AXIS, "title": {**TITLE, "text": "epoch"}, "rangemode": "tozero"}, "height": 480}
     for milestone in sorted({milestone for milestone, _, _ in cutoffs}):
@@ -54,18 +57,19 @@ def plot_progress(sweep: SweepRecord, axis: ScoreAxis, cutoffs: Sequence[Cutoff]
     return {"data": traces, "layout": layout}
 
 
-def plot_pareto(sweep: SweepRecord, found: Sequence[Mapping[str, Any]], cost: str) -> PlotFigure:
-    """The objective of the trials that count over their cost; a line joins those that none beats in both."""
-    objective, shown = str(sweep.gate.objective), counted_trials(sweep.trials, sweep.gate)
+def plot_pareto(sweep: SweepRecord, pareto: Sequence[Mapping[str, Any]], cost: str) -> PlotFigure:
+    """Plot the objective of the trials that count over their cost; a line joins the points of the Pareto front."""
+    objective, trials = str(sweep.gate.objective), counted_trials(sweep.trials, sweep.gate)
     points = {
-        "x": [_finite(trial_cost(one, cost)) for one in shown],
-        "y": [_finite(one.metrics.get(objective)) for one in shown],
-        "customdata": [one.name for one in shown],
+        "x": [_finite(trial_cost(trial, cost)) for trial in trials],
+        "y": [_finite(trial.metrics.get(objective)) for trial in trials],
+        "customdata": [trial.name for trial in trials],
         "mode": "markers",
         "marker": {"size": 9, "color": "var(--passed)", "symbol": OUTCOME_STYLES["passed"]["symbol"]},
         "hovertemplate": f"<b>%{{customdata}}</b><br>{cost} %{{x:.4g}}<br>{objective} %{{y:.4g}}<extra></extra>",
     }
-    line: PlotFigure = {"x": [one[cost] for one in found], "y": [one[objective] for one in found], "mode": "lines"}
+    line: PlotFigure = {"x": [point[cost] for point in pareto], "y": [point[objective] for point in pareto]}
+    line["mode"] = "lines"
     line |= {"line": {"color": "var(--muted)", "width": 1.5}, "hoverinfo": "skip"}
     axes = {
         "xaxis": {**AXIS, "title": {**TITLE, "text": cost}},
@@ -75,34 +79,36 @@ def plot_pareto(sweep: SweepRecord, found: Sequence[Mapping[str, Any]], cost: st
 
 
 def rung_cutoffs(sweep: SweepRecord) -> list[Cutoff]:
-    """Every rung, rebuilt from the record; other schedulers have none."""
-    from gatesweep.sweeps.schedulers.asha import GateASHA  # here, for Ray Tune takes seconds to import
+    """Rebuild the rungs of successive halving from the record; empty for other schedulers."""
+    from gatesweep.sweeps.schedulers.asha import GateASHA  # imported here: Ray Tune takes seconds to import
     from gatesweep.sweeps.schedulers.factory import make_scheduler
     from gatesweep.sweeps.schedulers.history import group_by_arrival
 
     target = locate("scheduler", sweep.config.scheduler)
     if not (isinstance(target, type) and issubclass(target, GateASHA)):
         return []
-    seen = [
+    timed_scores = [
         (event["elapsed"], (name, event["epoch"], event["score"]))
         for name, event in sweep.epochs_by_arrival()
         if event["score"] is not None
     ]
-    chosen: Any = make_scheduler(sweep.config.scheduler, sweep.config.training.max_epochs, {}, group_by_arrival(seen))
-    found = [
-        (milestone, bracket.cutoff(recorded), len(recorded))
-        for bracket in chosen._brackets
-        for milestone, recorded in bracket._rungs
-    ]
-    last = sweep.config.training.max_epochs
-    return sorted((round(epoch), float(cutoff), count) for epoch, cutoff, count in found if count and epoch < last)
+    max_epochs = sweep.config.training.max_epochs
+    scheduler: Any = make_scheduler(sweep.config.scheduler, max_epochs, {}, group_by_arrival(timed_scores))
+    return sorted(
+        (round(milestone), float(bracket.cutoff(scores)), len(scores))
+        for bracket in scheduler.brackets
+        for milestone, scores in bracket.rungs
+        if scores and milestone < max_epochs
+    )
 
 
 def plot_metrics(sweep: SweepRecord) -> list[tuple[str, PlotFigure]]:
-    """Each gated metric over epochs with its threshold, failing side shaded; then the objective."""
+    """Plot each gated metric over epochs, the failing side of its threshold shaded, and the objective; with titles."""
     gate = sweep.gate
-    drawn = [(rule, f"{rule.metric} {rule.comparison} {rule.bound:g}") for rule in gate.rules]
-    figures = [(title, _plot_metric(sweep.trials, rule.metric, rule, gate)) for rule, title in drawn]
+    figures = [
+        (f"{rule.metric} {rule.comparison} {rule.bound:g}", _plot_metric(sweep.trials, rule.metric, rule, gate))
+        for rule in gate.rules
+    ]
     if gate.objective and gate.objective not in gate.thresholds:
         better = "smaller" if gate.mode == "min" else "larger"
         figures.append(
@@ -131,8 +137,8 @@ def _plot_metric(trials: Sequence[TrialRecord], name: str, rule: Threshold | Non
     layout["yaxis"] |= {"range": [low, high], "type": "log" if logarithmic else "linear"}
     if logarithmic:
         powers = range(math.floor(low), math.ceil(high) + 1)
-        every = [value * 10.0**power for power in powers for value in ((1, 3) if high - low < 3 else (1,))]
-        layout["yaxis"] |= {"tickvals": every, "ticktext": [f"{value:g}" for value in every], "tickmode": "array"}
+        ticks = [value * 10.0**power for power in powers for value in ((1, 3) if high - low < 3 else (1,))]
+        layout["yaxis"] |= {"tickvals": ticks, "ticktext": [f"{value:g}" for value in ticks], "tickmode": "array"}
     if rule:
         edges = [10**low if logarithmic else low, rule.bound]
         if rule.comparison.startswith("<"):
@@ -159,52 +165,56 @@ def _plot_metric(trials: Sequence[TrialRecord], name: str, rule: Threshold | Non
 
 
 def outcome_curves(
-    trials: Sequence[TrialRecord], value: Callable[[Event], float | None], shown: str = ": %{y:.4g}"
+    trials: Sequence[TrialRecord], value: Callable[[Event], float | None], value_text: str = ": %{y:.4g}"
 ) -> list[PlotFigure]:
-    """One trace an outcome: the curves of its trials, a gap between any two, a mark at the end of each."""
-    most = max(10, min(200, MOST_POINTS // max(1, len(trials))))
-    thinner = min(1.0, (25 / max(1, len(trials))) ** 0.35)  # where there are many lines
+    """Return one trace per outcome with the curves of its trials: gaps between them, and a mark at each end.
+
+    `value` takes the height from an epoch's event. `value_text` is Plotly's template for it in the hover text.
+    """
+    limit = max(10, min(200, MAX_POINTS // max(1, len(trials))))
+    thinning = min(1.0, (25 / max(1, len(trials))) ** 0.35)  # thinner lines where there are many
     traces = []
     for outcome, style in OUTCOME_STYLES.items():
-        chosen = [trial for trial in trials if trial.outcome == outcome and trial.epochs]
+        group = [trial for trial in trials if trial.outcome == outcome and trial.epochs]
         x: list[int | None] = []
         y: list[float | None] = []
-        sizes, named = [], []
-        for trial in chosen:
-            points = thin_epochs(trial.epochs, most)
+        sizes, labels = [], []
+        for trial in group:
+            points = thin_epochs(trial.epochs, limit)
             heights = [_finite(value(event)) for event in points]
             end = max((index for index, height in enumerate(heights) if height is not None), default=-1)
             x += [*(event["epoch"] for event in points), None]
             y += [*heights, None]
-            sizes += [4 + 5 * thinner if index == end else 0 for index in range(len(points) + 1)]
-            named += [[trial.name, format_score(event["score"])] for event in points] + [["", ""]]
+            sizes += [4 + 5 * thinning if index == end else 0 for index in range(len(points) + 1)]
+            labels += [[trial.name, format_score(event["score"])] for event in points] + [["", ""]]
         if not any(height is not None for height in y):
             continue
         traces.append(
             {
                 "x": x,
                 "y": y,
-                "customdata": named,
-                "name": f"{outcome} ({len(chosen)})",
+                "customdata": labels,
+                "name": f"{outcome} ({len(group)})",
                 "mode": "lines+markers",
-                "line": {"color": f"var(--{outcome})", "dash": style["dash"], "width": thinner * style["width"]},
+                "line": {"color": f"var(--{outcome})", "dash": style["dash"], "width": thinning * style["width"]},
                 "marker": {"symbol": style["symbol"], "size": sizes, "opacity": 1, "line": {"width": 0}},
-                "hovertemplate": f"<b>%{{customdata[0]}}</b>, {outcome}<br>epoch %{{x}}{shown}<br>"
+                "hovertemplate": f"<b>%{{customdata[0]}}</b>, {outcome}<br>epoch %{{x}}{value_text}<br>"
                 "score %{customdata[1]}<extra></extra>",
             }
         )
     return traces
 
 
-def thin_epochs(epochs: Sequence[Event], most: int) -> list[Event]:
-    """At most `most` epochs, evenly; the first, the best and the last are among them."""
-    if len(epochs) <= most:
+def thin_epochs(epochs: Sequence[Event], limit: int) -> list[Event]:
+    """Return at most `limit` epochs, evenly spread, with the first, the best and the last among them."""
+    if len(epochs) <= limit:
         return list(epochs)
     last = len(epochs) - 1
-    kept = {round(index * last / (most - 2)) for index in range(most - 1)}
+    kept = {round(index * last / (limit - 2)) for index in range(limit - 1)}
     scores = [-math.inf if event["score"] is None else event["score"] for event in epochs]
     return [epochs[index] for index in sorted({*kept, scores.index(max(scores))})]
 
 
 def _finite(value: float | None) -> float | None:
+    """The value; None where it is not finite, which Plotly draws as a gap."""
     return None if value is None or not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""The axis on which scores are drawn: distances below the gate, passes above it."""
+"""The vertical axis of scores: distances below the gate, passes above it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ TITLE = {"font": {"size": 13}, "standoff": 8}
 
 
 class ScoreAxis:
-    """Where a score is drawn: the distance to the gate below it, by its size; what clears the gate in a band above.
+    """A map from scores to heights: below 0 the distance to the gate, above 0 a band for scores that clear it.
 
-    The distance d is drawn at -asinh(d / unit): linear near the gate and logarithmic far from it.
+    The distance d has the height -asinh(d / unit), which is linear near the gate and logarithmic far from it. `gated`
+    is False for a gate without thresholds: then the height is the score.
     """
 
     def __init__(self, scores: Iterable[float | None], gated: bool = True) -> None:
-        known = [score for score in scores if score is not None and not math.isnan(score)]
-        missed = [-score for score in known if WORST_SCORE < score < 0]
-        cleared = [score for score in known if score >= 1]
+        finite = [score for score in scores if score is not None and not math.isnan(score)]
+        missed = [-score for score in finite if WORST_SCORE < score < 0]
+        cleared = [score for score in finite if score >= 1]
         self.gated, self.far = gated, max(missed, default=0.0) or 1.0
-        self.hopeless = any(score <= WORST_SCORE for score in known)
+        self.hopeless = any(score <= WORST_SCORE for score in finite)
         self.unit = min(0.1, self.far / 3)
         self.floor = -math.asinh(self.far / self.unit)
         self.bottom = self.floor * (1.15 if self.hopeless else 1.05)
@@ -33,33 +34,34 @@ class ScoreAxis:
         self.worst, self.best = min(cleared, default=1.0), max(cleared, default=1.0)
 
     def __call__(self, score: float | None) -> float | None:
+        """Return the height of a score; None for None and NaN."""
         if score is None or math.isnan(score):
             return None
         if not self.gated:
             return max(score, -1.0)
         if score <= WORST_SCORE:
             return self.bottom
-        if score < 1:  # a cut-off may lie between 0 and 1, where no trial does
+        if score < 1:  # a cut-off may lie between 0 and 1, a trial's score may not
             return -math.asinh(max(0.0, -score) / self.unit)
         rank = (score - self.worst) / (self.best - self.worst) if self.best > self.worst else 0.5
         return self.top * (0.25 + 0.5 * rank)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Distances worth a label, at least a twelfth of the axis apart."""
+        """Return heights with their labels, at least a twelfth of the axis apart."""
         first = math.floor(math.log10(self.unit)) - 1
         decades = [10.0**power for power in range(first, math.ceil(math.log10(self.far)) + 1)]
-        found = [(0.0, "the gate")]
+        ticks = [(0.0, "the gate")]
         for distance in [*reversed(decades), *(3 * decade for decade in reversed(decades))]:
-            at = -math.asinh(distance / self.unit)
-            if distance <= self.far and all(abs(at - other) > -self.bottom / 12 for other, _ in found):
-                found.append((at, f"{distance:g}"))
+            height = -math.asinh(distance / self.unit)
+            if distance <= self.far and all(abs(height - tick) > -self.bottom / 12 for tick, _ in ticks):
+                ticks.append((height, f"{distance:g}"))
         if self.hopeless:
-            found = [(at, text) for at, text in found if at - self.bottom > -self.bottom / 14]
-            found.append((self.bottom, "no number"))
-        return sorted([*found, (self.top / 2, "passed")])
+            ticks = [(height, text) for height, text in ticks if height - self.bottom > -self.bottom / 14]
+            ticks.append((self.bottom, "no number"))
+        return sorted([*ticks, (self.top / 2, "passed")])
 
     def layout(self) -> PlotFigure:
-        """The axis, and the band of what clears the gate."""
+        """Return Plotly's layout of the axis, with the band for scores that clear the gate."""
         if not self.gated:
             return {"yaxis": {**AXIS, "title": {**TITLE, "text": "score"}}, "shapes": []}
         values, texts = zip(*self.ticks(), strict=True)
@@ -78,5 +80,6 @@ class ScoreAxis:
 
 
 def score_axis(sweep: SweepRecord) -> ScoreAxis:
+    """Return the axis for the scores of a sweep."""
     scores = [event["score"] for trial in sweep.trials for event in trial.epochs]
     return ScoreAxis(scores, gated=bool(sweep.gate.rules))

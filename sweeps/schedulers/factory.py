@@ -1,4 +1,4 @@
-"""The scheduler that `scheduler` names, with metric, time and length filled in."""
+"""The scheduler of a configuration, with metric, time and length filled in."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ from gatesweep.sweeps.search.space import Space
 def make_scheduler(
     node: Mapping[str, Any], max_epochs: int, space: Space, seen: Iterable[Sequence[EpochScore]] = ()
 ) -> TrialScheduler:
-    """The scheduler that `scheduler` names; what it takes of metric, time and length is filled in."""
+    """Make the scheduler that the section `scheduler` names in its `_target_`.
+
+    The arguments `metric`, `mode`, `time_attr`, `max_t`, `space` and `seen` are filled in where its constructor takes
+    them. `seen` is the history of a resumed sweep, as `recorded_scores` returns it.
+    Raises InputError for a name that cannot be imported, and for a key or value that the constructor refuses.
+    """
     target = locate("scheduler", node)
-    node = dict(node)
-    known = {
+    filled_in = {
         "metric": "score",
         "mode": "max",
         "time_attr": "epoch",
@@ -29,13 +33,14 @@ def make_scheduler(
         "seen": seen,
     }
     accepted = inspect.signature(target).parameters
-    del node["_target_"]
-    for name in node:
+    options = {name: value for name, value in node.items() if name != "_target_"}
+    for name in options:
         if name not in accepted:
-            raise InputError(f"scheduler.{name}: unknown key, expected one of {', '.join(set(accepted) - set(known))}")
-    arguments = {name: value for name, value in known.items() if name in accepted}
+            expected = ", ".join(set(accepted) - set(filled_in))
+            raise InputError(f"scheduler.{name}: unknown key, expected one of {expected}")
+    arguments = {name: value for name, value in filled_in.items() if name in accepted}
     try:
-        return target(**arguments, **node)
+        return target(**arguments, **options)
     except InputError:
         raise
     except (TypeError, ValueError) as error:

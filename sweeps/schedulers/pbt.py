@@ -6,15 +6,19 @@ from types import SimpleNamespace
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import PopulationBasedTraining
 
 from gatesweep.core.errors import InputError
+from gatesweep.sweeps.schedulers.tune_private import CloningScheduler
 from gatesweep.sweeps.search.leaves import Categorical, Float, Int
 from gatesweep.sweeps.search.space import Space
 
 
-class Population(PopulationBasedTraining):
-    """Population-based training over every unconditional, non-composed leaf of the search space."""
+class Population(CloningScheduler):
+    """Population-based training over every unconditional, non-composed leaf of the search space.
+
+    `perturbation_interval` is in epochs. Raises InputError for a space without such a leaf.
+    Source: Jaderberg et al., arXiv:1711.09846.
+    """
 
     def __init__(
         self,
@@ -40,16 +44,16 @@ class Population(PopulationBasedTraining):
         )
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        # Tune allows no searcher beside it; ours only draws the first population.
+        """Add a trial. Tune's check for a search algorithm is passed: ours draws only the first population."""
         super().on_trial_add(SimpleNamespace(search_alg=None), trial)
 
-    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> Any:
-        config, changes = super()._get_new_config(trial, trial_to_clone)
-        return {**config, "trial": trial.config["trial"], "number": trial.config["number"]}, changes
+    def clone_config(self, trial: Any, config: dict[str, Any]) -> dict[str, Any]:
+        """Keep the name and number of the trial, which are those of its folder."""
+        return {**config, "trial": trial.config["trial"], "number": trial.config["number"]}
 
 
 def _mutations(leaf: Any) -> Any:
-    """What a leaf may change to, in Tune's terms."""
+    """The values or the range that a leaf may change to, in Tune's terms; None for a leaf that keeps its value."""
     if isinstance(leaf, Categorical) and not leaf.when:
         return list(leaf.choices)
     if isinstance(leaf, Float) and not leaf.when:

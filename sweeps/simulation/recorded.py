@@ -1,4 +1,4 @@
-"""Recorded curves: what a replay trains in place of models."""
+"""Recorded learning curves, which a replay uses in place of training."""
 
 from __future__ import annotations
 
@@ -16,53 +16,51 @@ from gatesweep.core.trainable import Metrics
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import Config, make_gate
 from gatesweep.sweeps.config.values import to_yaml
+from gatesweep.sweeps.records.layout import CONFIG, EVENTS, require_sweep
 from gatesweep.sweeps.records.reader import TrialRecord, read_trials
 from gatesweep.sweeps.search.study import open_study
 from gatesweep.sweeps.search.warm_start import ORIGIN
 
-WHOLE_OUTCOMES = ("passed", "finished", "diverged", "failed")  # the outcomes of trials that ran to their end
-CURVES_FILE = "curves.json.gz"  # what `save` writes beside config.yaml
+WHOLE_OUTCOMES = ("passed", "finished", "diverged", "failed")  # of trials that ran to their end
+CURVES_FILE = "curves.json.gz"  # `save_recorded` writes it beside config.yaml
 
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """One trial: an entry an epoch, and how it ended when nobody stopped it."""
+    """The whole curve of one trial, one entry per epoch, and its outcome when no scheduler stops it."""
 
     name: str
     outcome: str
-    params: dict[str, Any]  # as Optuna names them
+    params: dict[str, Any]  # with the names that Optuna uses
     scores: list[float]
-    seconds: list[float]
-    metrics: list[Metrics]  # what the gate reads
+    seconds: list[float]  # the time of each epoch
+    metrics: list[Metrics]  # only the metrics that the gate reads
 
     @property
     def passes(self) -> bool:
+        """True if the trial passes when it runs to its end."""
         return self.outcome == "passed"
 
 
 @dataclass(frozen=True)
 class RecordedSweep:
-    """The trials of one sweep, none of them stopped early."""
+    """The trials of one sweep in which none was stopped early."""
 
     name: str
     config: Config
     curves: list[LearningCurve]
-    start: float  # seconds that a trial takes before its first epoch: the median
-    concurrent: int  # trials that ran at once
+    start: float  # seconds from the start of a trial to its first epoch: the median
+    concurrent: int  # the number of trials that ran at the same time
 
 
 def read_recorded(folder: Path) -> RecordedSweep:
-    """The pool that the folder of a sweep holds, or one that `save` wrote. Raises InputError in one line."""
-    if not (folder / "config.yaml").is_file():
-        raise InputError(f"got {str(folder)!r}, expected the folder of a sweep (it has no config.yaml)")
-    config = read_config(folder / "config.yaml")
+    """Read the recorded sweep from a sweep's folder, or from a folder that `save_recorded` wrote.
+
+    Raises InputError where the folder holds no sweep, no trials, or a trial that was stopped early.
+    """
+    config = read_config(require_sweep(folder) / CONFIG)
     if (folder / CURVES_FILE).is_file():
-        kept = json.loads(gzip.decompress((folder / CURVES_FILE).read_bytes()))
-        for curve in kept["curves"]:  # JSON has no NaN
-            curve["metrics"] = [
-                {name: math.nan if v is None else v for name, v in one.items()} for one in curve["metrics"]
-            ]
-        return RecordedSweep(config=config, **{**kept, "curves": [LearningCurve(**curve) for curve in kept["curves"]]})
+        return _read_saved(folder / CURVES_FILE, config)
     trials = read_trials(folder)
     for trial in trials:
         if trial.outcome not in WHOLE_OUTCOMES:
@@ -72,58 +70,72 @@ def read_recorded(folder: Path) -> RecordedSweep:
             )
     if not trials:
         raise InputError(f"{folder}: got no trials, expected some that ran to their end")
-    asked = [trial for trial in open_study(folder).get_trials(deepcopy=False) if ORIGIN not in trial.user_attrs]
-    params = {f"trial_{number:04d}": trial.params for number, trial in enumerate(asked)}
+    own_trials = [trial for trial in open_study(folder).get_trials(deepcopy=False) if ORIGIN not in trial.user_attrs]
+    params = {f"trial_{number:04d}": trial.params for number, trial in enumerate(own_trials)}
     gate = make_gate(config.gate)
-    ends = ("", "_low", "_high") if gate.bound == "wilson" else ("",)
-    reads = {name + end for name in gate.reads for end in ends}
-    curves = [_curve(trial, params[trial.name], reads) for trial in trials]
-    starts = [start for trial in trials if (start := _start(folder / trial.name)) is not None]
-    return RecordedSweep(config.name, config, curves, max(0.0, median(starts or [0.0])), _concurrent(trials))
+    suffixes = ("", "_low", "_high") if gate.bound == "wilson" else ("",)
+    gated_names = {name + suffix for name in gate.reads for suffix in suffixes}
+    curves = [_learning_curve(trial, params[trial.name], gated_names) for trial in trials]
+    starts = [start for trial in trials if (start := _start_seconds(folder / trial.name)) is not None]
+    return RecordedSweep(config.name, config, curves, max(0.0, median(starts or [0.0])), _most_concurrent(trials))
 
 
-def save_recorded(pool: RecordedSweep, folder: Path) -> None:
-    """Write what a replay needs of a pool, numbers to seven digits, which is little beside a sweep's folder."""
+def save_recorded(recorded: RecordedSweep, folder: Path) -> None:
+    """Write the data that a replay needs, with numbers to seven digits: far smaller than the sweep's folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = pool.config.replace(results="results", storage=None, resume=None)
-    (folder / "config.yaml").write_text(to_yaml(config))
-    kept = {key: value for key, value in asdict(pool).items() if key != "config"}
-    for curve in kept["curves"]:
+    config = recorded.config.replace(results="results", storage=None, resume=None)
+    (folder / CONFIG).write_text(to_yaml(config))
+    saved = {key: value for key, value in asdict(recorded).items() if key != "config"}
+    for curve in saved["curves"]:
         curve["scores"] = [_seven_digits(score) for score in curve["scores"]]
-        curve["metrics"] = [{name: _seven_digits(value) for name, value in one.items()} for one in curve["metrics"]]
-    text = json.dumps(json_safe(kept), separators=(",", ":"))
+        curve["metrics"] = [
+            {name: _seven_digits(value) for name, value in metrics.items()} for metrics in curve["metrics"]
+        ]
+    text = json.dumps(json_safe(saved), separators=(",", ":"))
     (folder / CURVES_FILE).write_bytes(gzip.compress(text.encode(), mtime=0))
+
+
+def _read_saved(path: Path, config: Config) -> RecordedSweep:
+    saved = json.loads(gzip.decompress(path.read_bytes()))
+    for curve in saved["curves"]:  # JSON has no NaN
+        curve["metrics"] = [
+            {name: math.nan if value is None else value for name, value in metrics.items()}
+            for metrics in curve["metrics"]
+        ]
+    curves = [LearningCurve(**curve) for curve in saved["curves"]]
+    return RecordedSweep(config=config, **{**saved, "curves": curves})
 
 
 def _seven_digits(value: float) -> float:
     return float(f"{value:.7g}")
 
 
-def _curve(trial: TrialRecord, params: dict[str, Any], reads: set[str]) -> LearningCurve:
+def _learning_curve(trial: TrialRecord, params: dict[str, Any], gated_names: set[str]) -> LearningCurve:
     return LearningCurve(
         trial.name,
         trial.outcome,
         params,
         [event["score"] for event in trial.epochs],
         [round(event["metrics"].get("system/seconds", 0.0), 4) for event in trial.epochs],
-        [{name: value for name, value in event["metrics"].items() if name in reads} for event in trial.epochs],
+        [{name: value for name, value in event["metrics"].items() if name in gated_names} for event in trial.epochs],
     )
 
 
-def _start(folder: Path) -> float | None:
-    """Seconds from a trial's start to its first epoch; None where there is none, or it began again."""
-    events = read_events(folder / "events.jsonl")
+def _start_seconds(folder: Path) -> float | None:
+    """Seconds from a trial's start to its first epoch; None for a trial without epochs or with a second start."""
+    events = read_events(folder / EVENTS)
     if len(events) < 2 or [event["event"] for event in events[:2]] != ["start", "epoch"]:
         return None
     start, first = events[:2]
     return first["elapsed"] - first["metrics"].get("system/seconds", 0.0) - start["elapsed"]
 
 
-def _concurrent(trials: list[TrialRecord]) -> int:
-    """How many trials there were at once, at most."""
+def _most_concurrent(trials: list[TrialRecord]) -> int:
+    """The largest number of trials that ran at the same time."""
     spans = [_span(trial.epochs) for trial in trials if trial.epochs]
     return max((sum(begin <= at < end for begin, end in spans) for at, _ in spans), default=1)
 
 
 def _span(epochs: list[Event]) -> tuple[float, float]:
+    """The seconds of the sweep at which a trial's first epoch began and its last epoch ended."""
     return epochs[0]["elapsed"] - epochs[0]["metrics"].get("system/seconds", 0.0), epochs[-1]["elapsed"]

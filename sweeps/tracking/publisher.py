@@ -1,124 +1,104 @@
-"""A sweep's run directories, projected onto MLflow: a parent run for the sweep, a child for every trial."""
+"""The publisher: it sends the folders of a sweep to MLflow, a parent run for the sweep and a child for each trial."""
 
 from __future__ import annotations
 
-import colorsys
 import json
-import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 
-from gatesweep.core import checkpoint
 from gatesweep.core.files import hold_lock, write_atomically
-from gatesweep.core.record import STEP_LOSS, Event, read_events
+from gatesweep.core.record import Event
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import make_gate
 from gatesweep.sweeps.config.values import flatten
 from gatesweep.sweeps.execution.figures import epoch_figures
-from gatesweep.sweeps.records.layout import CONFIRM, FIGURES, MLFLOW_POINTER, OUTCOMES, trial_folders
+from gatesweep.sweeps.records.layout import (
+    CONFIG,
+    CONFIRM,
+    ERROR,
+    EVENTS,
+    FIGURES,
+    MLFLOW_POINTER,
+    RESULT,
+    SCALARS,
+    trial_folders,
+)
 from gatesweep.sweeps.records.reader import read_result
-from gatesweep.sweeps.records.summary import leaderboard, leaderboard_columns
 from gatesweep.sweeps.storage.uploads import fetch_trial
-from gatesweep.sweeps.tracking.database import create_database
-from gatesweep.sweeps.tracking.models import pack_model
-from gatesweep.sweeps.tracking.view import sweep_note, ui_base, view_tag, view_url
+from gatesweep.sweeps.tracking.models import log_model
+from gatesweep.sweeps.tracking.points import BATCH_POINTS, curve_points, milliseconds, new_events
+from gatesweep.sweeps.tracking.runs import DeletedRun, SweepRuns
+from gatesweep.sweeps.tracking.sweep_run import publish_sweep_run
+from gatesweep.sweeps.tracking.view import PARENT_RUN, RUN_COLOUR, run_colour, ui_base, view_tag, view_url
 
-BATCH_POINTS = 1000  # metrics a request: MLflow's limit
 SWEEP_RUN = "the sweep"  # the parent run, among the names of trials
 STATUS = {"failed": "FAILED", "interrupted": "KILLED"}  # every other outcome is FINISHED
-
-
-class DeletedRun(Exception):
-    """Somebody has deleted a run; it stays so, and the record keeps what it held."""
+MAX_TAG = 5000  # characters of a tag: MLflow's limit
 
 
 class Publisher:
-    """Sends what is new in a sweep's folder since the last `sync`; a new one sends all of it again."""
+    """Sends what is new in a sweep's folder since the last `sync`; a new publisher sends all of it again.
+
+    `url` opens the sweep in MLflow. Raises MlflowException, or OSError where the server cannot be reached.
+    """
 
     def __init__(self, sweep: Path, uri: str, experiment: str) -> None:
-        with publisher_lock(sweep):
-            self._open(sweep, uri, experiment)
-
-    def _open(self, sweep: Path, uri: str, experiment: str) -> None:
-        from mlflow import MlflowClient
-
         self.sweep = sweep
-        self.config = read_config(sweep / "config.yaml")
-        root = sweep.parent.resolve()
-        if uri.startswith("sqlite:///"):
-            create_database(Path(uri.removeprefix("sqlite:///")))
-        self.client = MlflowClient(uri)
-        self.experiment = self._experiment(experiment, None if uri.startswith("http") else root / "mlartifacts")
-        self.began = int((sweep / "config.yaml").stat().st_mtime * 1000)
-        self.parent = self._run("sweep", sweep.name, {"sweep.kind": "sweep"}, self.began)
-        self._params(
-            self.parent, flatten({key: value for key, value in self.config.to_dict().items() if key != "search"})
-        )
-        if self._stage(self.parent) == "active":
-            self.client.update_run(self.parent, status="RUNNING")
-        self.runs: dict[str, str] = {}
-        self.sent: dict[str, tuple[int, int]] = {}  # of a trial: bytes of its events, and steps
-        self.pictures: dict[str, dict[Path, None]] = {}  # that are to be sent yet
-        self.ended: set[str] = set()
-        self.varied: list[str] | None = None  # the parameters that the sweep's view shows
-        self.url = view_url(uri, self.experiment, sweep.name)
-        self.place = {"base": ui_base(uri), "experiment": self.experiment, "sweep": self.parent}
-        self._point()
-
-    def _point(self) -> None:
-        """Leave word in the sweep's folder of where it is."""
-        place = {**self.place, "compare": self.url, "runs": self.runs}
-        write_atomically(self.sweep / MLFLOW_POINTER, json.dumps(place, indent=1) + "\n")
+        with publisher_lock(sweep):
+            self.config = read_config(sweep / CONFIG)
+            self.runs = SweepRuns(sweep, uri, experiment)
+            self.began = int((sweep / CONFIG).stat().st_mtime * 1000)
+            self.parent = self.runs.find_or_create("sweep", sweep.name, {"sweep.kind": "sweep"}, self.began)
+            shown = {key: value for key, value in self.config.to_dict().items() if key != "search"}
+            self.runs.log_params(self.parent, flatten(shown))
+            if self.runs.stage(self.parent) == "active":
+                self.runs.client.update_run(self.parent, status="RUNNING")
+            self.children: dict[str, str] = {}  # identifiers of the trials' runs
+            self.sent: dict[str, tuple[int, int]] = {}  # of each trial: bytes of its events, and steps
+            self.unsent_figures: dict[str, dict[Path, None]] = {}  # of each trial, in their order
+            self.ended: set[str] = set()
+            self.varied: list[str] | None = None  # the parameters that the sweep's view shows
+            self.url = view_url(uri, self.runs.experiment, sweep.name)
+            self.ui_base = ui_base(uri)
+            self._write_pointer()
 
     def sync(self, final: bool = True) -> None:
-        """Raises what went wrong first, when all has been tried; at once where the server is away.
+        """Send what is new. Only the `final` sync sends the end of the sweep: its report may not be written before.
 
-        How the sweep ended is sent by the `final` one: its report may yet be written.
+        A fault with one run does not hinder the others. Raises the first fault when all has been tried; raises at once
+        where the server does not answer.
         """
         with publisher_lock(self.sweep):
-            self._sync(final)
+            faults: list[Exception] = []
+            for folder in [*trial_folders(self.sweep), *trial_folders(self.sweep, CONFIRM)]:
+                if folder.name not in self.ended:
+                    faults += self._attempt(folder.name, partial(self._publish_trial, folder))
+            if final:
+                faults += self._attempt(SWEEP_RUN, self._publish_sweep)
+            if faults:
+                raise faults[0]
 
-    def _sync(self, final: bool) -> None:
-        faults: list[Exception] = []
-        for folder in [*trial_folders(self.sweep), *trial_folders(self.sweep, CONFIRM)]:
-            if folder.name not in self.ended:
-                faults += self._attempt(folder.name, partial(self._trial, folder))
-        if final:
-            faults += self._attempt(SWEEP_RUN, self._sweep)
-        if faults:
-            raise faults[0]
-
-    def _experiment(self, name: str, artifacts: Path | None) -> str:
-        """The experiment's number; made if there is none, unless another sweep is quicker."""
-        from mlflow import MlflowException
-
-        found = self.client.get_experiment_by_name(name)
-        if found is None:
-            try:
-                kind = {"mlflow.experimentKind": "custom_model_development"}
-                return self.client.create_experiment(name, artifacts and artifacts.as_uri(), tags=kind)
-            except MlflowException:
-                found = self.client.get_experiment_by_name(name)
-                if found is None:
-                    raise
-        return found.experiment_id
+    def _write_pointer(self) -> None:
+        """Write the sweep's address in MLflow into its folder."""
+        place = {"base": self.ui_base, "experiment": self.runs.experiment, "sweep": self.parent}
+        pointer = {**place, "compare": self.url, "runs": self.children}
+        write_atomically(self.sweep / MLFLOW_POINTER, json.dumps(pointer, indent=1) + "\n")
 
     def _attempt(self, name: str, send: Callable[[], None]) -> list[Exception]:
-        """What went wrong with one run, which is nothing to the others."""
+        """Send one run; return its fault, if any. A run that was deleted by hand is no fault."""
         try:
             send()
         except Exception as fault:
-            self.client.get_experiment(self.experiment)  # raises where the server is away
-            stage = self._stage(self.parent if name == SWEEP_RUN else self.runs.get(name))
+            self.runs.check_server()
+            stage = self.runs.stage(self.parent if name == SWEEP_RUN else self.children.get(name))
             if stage == "gone" and name != SWEEP_RUN:  # deleted for good: made anew
-                self.runs.pop(name, None)
+                self.children.pop(name, None)
                 self.sent.pop(name, None)
             if not isinstance(fault, DeletedRun) and stage != "deleted":
                 return [fault]
@@ -126,207 +106,92 @@ class Publisher:
             self.ended.add(name)
         return []
 
-    def _stage(self, run: str | None) -> str:
-        """What has become of a run: active, deleted, gone (for good), or none that is known."""
-        from mlflow import MlflowException
+    def _publish_sweep(self) -> None:
+        if SWEEP_RUN in self.ended:
+            return
+        if publish_sweep_run(self.runs, self.parent, self.sweep, self.config.gate.thresholds):
+            self.ended.add(SWEEP_RUN)
 
-        if run is None:
-            return "unknown"
-        try:
-            return self.client.get_run(run).info.lifecycle_stage
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return "gone"
-            raise
-
-    def _trial(self, folder: Path) -> None:
-        """Send a trial's new events. Only what was sent is counted as sent: a fault leaves the rest for next time."""
+    def _publish_trial(self, folder: Path) -> None:
+        """Send a trial's new events. Only what was sent is counted, so a fault leaves the rest for the next sync."""
         name, points = folder.name, []
-        start, step = self.sent.get(name, (0, 0))
+        start, steps = self.sent.get(name, (0, 0))
         offset = start
-        for event, offset in self._new_events(folder, start):
+        for event, offset in new_events(folder / EVENTS, start):
             if event["event"] == "epoch":
-                points += curve_points(event, step)
-                step += len(event["losses"])
-                self.pictures.setdefault(name, {}).update(dict.fromkeys(epoch_figures(folder, event["epoch"])))
+                points += curve_points(event, steps)
+                steps += len(event["losses"])
+                figures = epoch_figures(folder, event["epoch"])
+                self.unsent_figures.setdefault(name, {}).update(dict.fromkeys(figures))
                 if len(points) < BATCH_POINTS:
                     continue
-            self._log(name, points)
+            self._log_points(name, points)
             points = []
             if event["event"] == "start":
                 self._start(folder, event)
             elif event["event"] == "interrupted":
-                self.client.set_terminated(self.runs[name], "KILLED", milliseconds(event))
+                self.runs.client.set_terminated(self.children[name], "KILLED", milliseconds(event))
             elif event["event"] == "end":
-                self._end(self.runs[name], folder, event)
-            self.sent[name] = offset, step
-        self._log(name, points)
-        self.sent[name] = offset, step
-        self._draw(name)
+                self._end(self.children[name], folder, event)
+            self.sent[name] = offset, steps
+        self._log_points(name, points)
+        self.sent[name] = offset, steps
+        self._send_figures(name)
 
-    def _log(self, name: str, points: list[Any]) -> None:
-        for start in range(0, len(points), BATCH_POINTS):
-            self.client.log_batch(self.runs[name], metrics=points[start : start + BATCH_POINTS])
+    def _log_points(self, name: str, points: list[Any]) -> None:
+        if points:
+            self.runs.log_points(self.children[name], points)
 
-    def _draw(self, name: str) -> None:
-        """Send a trial's figures, after its curves: they may find no room where these do."""
-        waiting = self.pictures.get(name, {})
-        for path in list(waiting):
-            self.client.log_artifact(self.runs[name], str(path), FIGURES)
-            del waiting[path]
-
-    def _new_events(self, folder: Path, offset: int) -> Iterator[tuple[Event, int]]:
-        with (folder / "events.jsonl").open("rb") as stream:
-            stream.seek(offset)
-            for line in stream:
-                if not line.endswith(b"\n"):
-                    return  # still being written
-                offset += len(line)
-                yield json.loads(line), offset
+    def _send_figures(self, name: str) -> None:
+        """Send a trial's figures, after its curves: a full artifact store must not cost points."""
+        unsent = self.unsent_figures.get(name, {})
+        for path in list(unsent):
+            self.runs.client.log_artifact(self.children[name], str(path), FIGURES)
+            del unsent[path]
 
     def _start(self, folder: Path, event: Event) -> None:
-        if folder.name not in self.runs:
-            config, values = yaml.safe_load((folder / "config.yaml").read_text()), event.get("values", {})
+        if folder.name not in self.children:
+            config, values = yaml.safe_load((folder / CONFIG).read_text()), event.get("values", {})
             shown = {key: config[key] for key in ("trainable", "data", "training", "seed")}
             kind = folder.name.partition("_")[0]
-            tags = {"sweep.kind": kind, "trial": folder.name, "mlflow.parentRunId": self.parent}
-            tags["mlflow.runColor"] = run_colour(int(folder.name.rpartition("_")[2]))
-            run = self._run(kind, folder.name, tags, milliseconds(event))
-            self._params(run, {**flatten(shown), **values})
-            self._show(list(values))
-            self.runs[folder.name] = run
-            self._point()
-        self.client.update_run(self.runs[folder.name], status="RUNNING")
+            tags = {"sweep.kind": kind, "trial": folder.name, PARENT_RUN: self.parent}
+            tags[RUN_COLOUR] = run_colour(int(folder.name.rpartition("_")[2]))
+            run = self.runs.find_or_create(kind, folder.name, tags, milliseconds(event))
+            self.runs.log_params(run, {**flatten(shown), **values})
+            self._update_view(list(values))
+            self.children[folder.name] = run
+            self._write_pointer()
+        self.runs.client.update_run(self.children[folder.name], status="RUNNING")
 
-    def _show(self, values: list[str]) -> None:
-        """Keep the sweep's view, where it does not show these parameters yet."""
+    def _update_view(self, values: list[str]) -> None:
+        """Write the sweep's view again where it does not show these parameters yet."""
         varied = list(dict.fromkeys([*(self.varied or []), *values]))
         if varied != self.varied:
             view = view_tag(self.sweep.name, make_gate(self.config.gate), varied, self.began)
-            self.client.set_experiment_tag(self.experiment, *view)
+            self.runs.client.set_experiment_tag(self.runs.experiment, *view)
             self.varied = varied
 
     def _end(self, run: str, folder: Path, event: Event) -> None:
         from mlflow.entities import RunTag
 
-        result = read_result(folder)
-        tags = {"outcome": event["outcome"], "gate": "passed" if event["outcome"] == "passed" else "missed"}
+        result, outcome = read_result(folder), event["outcome"]
+        tags = {"outcome": outcome, "gate": "passed" if outcome == "passed" else "missed"}
         tags |= {"gate.missed": "; ".join(result["missed"]), "reason": result["reason"] or ""}
-        self.client.log_batch(run, tags=[RunTag(key, text[:5000]) for key, text in tags.items()])
-        self.client.set_terminated(run, STATUS.get(event["outcome"], "FINISHED"), milliseconds(event))
-        self._draw(folder.name)  # from here on there may be no room
-        for name in ("config.yaml", "result.json", "scalars.csv", "error.txt"):
-            if (folder / name).exists():
-                self.client.log_artifact(run, str(folder / name))
-        if self.config.storage:  # on other machines, until now
+        self.runs.client.log_batch(run, tags=[RunTag(key, text[:MAX_TAG]) for key, text in tags.items()])
+        self.runs.client.set_terminated(run, STATUS.get(outcome, "FINISHED"), milliseconds(event))
+        self._send_figures(folder.name)  # artifacts come last: there may be no room for them
+        self.runs.log_files(run, [folder / name for name in (CONFIG, RESULT, SCALARS, ERROR)])
+        if self.config.storage:  # figures and checkpoints were on other machines until now
             fetch_trial(self.config.storage, folder)
             for path in sorted((folder / FIGURES).glob("*.png")):
-                self.client.log_artifact(run, str(path), FIGURES)
-        if event["outcome"] in self.config.tracking.models:
-            self._model(run, folder)
+                self.runs.client.log_artifact(run, str(path), FIGURES)
+        if outcome in self.config.tracking.models:
+            log_model(self.runs, run, folder)
         self.ended.add(folder.name)
-
-    def _model(self, run: str, folder: Path) -> None:
-        """The checkpoint that passed, else the best, as a logged model: weights, and no code that loading would run."""
-        from mlflow.entities import LoggedModelOutput
-
-        found, name = checkpoint.best(folder / "checkpoints"), f"{self.sweep.name}-{folder.name}"
-        if found is None or self._logged(name):
-            return
-        model = self.client.create_logged_model(
-            self.experiment, name=name, source_run_id=run, model_type="checkpoint", tags={"sweep": self.sweep.name}
-        )
-        with TemporaryDirectory(prefix=".model", dir=folder) as aside:
-            pack_model(folder, found, Path(aside))
-            self.client.log_model_artifacts(model.model_id, aside)
-        self.client.finalize_logged_model(model.model_id, "READY")
-        self.client.log_outputs(run, [LoggedModelOutput(model.model_id, step=found.epoch)])
-
-    def _logged(self, name: str) -> bool:
-        found = self.client.search_logged_models([self.experiment], filter_string=f"name = '{name}'")
-        for model in found:
-            if str(model.status).endswith("READY"):
-                return True
-            self.client.delete_logged_model(model.model_id)  # a publisher was killed while it sent this one
-        return False
-
-    def _sweep(self) -> None:
-        """The parent run: leaderboard, summary and how the sweep ended."""
-        from mlflow.entities import Metric
-
-        path, events = self.sweep / "summary.json", read_events(self.sweep / "events.jsonl")
-        runs_again = bool(events) and events[-1]["event"] == "start"  # and the summary is of its earlier end
-        if SWEEP_RUN in self.ended or runs_again or not path.exists():
-            return
-        summary, at = json.loads(path.read_text()), int(path.stat().st_mtime * 1000)
-        for name in ("config.yaml", "summary.json", "leaderboard.csv", "study.journal", "report.html"):
-            if (self.sweep / name).exists():
-                self.client.log_artifact(self.parent, str(self.sweep / name))
-        self.client.log_dict(self.parent, leaderboard_columns(leaderboard(self.sweep)), "leaderboard.json")
-        shown = json.dumps([{"path": "leaderboard.json", "type": "table"}])  # how the UI knows
-        self.client.set_tag(self.parent, "mlflow.loggedArtifacts", shown)
-        counts = {key: float(summary[key]) for key in ("trials", *OUTCOMES)}
-        self.client.log_batch(self.parent, metrics=[Metric(key, value, at, 0) for key, value in counts.items()])
-        self.client.set_tag(self.parent, "best.trial", (summary["best"] or {}).get("trial", ""))
-        self.client.set_tag(self.parent, "mlflow.note.content", sweep_note(summary, self.config.gate.thresholds))
-        self.client.set_terminated(self.parent, "KILLED" if summary["interrupted"] else "FINISHED", at)
-        self.ended.add(SWEEP_RUN)
-
-    def _run(self, kind: str, name: str, tags: dict[str, str], start: int) -> str:
-        """The run of these tags, made if there is none: making is not idempotent, so it looks first."""
-        from mlflow.entities import ViewType
-
-        mine = {"sweep": self.sweep.name, **tags}
-        query = " and ".join(f"tags.`{key}` = '{mine[key]}'" for key in ("sweep", "sweep.kind", "trial") if key in mine)
-        if found := self.client.search_runs([self.experiment], query, ViewType.ALL, max_results=1):
-            if kind != "sweep" and found[0].info.lifecycle_stage != "active":
-                raise DeletedRun(name)
-            return found[0].info.run_id
-        title = name if kind == "sweep" else f"{name} {self.sweep.name}"  # what differs first: tables cut names short
-        return self.client.create_run(self.experiment, start_time=start, tags=mine, run_name=title).info.run_id
-
-    def _params(self, run: str, values: dict[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        found = self.client.get_run(run)
-        if found.info.lifecycle_stage != "active":
-            return
-        known = found.data.params  # a resumed sweep may have changed num_samples: parameters are final
-        new = [Param(key, str(value)[:6000]) for key, value in values.items() if key not in known]
-        for start in range(0, len(new), 100):
-            self.client.log_batch(run, params=new[start : start + 100])
 
 
 @contextmanager
 def publisher_lock(sweep: Path) -> Iterator[None]:
-    """One publisher of a sweep at a time: a run is looked for, then made, and two would both not find it."""
+    """Hold the lock of a sweep's publisher: two at once would both look for a run, find none, and make it twice."""
     with hold_lock(sweep / ".publish"):
         yield
-
-
-def curve_points(event: Event, first: int) -> list[Any]:
-    """The points of an epoch's metrics, by epoch, and of its steps' losses, by step from `first` + 1 on."""
-    from mlflow.entities import Metric
-
-    at, facts = milliseconds(event), {"score": event["score"], "epoch": event["epoch"]}
-    points = [
-        Metric(key, mlflow_number(value), at, event["epoch"]) for key, value in {**event["metrics"], **facts}.items()
-    ]
-    return points + [
-        Metric(STEP_LOSS, mlflow_number(loss), at, first + step) for step, loss in enumerate(event["losses"], 1)
-    ]
-
-
-def milliseconds(event: Event) -> int:
-    return int(event["time"] * 1000)
-
-
-def run_colour(index: int) -> str:
-    """A colour of its own for every run of a chart: MLflow's own palette repeats after eight."""
-    hue = index * 0.618034 % 1  # steps of the golden ratio never come close to one another
-    return "#" + "".join(f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue, 0.42, 0.65))
-
-
-def mlflow_number(value: float | None) -> float:
-    """MLflow stores infinities as 1.8e308, which no axis survives; they are recorded as null, and so sent as NaN."""
-    return math.nan if value is None else float(value)

@@ -1,12 +1,13 @@
-"""What MLflow's UI opens with a sweep's URL: its runs, columns and charts, a view kept as a tag of the experiment.
+"""The view that MLflow's UI opens with a sweep's URL: runs, columns and charts, kept as a tag of the experiment.
 
-MLflow 3.17 does not document the format; it is what its "Share" button keeps.
-tests/sweeps/tracking/test_ui.py guards it.
+MLflow 3.17 documents neither this format, which its "Share" button writes, nor some of its tags. All that gatesweep
+knows of them is in this file. tests/sweeps/tracking/test_mlflow_private.py checks the names, test_ui.py the result.
 """
 
 from __future__ import annotations
 
 import base64
+import colorsys
 import hashlib
 import json
 import zlib
@@ -20,14 +21,23 @@ from gatesweep.sweeps.records.pareto import pareto_lines
 from gatesweep.sweeps.records.summary import confirmation_lines
 
 TAG_PREFIX = "mlflow.sharedViewState."
-UI_ADDRESS = "http://127.0.0.1:5000"  # where `make ui` shows a sqlite file
+EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}  # tag of an experiment: shows runs, not traces
+PARENT_RUN = "mlflow.parentRunId"
+RUN_COLOUR = "mlflow.runColor"
+NOTE = "mlflow.note.content"
+LOGGED_ARTIFACTS = "mlflow.loggedArtifacts"
+LEADERBOARD_TABLE = "leaderboard.json"  # artifact of the sweep's run, in MLflow's format of a table
+UI_ADDRESS = "http://127.0.0.1:5000"  # of `make ui`, which shows a sqlite file
 SECTION = "sweep"
-AS_IT_IS = {"deleted": False, "isGenerated": False}
+CHART_FLAGS = {"deleted": False, "isGenerated": False}
 MAX_PARAMETERS = 12  # parameters shown: a tag of an experiment holds 5,000 characters, deflated
 
 
 def view_tag(sweep: str, gate: Gate, varied: Sequence[str], at: int) -> tuple[str, str]:
-    """Key and value of the experiment's tag with the view of a sweep, which began at `at` (ms)."""
+    """Return key and value of the experiment's tag with the view of a sweep.
+
+    `varied` names the parameters to show, and `at` is the sweep's start (ms).
+    """
     packed = zlib.compress(json.dumps(_state(sweep, gate, varied[:MAX_PARAMETERS]), separators=(",", ":")).encode(), 9)
     state = f"deflate;{base64.b64encode(packed).decode()}"
     return TAG_PREFIX + _key(sweep), json.dumps(
@@ -36,38 +46,56 @@ def view_tag(sweep: str, gate: Gate, varied: Sequence[str], at: int) -> tuple[st
 
 
 def view_url(uri: str, experiment: str, sweep: str) -> str:
-    """What opens that view: runs by their score, their curves in charts."""
+    """Return the URL that opens the view of a sweep: runs by their score, and their curves in charts."""
     query = {"viewStateShareKey": _key(sweep), "compareRunsMode": "CHART", "workflowType": "machine_learning"}
     return f"{ui_base(uri)}/#/experiments/{experiment}/runs?{urlencode(query)}"
 
 
-def run_url(place: Mapping[str, Any], sweep: str, trial: str) -> str:
-    """Where a trial's run is, by what `mlflow.json` holds; one that was not there yet is looked for."""
-    runs = f"{place['base']}/#/experiments/{place['experiment']}/runs"
-    if trial in place.get("runs", {}):
-        return f"{runs}/{place['runs'][trial]}"
+def run_url(pointer: Mapping[str, Any], sweep: str, trial: str) -> str:
+    """Return the URL of a trial's run. `pointer` is the content of `mlflow.json`.
+
+    For a trial without a run in it, the URL searches for the run.
+    """
+    runs = f"{pointer['base']}/#/experiments/{pointer['experiment']}/runs"
+    if trial in pointer.get("runs", {}):
+        return f"{runs}/{pointer['runs'][trial]}"
     query = {"searchFilter": f"tags.sweep = '{sweep}' and tags.trial = '{trial}'", "workflowType": "machine_learning"}
     return f"{runs}?{urlencode(query)}"
 
 
 def ui_base(uri: str) -> str:
+    """Return the address of the UI for a tracking URI."""
     return uri.rstrip("/") if uri.startswith("http") else UI_ADDRESS
 
 
 def sweep_note(summary: Mapping[str, Any], gate: Mapping[str, str]) -> str:
-    """How a sweep ended, in markdown: its run's description."""
-    wanted = ", ".join(f"`{metric}` {rule}" for metric, rule in gate.items()) or "none"
+    """Return the description of the sweep's run, in markdown: how the sweep ended.
+
+    `summary` is the content of `summary.json`, and `gate` holds the thresholds by metric.
+    """
+    thresholds = ", ".join(f"`{metric}` {rule}" for metric, rule in gate.items()) or "none"
     lines = [f"**{summary['passed']} of {summary['trials']} trials passed** in {summary['seconds']:.0f} s.", ""]
-    lines += [f"Gate: {wanted}", ""]
-    said = [*confirmation_lines(summary.get("confirmed", {})), *pareto_lines(summary.get("front", []))]
-    lines += [text for line in said for text in (f"{line}.", "")]
+    lines += [f"Gate: {thresholds}", ""]
+    sentences = [*confirmation_lines(summary.get("confirmed", {})), *pareto_lines(summary.get("front", []))]
+    for sentence in sentences:
+        lines += [f"{sentence}.", ""]
     if best := summary["best"]:
         rows = [*best["params"].items(), *((name, best["metrics"].get(name)) for name in gate)]
         lines += [f"Best: {best['trial']}, {best['outcome']} after {best['epochs']} epochs", "", "| | |", "|---|---|"]
-        lines += [
-            f"| {name} | {value:.4g} |" if isinstance(value, float) else f"| {name} | {value} |" for name, value in rows
-        ]
+        for name, value in rows:
+            lines.append(f"| {name} | {value:.4g} |" if isinstance(value, float) else f"| {name} | {value} |")
     return "\n".join(lines)
+
+
+def logged_table(path: str) -> str:
+    """Return the value of the tag LOGGED_ARTIFACTS that makes the UI show an artifact as a table."""
+    return json.dumps([{"path": path, "type": "table"}])
+
+
+def run_colour(index: int) -> str:
+    """Return a colour for the run of a number, `#rrggbb`. MLflow's own palette repeats after eight runs."""
+    hue = index * 0.618034 % 1  # steps of the golden ratio never come close to each other
+    return "#" + "".join(f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue, 0.42, 0.65))
 
 
 def _key(sweep: str) -> str:
@@ -89,9 +117,11 @@ def _state(sweep: str, gate: Gate, varied: Sequence[str]) -> dict[str, Any]:
         "selectedColumns": [*(f"{kind}.`{name}`" for kind, name in columns), "attributes.`Models`"],
         "columnOrder": [],
         "columnWidths": {},
-        "runsHiddenMode": "SHOW_ALL",  # the UI's own shows ten
+        "runsHiddenMode": "SHOW_ALL",  # the UI's default shows ten
         "compareRunCharts": _charts(gated, varied),
-        "compareRunSections": [{"uuid": SECTION, "name": "Sweep", "display": True, **AS_IT_IS, "isReordered": False}],
+        "compareRunSections": [
+            {"uuid": SECTION, "name": "Sweep", "display": True, **CHART_FLAGS, "isReordered": False}
+        ],
         "viewMaximized": False,
         "runListHidden": False,
         "isAccordionReordered": True,
@@ -107,21 +137,21 @@ def _state(sweep: str, gate: Gate, varied: Sequence[str]) -> dict[str, Any]:
 def _charts(gated: Sequence[str], varied: Sequence[str]) -> list[dict[str, Any]]:
     charts = [_line(name) for name in dict.fromkeys(["score", *gated, "train/loss", STEP_LOSS])]
     if varied:
-        chosen = {"selectedParams": list(varied), "selectedMetrics": ["score"]}
-        charts.insert(0, _chart("PARALLEL", "What was varied", showAllRuns=True, **chosen))
+        selected = {"selectedParams": list(varied), "selectedMetrics": ["score"]}
+        charts.insert(0, _chart("PARALLEL", "What was varied", showAllRuns=True, **selected))
         axes = {"xaxis": {"key": varied[0], "type": "PARAM"}, "yaxis": {"key": "score", "type": "METRIC"}}
         charts.append(_chart("SCATTER", f"{varied[0]} and score", **axes))
     return [{"uuid": f"chart-{index:02d}", **chart} for index, chart in enumerate(charts)]
 
 
-def _chart(kind: str, title: str, **more: Any) -> dict[str, Any]:
+def _chart(kind: str, title: str, **fields: Any) -> dict[str, Any]:
     return {
         "type": kind,
         "displayName": title,
         "metricSectionId": SECTION,
-        **AS_IT_IS,
+        **CHART_FLAGS,
         "runsCountToCompare": 100,
-        **more,
+        **fields,
     }
 
 

@@ -135,7 +135,7 @@ def followed(name: str, folder: Path, uri: str, database: str, arguments: argpar
     for epoch in range(1, arguments.reports + 1):
         for index, trial in enumerate(drive.trials):
             with contextlib.redirect_stdout(io.StringIO()):
-                drive.hear(trial, result(index, epoch, arguments.reports))
+                drive.report(trial, result(index, epoch, arguments.reports))
         time.sleep(arguments.pause)
     drive.end()
     reported = time.perf_counter() - began

@@ -19,7 +19,7 @@ import yaml
 
 from gatesweep.core.cache import CPU, MAX_FILES, cache_scope, machine_cache
 from gatesweep.sweeps.commands.run import run_sweep
-from gatesweep.sweeps.config.build import _data
+from gatesweep.sweeps.config.build import _cached_data
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.config.groups import CONFIGS
 from gatesweep.sweeps.config.targets import locate
@@ -107,7 +107,7 @@ def files() -> list[Path]:
 
 def forget() -> None:
     """What this process has made."""
-    _data.cache_clear()
+    _cached_data.cache_clear()
     for module in [one for name, one in sys.modules.items() if name.startswith(("gatesweep.trainables.", __name__))]:
         for value in vars(module).values():
             if hasattr(value, "cache_clear"):
@@ -195,7 +195,7 @@ def test_who_is_killed_while_making_it_holds_nobody_up(tmp_path: Path) -> None:
         while not makers(log):
             time.sleep(0.01)
         lock = next(Path(tempfile.gettempdir()).glob("gatesweep-*/*/*.lock"))
-        lock.with_suffix(".part").write_bytes(b"half of it")
+        lock.with_name(f".{lock.stem}.pt.{child}").write_bytes(b"half of it")
         waiting = forked(lambda: numbers(recipe, CPU)["x"][-1] == 99_999)
         os.kill(child, signal.SIGKILL)
         assert (exit_code(child), exit_code(waiting)) == (-signal.SIGKILL, 0)

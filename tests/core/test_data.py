@@ -9,7 +9,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatesweep.core.data import batch_layout, check_batch_size, generator, require, shard_for_rank, shuffled
+from gatesweep.core.data import (
+    batch_layout,
+    check_batch_size,
+    generator,
+    micro_batches,
+    require,
+    shard_for_rank,
+    shuffled,
+)
+from gatesweep.core.errors import InputError
 
 
 class Pair(NamedTuple):
@@ -70,15 +79,25 @@ def test_named_tuples_stay_what_they_are() -> None:
     assert weight == pytest.approx(2 * 2 / 5)
 
 
+def test_micro_batches_share_an_update_by_their_samples() -> None:
+    batches = [torch.zeros(count) for count in (3, 1, 4)]
+    found = [(len(part.batch), *part[1:]) for part in micro_batches(batches, 2)]
+    assert found == [
+        (3, 2 / 3, 0.75, True, False),
+        (1, 2 / 3, 0.25, False, True),
+        (4, 1.0, 1.0, True, True),  # the last update of an epoch may have fewer
+    ]
+
+
 def test_a_batch_is_at_most_an_epoch() -> None:
     check_batch_size(64, 64)
-    with pytest.raises(ValueError, match=r"data\.batch_size: got 65, expected 1 to 64, the training samples of an ep"):
+    with pytest.raises(InputError, match=r"data\.batch_size: got 65, expected 1 to 64, the training samples of an ep"):
         check_batch_size(65, 64)
-    with pytest.raises(ValueError, match=r"data\.batch_size: got 0, expected 1 to 64"):
+    with pytest.raises(InputError, match=r"data\.batch_size: got 0, expected 1 to 64"):
         check_batch_size(0, 64)
 
 
 def test_what_is_required_is_said_in_one_line() -> None:
     require(True, "data.size", 3, "at least 3")
-    with pytest.raises(ValueError, match=r"^data\.size: got 2, expected at least 3$"):
+    with pytest.raises(InputError, match=r"^data\.size: got 2, expected at least 3$"):
         require(False, "data.size", 2, "at least 3")

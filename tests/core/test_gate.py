@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gatesweep.core.errors import InputError
 from gatesweep.core.gate import WORST_SCORE, Gate, proportion, squash
 
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True)
@@ -79,7 +80,7 @@ def test_a_metric_that_is_not_reported_is_an_error_that_says_what_is(ask: str, a
     reported = metrics(1.0, 1.0)
     del reported[absent]
     rest = ", ".join(sorted(reported))
-    with pytest.raises(ValueError, match=f"gate: '{absent}' is not reported; this trainable reports {rest}"):
+    with pytest.raises(InputError, match=f"gate: '{absent}' is not reported; this trainable reports {rest}"):
         getattr(TWO, ask)(reported)
 
 
@@ -133,13 +134,22 @@ def test_the_wilson_bound_takes_a_metric_without_ends_as_it_is() -> None:
     assert Gate({"loss": "< 0.5"}, bound="wilson").cleared({"loss": 0.4})
 
 
+def test_the_compared_value_is_none_where_the_metric_is_absent() -> None:
+    (above,), (below,) = Gate({"a": "> 0.5"}).rules, Gate({"a": "< 0.5"}).rules
+    metrics = {"a": 0.9, "a_low": 0.7, "a_high": 0.95}
+    wilson = Gate(bound="wilson")
+    assert (Gate().compared_value(above, metrics), Gate().compared_value(above, {})) == (0.9, None)
+    assert (wilson.compared_value(above, metrics), wilson.compared_value(below, metrics)) == (0.7, 0.95)
+    assert (wilson.compared_value(above, {"a": 0.9}), wilson.compared_value(above, {})) == (0.9, None)
+
+
 def test_a_gate_says_what_it_reads() -> None:
     assert TWO.reads == ["val/edges", "val/rules", "val/loss"] and Gate().reads == []
 
 
 @pytest.mark.parametrize("bad", ["0.95", "> ", "=> 0.9", "== 1", "> high", "> nan", "> 0.9 0.8", "", 0.95])
 def test_a_bad_rule_is_refused_with_an_example(bad: Any) -> None:
-    with pytest.raises(ValueError, match=r"gate.thresholds: 'val/a' got .*, expected e.g. '> 0.95' or '<= 0.1'"):
+    with pytest.raises(InputError, match=r"gate.thresholds: 'val/a' got .*, expected e.g. '> 0.95' or '<= 0.1'"):
         Gate({"val/a": bad})
 
 
@@ -151,12 +161,12 @@ def test_a_rule_is_written_as_one_likes(good: str) -> None:
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, math.nan])
 def test_a_scale_that_is_not_positive_is_refused(scale: float) -> None:
-    with pytest.raises(ValueError, match=rf"gate.scales: 'a' got {scale!r}, expected a positive number"):
+    with pytest.raises(InputError, match=rf"gate.scales: 'a' got {scale!r}, expected a positive number"):
         Gate({"a": "> 1"}, scales={"a": scale})
 
 
 def test_fewer_than_one_epoch_in_a_row_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"gate.consecutive: got 0, expected at least 1"):
+    with pytest.raises(InputError, match=r"gate.consecutive: got 0, expected at least 1"):
         Gate({"a": "> 1"}, consecutive=0)
 
 
@@ -202,3 +212,14 @@ def test_nothing_checked_is_nothing_shown() -> None:
     assert nothing == {"a": 0.0, "a_low": 0.0, "a_high": 1.0}
     for threshold in ("> 0.5", "< 0.5"):
         assert not Gate({"a": threshold}, bound="wilson").cleared(nothing)
+
+
+@pytest.mark.parametrize(("key", "expected"), [("mode", "min or max"), ("bound", "point or wilson")])
+def test_a_mode_or_bound_that_does_not_exist_is_refused(key: str, expected: str) -> None:
+    with pytest.raises(InputError, match=f"^gate.{key}: got 'maximum', expected {expected}$"):
+        Gate({"a": "> 1"}, **{key: "maximum"})
+
+
+def test_constraints_need_their_metrics() -> None:
+    with pytest.raises(InputError, match="gate: 'a' is not reported; this trainable reports b"):
+        Gate({"a": "> 1"}).constraints({"b": 1.0})

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from gatesweep.core import rng
+from gatesweep.core.errors import InputError
 from gatesweep.core.gate import WORST_SCORE, Gate
 from gatesweep.core.loop import Epoch, fit
 from gatesweep.core.schedule import schedule
@@ -247,7 +248,7 @@ def test_the_gate_may_ask_for_several_epochs_in_a_row() -> None:
 @pytest.mark.parametrize("gate", [Gate({"val/compliance": "> 0.9"}), Gate(objective="val/compliance")])
 def test_a_gate_on_what_is_not_reported_is_an_error(gate: Gate) -> None:
     message = r"gate: 'val/compliance' is not reported; this trainable reports .*train/loss, val/closeness, val/loss"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         next(fit(line(), Points(), Settings(gate=gate)))
 
 
@@ -353,8 +354,32 @@ def test_patience_waits_for_a_metric_that_is_not_evaluated_at_every_epoch() -> N
 
 def test_patience_with_what_is_not_reported_is_an_error() -> None:
     message = r"training.patience.metric: 'val/los' is not reported; this trainable reports .*val/value"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         patient([1.0], metric="val/los")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "training.patience.epochs: got 0, expected at least 1"),
+        ({"mode": "maximum"}, "training.patience.mode: got 'maximum', expected min or max"),
+    ],
+)
+def test_bad_early_stopping_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}$"):
+        EarlyStopping(**{"metric": "val/value", "epochs": 2, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "fp8"}, "training.precision: got 'fp8', expected fp32, bf16 or fp16"),
+        ({"accumulate": 0}, "training.accumulate: got 0, expected at least 1"),
+    ],
+)
+def test_bad_settings_are_refused_before_an_epoch(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}$"):
+        next(fit(line(), Points(), Settings(**options)))
 
 
 # Resume

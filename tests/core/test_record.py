@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gatesweep.core.errors import InputError
 from gatesweep.core.files import write_atomically
 from gatesweep.core.gate import WORST_SCORE, Gate
-from gatesweep.core.record import Record, append_event, curves, read_events
+from gatesweep.core.record import DamagedRecord, Record, append_event, curves, read_events
 
 GATE = Gate({"val/a": "> 0.9"})
 
@@ -83,6 +85,33 @@ def test_a_first_line_cut_short_is_mended_too(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").write_text('{"event": "sta')
     Record(tmp_path)
     assert [event["event"] for event in read_events(tmp_path / "events.jsonl")] == ["start"]
+
+
+def test_an_event_appended_after_a_torn_line_replaces_it(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    append_event(path, "start")
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"event": "end", "ti')
+    append_event(path, "interrupted")
+    assert path.read_bytes().startswith(whole)
+    assert [event["event"] for event in read_events(path)] == ["start", "interrupted"]
+
+
+DAMAGES = [b'{"event": "epoch", "ep', b"", b"\x00\x00\xff", b"[1, 2]", b"7", b'{"time": 1.0}', b'{"event": "epoch"}']
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_line_is_named_by_file_and_number(damage: bytes, tmp_path: Path) -> None:
+    recorded(tmp_path, 0.1, 0.2)
+    path = tmp_path / "events.jsonl"
+    first, _, *rest = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([first, damage, *rest, b""]))
+    start = repr(damage.decode(errors="replace"))
+    message = f"^{re.escape(f'{path}, line 2: got {start}, expected an event as JSON')}$"
+    for read in (read_events, lambda path: Record(path.parent)):
+        with pytest.raises(DamagedRecord, match=message) as caught:
+            read(path)
+        assert isinstance(caught.value, InputError) and "\n" not in str(caught.value)
 
 
 def test_an_epoch_is_recorded_once(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gatesweep.core.errors import InputError
 from gatesweep.core.schedule import schedule
 
 SHAPES = st.sampled_from(["constant", "linear", "cosine"])
@@ -54,11 +55,17 @@ def test_half_way_down_is_the_mean_of_top_and_floor() -> None:
 @pytest.mark.parametrize("warmup", [-0.1, 1.0, 5.0, float("nan")])
 def test_a_warmup_that_is_no_fraction_is_refused(warmup: float) -> None:
     expected = rf"training.schedule.warmup: got {warmup}, expected a fraction of all updates in \[0, 1\)"
-    with pytest.raises(ValueError, match=expected):
+    with pytest.raises(InputError, match=expected):
         schedule("cosine", warmup=warmup)
 
 
 @pytest.mark.parametrize("floor", [-0.1, 1.1, float("nan")])
 def test_a_floor_that_is_no_ratio_is_refused(floor: float) -> None:
-    with pytest.raises(ValueError, match=rf"training.schedule.floor: got {floor}, expected a ratio in \[0, 1\]"):
+    with pytest.raises(InputError, match=rf"training.schedule.floor: got {floor}, expected a ratio in \[0, 1\]"):
         schedule("cosine", floor=floor)
+
+
+def test_a_shape_that_does_not_exist_is_refused() -> None:
+    shape: Any = "cosin"
+    with pytest.raises(InputError, match=r"training.schedule.shape: got 'cosin', expected constant, linear"):
+        schedule(shape)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from gatesweep.core import rng
+from gatesweep.core.errors import InputError
 from gatesweep.core.loop import Epoch, fit
 from gatesweep.core.settings import Settings
 from gatesweep.core.trainable import Losses, Step
@@ -131,7 +132,7 @@ def test_each_optimizer_steps_on_its_own_loss() -> None:
 
 def test_a_step_of_ones_own_cannot_accumulate() -> None:
     """Its generator would see, batch by batch, critics that the larger batch would not have shown it."""
-    with pytest.raises(ValueError, match=r"training.accumulate: got 2, expected 1: Critic owns its step"):
+    with pytest.raises(InputError, match=r"training.accumulate: got 2, expected 1: Critic owns its step"):
         next(fit(critic(), Points(), Settings(accumulate=2)))
 
 

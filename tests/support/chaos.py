@@ -1,11 +1,12 @@
-"""Chaos: SIGKILL at seeded random moments; afterwards nothing is lost, nothing is there twice, and the end is the same.
+"""Chaos: SIGKILL at seeded random moments. Nothing is lost, nothing is there twice, and the result is the same.
 
     python -m tests.support.chaos driver trial worker node nodes --rounds 20 --seed 0
 
-A round is a small sweep that loses, once to three times, what its kind names: the driver (then `resume=`; `job`: on a
-cluster that outlives it), a trial's process, one of two Ray Train workers, what holds the workers (`holder`), or a
-whole node of a cluster of three, which another replaces (`nodes`: with two trials at once; `gang`: with two workers).
-It is then compared with a run of the same trials that nothing disturbed (tests/support/undisturbed.py).
+A round is a small sweep that loses processes once to three times. Its kind says which: the driver, followed by
+`resume=` (`job`: on a cluster that outlives the driver); a trial's process; one of two Ray Train workers; the process
+that holds the workers (`holder`); or a whole node of a cluster of three, which a new node replaces (`nodes`: with two
+trials at once; `gang`: with two workers). The round is compared with an undisturbed run of the same trials
+(tests/support/undisturbed.py).
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ SWEEP = [
     "resources.max_failures=6",
     "seed=1",
 ]
-# One at a time: the order of reports, and all that follows from it, is always the same. TPE soon reads the past.
+# One trial at a time, so the order of reports never varies. TPE uses earlier trials from the fourth on.
 IN_TURN = ["max_concurrent=1", "grace_period=2", "scheduler.reduction_factor=2", "search.sampler.n_startup_trials=3"]
-TOGETHER = ["max_concurrent=2", "search=random", "scheduler=none"]  # what depends on no order
+TOGETHER = ["max_concurrent=2", "search=random", "scheduler=none"]  # no result depends on the order of reports
 TWO_WORKERS = [*IN_TURN, "resources.workers=2"]
 
-TRIAL = ("ray::DirectTrial", "ray::_Inner")  # how titles of processes begin: idle, and in Tune's wrapper
+TRIAL = ("ray::DirectTrial", "ray::_Inner")  # the first words of process titles: idle, and in Tune's wrapper
 HOLDER = ("ray::TrainTrial", "ray::_Inner", "ray::TrainController")
 WORKER = ("ray::RayTrainWorker",)
 HEALTH = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3, "health_check_initial_delay_ms": 0}
@@ -64,9 +65,9 @@ KINDS = {
 
 @contextlib.contextmanager
 def three_nodes() -> Iterator[Cluster]:
-    """A cluster of this process: a head that trains nothing, and two nodes of one core."""
+    """Start a cluster in this process: a head without trials, and two nodes with one core each."""
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
-        with mock.patch.dict(os.environ, RAY_TMPDIR=folder):  # it leaves its address there, for others to join
+        with mock.patch.dict(os.environ, RAY_TMPDIR=folder):  # Ray writes its address there, for others to join
             cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0, "_system_config": HEALTH})
         try:
             for _ in range(2):
@@ -83,13 +84,14 @@ class Chaos:
         self, results: Path, size: list[str], *, kills: int = 3, seed: int = 0, cluster: Cluster | None = None
     ) -> None:
         self.results, self.size, self.kills, self.seed, self.cluster = results, size, kills, seed, cluster
-        self.whole: dict[str, Path] = {}  # by their options: several kinds disturb the same trials
+        self.whole: dict[str, Path] = {}  # by options: several kinds disturb the same trials
 
     def options(self, kind: str) -> list[str]:
+        """Return the overrides of a kind's sweep."""
         return [*SWEEP, *KINDS[kind].options, *self.size]
 
     def undisturbed(self, kind: str) -> Path:
-        """The folder of a sweep of the same trials, run now if it has not been."""
+        """Return the folder of an undisturbed sweep of the same trials; run it if there is none yet."""
         options = self.options(kind)
         key = " ".join(options)
         if key not in self.whole:
@@ -99,11 +101,11 @@ class Chaos:
         return self.whole[key]
 
     def round(self, kind: str, number: int) -> Round:
-        """One round; one whose kills came too late is begun again, with earlier ones."""
+        """Run one round; a round whose kills came too late starts again with earlier ones."""
         assert self.cluster or not KINDS[kind].cluster
         whole = self.undisturbed(kind)
         draw, length = random.Random(f"{self.seed} {kind} {number}"), recorded(whole)
-        last = length + (not KINDS[kind].victims)  # a driver has something to do after the last epoch
+        last = length + (not KINDS[kind].victims)  # a driver still works after the last epoch
         moments = sorted(draw.uniform(0, last) for _ in range(min(draw.choice([1, 1, 2, 3]), self.kills)))
         began = time.monotonic()
         for attempt in range(5):
@@ -127,11 +129,12 @@ class Chaos:
                 strike_node(round, self.cluster)
             else:
                 strike_process(round)
-        except Exception as error:  # of the sweep that goes on in this process, or one that never ends
+        except Exception as error:  # of the sweep in this process, or a sweep that never ends
             round.faults.append(f"{type(error).__name__}: {str(error)[-400:]}")
 
 
 def main() -> int:
+    """Run the rounds of the command line; return 1 if any differs from its undisturbed run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kinds", nargs="+", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
     parser.add_argument("--rounds", type=int, default=20)
@@ -140,7 +143,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--kills", type=int, default=3, help="in a round, at most")
-    parser.add_argument("--results", type=Path, help="where the sweeps are kept; default: they are not")
+    parser.add_argument("--results", type=Path, help="folder that keeps the sweeps; default: none are kept")
     arguments = parser.parse_args()
     with contextlib.ExitStack() as stack:
         results = arguments.results or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -152,22 +155,23 @@ def main() -> int:
         for kind in arguments.kinds:
             for number in range(arguments.first, arguments.first + arguments.rounds):
                 done.append((kind, chaos.round(kind, number)))
-                tell(done[-1][1])
+                print_round(done[-1][1])
         ray.shutdown()
     print("\n| kind | rounds | kills | when | seconds a round | rounds with a difference |\n|---|---|---|---|---|---|")
     for kind in arguments.kinds:
-        print(row(kind, [round for one, round in done if one == kind]))
+        print(row(kind, [round for round_kind, round in done if round_kind == kind]))
     return int(any(round.faults for _, round in done))
 
 
-def tell(round: Round) -> None:
+def print_round(round: Round) -> None:
+    """Print a round: its time, its kills, and its faults."""
     print(f"{round.name}: {round.seconds:.0f} s, {'; '.join(round.hits)}", flush=True)
     for fault in round.faults:
         print(f"    {fault[:600]}", flush=True)
 
 
 def row(kind: str, done: list[Round]) -> str:
-    """A line of the table."""
+    """Return a kind's row of the table in markdown."""
     phases = Counter(hit.partition(":")[0] for round in done for hit in round.hits)
     when = ", ".join(f"{phase} {count}" for phase, count in phases.most_common())
     seconds = sum(round.seconds for round in done) / len(done)

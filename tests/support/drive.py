@@ -1,6 +1,6 @@
-"""Sweeps of which only Ray is missing: real trials in this process, and the recorder hears of them as from Tune.
+"""Sweeps without Ray: real trials in this process, which report to the recorder as Tune does.
 
-A driver, fast and under control: between any two reports a test may do what it likes.
+The driver is fast and under control: a test may act between any two reports.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from gatesweep.sweeps.config.values import to_yaml
 from gatesweep.sweeps.execution.recorder import Recorder
 from gatesweep.sweeps.execution.training import train_epochs
 from gatesweep.sweeps.execution.trial import epoch_report, trial_config
+from gatesweep.sweeps.records.layout import CONFIG
 from gatesweep.sweeps.records.provenance import provenance
 from gatesweep.sweeps.records.summary import write_summary
 from gatesweep.sweeps.search.searcher import Search
@@ -34,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Held(Line):
-    """It waits with its evaluation while its marker is there."""
+    """A trainable that delays its evaluation while its marker file exists."""
 
     def evaluate(self, data: Data) -> Metrics:
         while self.marker and self.marker.exists():
@@ -43,14 +44,14 @@ class Held(Line):
 
 
 class Drive:
-    """A sweep of `tests.support.trivial` in `results`/<name>, all its trials at once."""
+    """A sweep of `tests.support.trivial` in `results`/<name>, with all its trials at once."""
 
     def __init__(self, results: Path, trials: int, *overrides: str, name: str = "sweep", **trainable: Any) -> None:
         options = [f"num_samples={trials}", "search=random", "tracking=mlflow", *overrides]
         self.config = compose_config(trivial(results, LR, *options, **trainable))
         self.folder = results / name
         self.folder.mkdir(parents=True)
-        write_atomically(self.folder / "config.yaml", to_yaml(self.config))
+        write_atomically(self.folder / CONFIG, to_yaml(self.config))
         gate = make_gate(self.config.gate)
         search = Search(self.config, read_space(self.config), gate, self.folder)
         self.recorder = Recorder(self.folder, self.config, gate, search)
@@ -58,15 +59,15 @@ class Drive:
         for trial in self.trials:
             self.recorder.on_trial_start(0, self.trials, trial)
 
-    def hear(self, trial: Any, result: dict[str, Any]) -> None:
-        """What Tune does with one report."""
+    def report(self, trial: Any, result: dict[str, Any]) -> None:
+        """Pass one report on as Tune does."""
         self.recorder.on_trial_result(0, self.trials, trial, result)
         trial.last_result = result
         if result["done"]:
             self.recorder.on_trial_complete(0, self.trials, trial)
 
     def train(self) -> Iterator[int]:
-        """Train all trials to their ends, an epoch each in turn; the number of each turn, after it."""
+        """Train all trials to their ends, one epoch each per turn; yield the number of each turn after it."""
         folders = [self.folder / trial.config["trial"] for trial in self.trials]
         running = [
             (trial, train_epochs(trial_config(self.config, trial.config), folder))
@@ -77,7 +78,7 @@ class Drive:
             turn += 1
             for trial, steps in list(running):
                 result = epoch_report(next(steps))
-                self.hear(trial, result)
+                self.report(trial, result)
                 if result["done"]:
                     steps.close()
                     running.remove((trial, steps))
@@ -85,12 +86,13 @@ class Drive:
         self.end()
 
     def end(self) -> None:
+        """End the sweep and write its summary."""
         self.recorder.on_experiment_end(self.trials)
         write_summary(self.folder, self.recorder.elapsed, provenance())
 
 
 def publish(sweep: Path, *arguments: str, inside: tuple[str, ...] = ()) -> subprocess.Popen:
-    """`python sweeps/publish.py`; `inside` is a command that runs it somewhere else."""
+    """Start `python sweeps/publish.py`; `inside` is a command that runs it elsewhere."""
     command = [*inside, sys.executable, str(ROOT / "sweeps" / "publish.py"), str(sweep), *arguments]
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -99,14 +101,14 @@ def publish(sweep: Path, *arguments: str, inside: tuple[str, ...] = ()) -> subpr
 
 
 def finish(publisher: subprocess.Popen) -> tuple[int, list[str]]:
-    """End it as a sweep does, whose pipe closes: its exit code, and what gatesweep said on stderr."""
+    """End a publisher as a sweep does, by closing its pipe; return its exit code and gatesweep's lines on stderr."""
     _, errors = publisher.communicate(timeout=120)
     return publisher.returncode, [line for line in errors.splitlines() if line.startswith("tracking")]
 
 
 @contextmanager
 def followed(sweep: Path, *arguments: str, inside: tuple[str, ...] = ()) -> Iterator[subprocess.Popen]:
-    """A publisher beside the sweep, as `sweeps/run.py` starts one."""
+    """Run a publisher beside the sweep, as `sweeps/run.py` does."""
     publisher = publish(sweep, *arguments, "--follow", inside=inside)
     try:
         yield publisher

@@ -1,4 +1,4 @@
-"""Trainables and data small enough to follow by hand, and how runs are compared."""
+"""Trainables and data small enough to follow by hand, and comparisons of runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Pairs = list[tuple[Tensor, Tensor]]
 
 
 class Batches:
-    """The batches it was given, every epoch."""
+    """Data with the same batches in every epoch."""
 
     def __init__(self, batches: Pairs) -> None:
         self.batches = batches
@@ -35,7 +35,7 @@ class Batches:
 
 
 class Example(Trainable):
-    """What the trainables below share: no gate of their own."""
+    """The base of the trainables below, which have no gate."""
 
     def oracle(self, data: Data) -> Metrics:
         raise AssertionError("never asked")
@@ -46,7 +46,7 @@ class Example(Trainable):
 class Slope(Example):
     """The loss is `slope * weight`: at rate r a step of plain SGD lowers the weight by r times the slope.
 
-    `values` are what its evaluations report, one after the other.
+    Its evaluations report `values`, one after the other.
     """
 
     def __init__(self, slope: Sequence[float] = (1.0,), lr: float = 1.0, values: Sequence[float] = ()) -> None:
@@ -69,20 +69,23 @@ ONE = Batches([(torch.zeros(1), torch.zeros(1))])
 
 
 def line(seed: int = 0, **fields: Any) -> Line:
+    """Return a seeded `Line`."""
     rng.seed_everything(seed)
     return Line(Points(), **fields)
 
 
 def weights(trainable: Trainable) -> dict[str, Tensor]:
+    """Return a copy of the state of a trainable."""
     return {name: value.clone() for name, value in trainable.state_dict().items()}
 
 
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    """Return True if two states are equal bit by bit."""
+    return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def seen(epochs: Iterable[Epoch]) -> list[Any]:
-    """Everything that epochs report but clocks and memory; what is not a number equals itself."""
+    """Return all reports of epochs except times and memory, as text, so that NaN equals NaN."""
     return [
         (
             epoch.index,
@@ -95,7 +98,7 @@ def seen(epochs: Iterable[Epoch]) -> list[Any]:
 
 
 def stored(state: dict[str, Any]) -> dict[str, Any]:
-    """A state as it comes back from disk."""
+    """Return a state after a round trip through a file."""
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
@@ -103,7 +106,7 @@ def stored(state: dict[str, Any]) -> dict[str, Any]:
 
 
 class Critic(Example):
-    """Moves a point to where a critic scores it highly; the critic learns to score data above the point."""
+    """A point that moves to where a critic scores it highly; the critic learns to score data above the point."""
 
     def __init__(self) -> None:
         super().__init__(lr=0.05)
@@ -126,25 +129,28 @@ class Critic(Example):
         losses = self(batch)
         step.update(losses["loss"])
         after = [param.grad for param in self.critic.parameters() if param.grad is not None]
-        self.left_in_the_critic += [not torch.equal(one, other) for one, other in zip(before, after, strict=True)]
+        self.left_in_the_critic += [not torch.equal(old, new) for old, new in zip(before, after, strict=True)]
         return {**losses, "critic": critic}
 
 
 def critic(seed: int = 0) -> Critic:
+    """Return a seeded `Critic`."""
     rng.seed_everything(seed)
     return Critic()
 
 
 def small_events(**fields: Any) -> EventData:
+    """Return a small data set of events."""
     return EventData(**({"device": CPU, "seed": 0, "n_events": 300, "held_out": 40, "batch_size": 32} | fields))
 
 
 def small_digits(**fields: Any) -> DigitData:
+    """Return the data set of digits."""
     return DigitData(**({"device": CPU, "seed": 0} | fields))
 
 
 def stacks_as_it_trains_alone(members: Sequence[Trainable], batch: Any, **tolerance: float) -> None:
-    """Assert that the losses of trainables stacked by vmap are those of each alone."""
+    """Assert that the losses of trainables stacked by vmap equal the losses of each alone."""
     params, buffers = stack_module_state(list(members))
     stacked = vmap(lambda p, b: functional_call(members[0], (p, b), (batch,)))(params, buffers)
     for position, member in enumerate(members):

@@ -1,4 +1,4 @@
-"""Places where gatesweep runs: a copy of the checkout, and environments with its dependencies and without itself.
+"""Places where gatesweep runs: a copy of the checkout, and environments with its dependencies but without gatesweep.
 
 python -m tests.support.places source FOLDER                 a copy of what git tracks; prints it
 python -m tests.support.places environment FOLDER [WHEEL]    an environment, with the wheel installed; prints its Python
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def copy_source(folder: Path) -> Path:
-    """A copy of the files that git tracks, links as links: a build writes into the folder that it builds."""
+    """Copy the files that git tracks, links as links, because a build writes into its folder; return the copy."""
     listed = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True)
     if listed.returncode:  # not a clone
         ignored = shutil.ignore_patterns(".venv", ".git", "__pycache__", "results", "build", "*.egg-info", ".*_cache")
@@ -30,9 +30,9 @@ def copy_source(folder: Path) -> Path:
 
 
 def make_environment(folder: Path, *install: str) -> Path:
-    """An environment that sees this one's dependencies, in which only `install` is installed; returns its Python.
+    """Make an environment with the dependencies of this one and only `install` installed; return its Python.
 
-    A path in a .pth file makes no .pth file there count, so an editable install of gatesweep stays behind.
+    Python ignores .pth files in a folder that is named in a .pth file, so an editable install of gatesweep is not seen.
     """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin" / "python"

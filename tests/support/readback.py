@@ -1,4 +1,4 @@
-"""Whether MLflow holds what a sweep's folder does, each thing once: everything is read back and compared."""
+"""Read a sweep back from MLflow and compare it with the sweep's folder: everything is there, and once."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ STATUS = {"failed": "FAILED", "interrupted": "KILLED"}
 
 
 def connect(uri: str) -> Any:
+    """Return a client of the MLflow at `uri`."""
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     from mlflow import MlflowClient
 
@@ -26,29 +27,32 @@ def connect(uri: str) -> Any:
 
 
 def runs(sweep: Path, client: Any, deleted: bool = False) -> list[tuple[str, Any]]:
-    """The runs of the sweep by name, "" for its own; with `deleted`, those that were deleted."""
+    """Return the runs of a sweep with their trials' names, "" for the sweep; with `deleted`, the deleted runs."""
     from mlflow.entities import ViewType
 
     kind = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
     experiment = client.get_experiment_by_name("gatesweep")
-    found = (
+    entities = (
         client.search_runs([experiment.experiment_id], f"tags.sweep = '{sweep.name}'", kind, 1000) if experiment else []
     )
-    return sorted(((run.data.tags.get("trial", ""), run) for run in found), key=lambda pair: pair[0])
+    return sorted(((run.data.tags.get("trial", ""), run) for run in entities), key=lambda pair: pair[0])
 
 
 def unlike(sweep: Path, uri: str, files: bool = True, without: Collection[str] = ()) -> list[str]:
-    """What is not there, not there once, or not the same; but for artifacts if not `files`, and trials in `without`."""
+    """Return what is absent, repeated or different in MLflow.
+
+    Without `files`, artifacts are not compared. `without` names trials that are left out.
+    """
     client, folders = connect(uri), [folder for folder in trial_folders(sweep) if folder.name not in without]
-    found = runs(sweep, client)
+    named_runs = runs(sweep, client)
     names = ["", *(folder.name for folder in folders)]
-    if [name for name, _ in found] != names:
-        return [f"runs: {[name for name, _ in found]}, expected {names}"]
-    (_, parent), *children = found
+    if [name for name, _ in named_runs] != names:
+        return [f"runs: {[name for name, _ in named_runs]}, expected {names}"]
+    (_, parent), *children = named_runs
     differences = []
     for folder, (name, run) in zip(folders, children, strict=True):
         events = read_events(folder / "events.jsonl")
-        wrong = [*_points(client, run, events), *_facts(parent, run, folder, events)]
+        wrong = [*_points(client, run, events), *_headers(parent, run, folder, events)]
         if files:
             ended = events[-1]["event"] == "end"
             wrong += [*_files(client, run, folder, ended), *_models(client, run, sweep, folder, events)]
@@ -63,7 +67,7 @@ TRIAL_FILES = ("config.yaml", "result.json", "scalars.csv", "error.txt")
 
 
 def expected(events: list[Event]) -> dict[str, list[tuple[int, str, int]]]:
-    """By metric, the (step, value, time) that the recorded epochs stand for; values as text, for NaN is not itself."""
+    """Return the points (step, value, time in ms) of each recorded metric; values are text, so that NaN equals NaN."""
     points: dict[str, list[tuple[int, str, int]]] = {}
     steps = 0
     for event in events:
@@ -86,15 +90,15 @@ def _points(client: Any, run: Any, events: list[Event]) -> Iterator[str]:
         history = client.get_metric_history(run.info.run_id, key)
         there = sorted((point.step, repr(float(point.value)), point.timestamp) for point in history)
         if there != points:
-            lost, more = len(set(points) - set(there)), len(there) - len(set(there) & set(points))
-            yield f"{key}: {lost} of {len(points)} points lost, {more} too many"
+            lost, extra = len(set(points) - set(there)), len(there) - len(set(there) & set(points))
+            yield f"{key}: {lost} of {len(points)} points lost, {extra} too many"
 
 
-def _facts(parent: Any, run: Any, folder: Path, events: list[Event]) -> Iterator[str]:
-    """Parameters, tags and how it ended."""
+def _headers(parent: Any, run: Any, folder: Path, events: list[Event]) -> Iterator[str]:
+    """Differences in parameters, tags and status."""
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    shown = flatten({key: config[key] for key in ("trainable", "data", "training", "seed")})
-    for key, value in {**shown, **events[0]["values"]}.items():
+    params = flatten({key: config[key] for key in ("trainable", "data", "training", "seed")})
+    for key, value in {**params, **events[0]["values"]}.items():
         if run.data.params.get(key) != str(value):
             yield f"parameter {key}: {run.data.params.get(key)!r}, expected {str(value)!r}"
     last = events[-1]
@@ -118,7 +122,7 @@ def _files(client: Any, run: Any, folder: Path, ended: bool) -> Iterator[str]:
 
 
 def _same_files(client: Any, run: Any, folder: Path, names: Collection[str]) -> Iterator[str]:
-    """Each file byte by byte: a full disk leaves halves."""
+    """Differences in files, byte by byte: a full disk leaves halves."""
     with tempfile.TemporaryDirectory() as aside:
         for name in names:
             try:
@@ -131,7 +135,7 @@ def _same_files(client: Any, run: Any, folder: Path, names: Collection[str]) -> 
 
 
 def _models(client: Any, run: Any, sweep: Path, folder: Path, events: list[Event]) -> Iterator[str]:
-    """One logged model of each trial whose outcome asks for one."""
+    """Differences in logged models: one for each trial whose outcome asks for one."""
     query = f"name = '{sweep.name}-{folder.name}'"
     models = client.search_logged_models([run.info.experiment_id], filter_string=query)
     ready = [str(model.status) for model in models]

@@ -1,4 +1,4 @@
-"""Servers that tests start for themselves: MLflow's, and a PostgreSQL, each on a free port of this machine alone."""
+"""Servers that tests start: MLflow and PostgreSQL, each on a free port of 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -25,26 +25,27 @@ QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION
 
 @dataclass
 class Server:
-    """An `mlflow server`: where it is, and its death."""
+    """An `mlflow server`: its address and its process."""
 
     uri: str
     process: subprocess.Popen
 
     def kill(self) -> None:
-        """SIGKILL, all of its processes."""
+        """Send SIGKILL to all of its processes."""
         if self.process.poll() is None:
             kill([self.process.pid, *descendants(self.process.pid)])
             self.process.wait()
 
 
 def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
+    """Return a port that is free now."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
 
 
 def start_mlflow(store: str, artifacts: Path, port: int | None = None) -> Server:
-    """As `make ui` starts one, over the backend `store`; artifacts go through it to the folder `artifacts`."""
+    """Start a server as `make ui` does, over the backend `store`; it stores artifacts in the folder `artifacts`."""
     port = port or free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", store, "--artifacts-destination", str(artifacts)]
@@ -67,6 +68,7 @@ def start_mlflow(store: str, artifacts: Path, port: int | None = None) -> Server
 
 @contextmanager
 def mlflow_server(store: str, artifacts: Path) -> Iterator[Server]:
+    """Run an MLflow server for the time of a block."""
     server = start_mlflow(store, artifacts)
     try:
         yield server
@@ -76,16 +78,19 @@ def mlflow_server(store: str, artifacts: Path) -> Iterator[Server]:
 
 @contextmanager
 def postgresql() -> Iterator[str]:
-    """The URI of an empty database in a cluster of its own; skips where PostgreSQL is not installed."""
-    found = shutil.which("initdb") or max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=None)
-    if found is None:
+    """Yield the URI of an empty database in a new cluster; skip the test where PostgreSQL is not installed."""
+    installed = shutil.which("initdb") or max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=None)
+    if installed is None:
         pytest.skip("no PostgreSQL here: apt-get install postgresql")
     pytest.importorskip("psycopg", reason='no driver of PostgreSQL here: pip install "psycopg[binary]"')
-    programs, folder = Path(found).parent, Path(tempfile.mkdtemp(prefix="postgresql-"))  # pytest's are ours alone
-    someone: list[str] = []
-    if os.getuid() == 0:  # PostgreSQL refuses to be root
+    programs, folder = (
+        Path(installed).parent,
+        Path(tempfile.mkdtemp(prefix="postgresql-")),
+    )  # other users cannot read pytest's folders
+    as_user: list[str] = []
+    if os.getuid() == 0:  # PostgreSQL refuses to run as root
         shutil.chown(folder, "postgres", "postgres")
-        someone = [
+        as_user = [
             shutil.which("runuser", path=f"{os.environ['PATH']}:/usr/sbin:/sbin") or "runuser",
             "-u",
             "postgres",
@@ -94,12 +99,12 @@ def postgresql() -> Iterator[str]:
     data, password, port = folder / "data", folder / "password", free_port()
     secret = secrets.token_hex(16)
     password.write_text(secret)
-    password.chmod(0o644)  # in a folder of 0700
+    password.chmod(0o644)  # the folder is 0700
     initdb = [str(programs / "initdb"), "--username=mlflow", "--auth=scram-sha-256", f"--pwfile={password}"]
-    control = [*someone, str(programs / "pg_ctl"), f"--pgdata={data}", "--wait"]
+    control = [*as_user, str(programs / "pg_ctl"), f"--pgdata={data}", "--wait"]
     options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories=''"
     try:
-        _run([*someone, *initdb, "--encoding=UTF8", "--no-sync", str(data)])
+        _run([*as_user, *initdb, "--encoding=UTF8", "--no-sync", str(data)])
         _run([*control, f"--log={folder / 'log'}", f"--options={options}", "start"])
         postmaster = int((data / "postmaster.pid").read_text().split()[0])
         try:

@@ -1,4 +1,4 @@
-"""A sweep under fire: kill its driver, a process of its trials, or a node of its cluster, when so much is recorded."""
+"""Kills: of a sweep's driver, of a trial's process or of a cluster's node, once a number of epochs is recorded."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ import gatesweep.sweeps  # sets Ray's environment before anything imports it  # 
 from ray.cluster_utils import Cluster
 
 from gatesweep.core.record import read_events
+from gatesweep.sweeps.commands.resume import configure
 from gatesweep.sweeps.commands.run import run_sweep
-from gatesweep.sweeps.config.compose import compose_config
-from gatesweep.sweeps.records.layout import trial_folders
+from gatesweep.sweeps.records.layout import CONFIG, EVENTS, trial_folders
 from tests.support.processes import await_end, descendants, kill, title
 from tests.support.undisturbed import epochs
 
@@ -34,14 +34,16 @@ NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": 
 
 @dataclass(frozen=True)
 class Kind:
+    """A kind of round: the overrides of its sweep, and its victims."""
+
     options: list[str]
-    victims: tuple[str, ...] = ()  # titles of the processes that are killed; none: the driver
-    cluster: bool = False  # on three nodes; victims go with theirs
+    victims: tuple[str, ...] = ()  # first words of the titles of processes to kill; empty: the driver
+    cluster: bool = False  # on three nodes; a victim's node is killed with it
 
 
 @dataclass
 class Round:
-    """One sweep under fire: when to strike, in epochs of all trials, and what came of it."""
+    """One sweep with kills: their moments, in epochs of all trials, and the results."""
 
     name: str
     kind: Kind
@@ -56,21 +58,22 @@ class Round:
 
     @property
     def folder(self) -> Path | None:
-        return next((path.parent for path in self.results.glob(f"*-{self.name}/config.yaml")), None)
+        """The folder of the sweep; None until there is one."""
+        return next((path.parent for path in self.results.glob(f"*-{self.name}/{CONFIG}")), None)
 
     def wait(self, moment: float, over: threading.Event | subprocess.Popen) -> bool:
-        """Wait for so many epochs, and the fraction of one; False where there is nothing left to kill by then."""
+        """Wait for `moment` epochs and the fraction of one; return False where nothing is left to kill by then."""
         gone = over.is_set if isinstance(over, threading.Event) else lambda: over.poll() is not None
         while self.folder is None or recorded(self.folder) < int(moment):
             if gone():
                 return False
             time.sleep(0.005)
-        # Half of the time right after an epoch was reported, where most of the bookkeeping is.
+        # Half of the kills come right after the report of an epoch, where most bookkeeping is.
         time.sleep(moment % 1 * self.draw.choice([0.05, EPOCH]))
         return not gone() and (not self.kind.victims or recorded(self.folder) < self.length)
 
     def hit(self, pids: list[int]) -> None:
-        """Kill processes that are there, all at once."""
+        """Kill processes, all at once, and note the state of the sweep."""
         assert self.folder
         where = state(self.folder, self.length)
         names = dict.fromkeys(Path(title(pid).split(" ")[0]).name for pid in pids)
@@ -79,9 +82,9 @@ class Round:
 
 
 def strike_driver(round: Round, cluster: Cluster | None) -> None:
-    """Kill the driver at each moment, its publisher too now and then, and go on with `resume=`, the last time here.
+    """Kill the driver at each moment, sometimes with its publisher, and resume; the last time in this process.
 
-    On a cluster, which outlives its drivers, the next one comes at once, while the trials of the last may still train.
+    A cluster outlives its drivers. There the next driver starts at once, while trials of the last may still train.
     """
     where = {"RAY_ADDRESS": cluster.address} if cluster else {}
     for moment in round.moments:
@@ -101,7 +104,7 @@ def strike_driver(round: Round, cluster: Cluster | None) -> None:
 
 
 def strike_process(round: Round) -> None:
-    """Kill a process of the trial at each moment, while this process goes on with the sweep."""
+    """Kill a process of the trial at each moment, while this process runs the sweep."""
     over = threading.Event()
 
     def strike() -> None:
@@ -123,12 +126,14 @@ def strike_process(round: Round) -> None:
 
 
 def strike_node(round: Round, cluster: Cluster) -> None:
-    """Kill a node that trains, with all its processes, at each moment, and add another; the driver goes on."""
+    """Kill a node that trains, with all its processes, at each moment, and add a new node; the driver goes on."""
     with driver(round, round.arguments, RAY_ADDRESS=cluster.address) as process:
         for moment in round.moments:
             if not round.wait(moment, process):
                 break
-            while not (busy := [one for one in cluster.worker_nodes if descendants(raylet(one), round.kind.victims)]):
+            while not (
+                busy := [node for node in cluster.worker_nodes if descendants(raylet(node), round.kind.victims)]
+            ):
                 if process.poll() is not None:
                     return
                 time.sleep(0.005)
@@ -141,11 +146,11 @@ def strike_node(round: Round, cluster: Cluster) -> None:
 
 @contextlib.contextmanager
 def driver(round: Round, arguments: list[str], **environment: str) -> Iterator[subprocess.Popen]:
-    """`python sweeps/run.py` in a session of its own."""
+    """Run `python sweeps/run.py` in a new session; kill it at the end of the block."""
     command = [sys.executable, str(ROOT / "sweeps" / "run.py"), *arguments]
-    given = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", **environment}
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", **environment}
     with (round.results / f"{round.name}.log").open("a") as log:
-        process = subprocess.Popen(command, env=given, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, env=variables, stdout=log, stderr=log, start_new_session=True)
     try:
         yield process
     finally:
@@ -155,13 +160,13 @@ def driver(round: Round, arguments: list[str], **environment: str) -> Iterator[s
 
 
 def sweep_here(arguments: list[str]) -> None:
-    """A sweep in this process; one that hangs is interrupted, and found wanting."""
+    """Run a sweep in this process; interrupt it after PATIENCE seconds."""
     signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
     signal.alarm(PATIENCE)
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            run_sweep(compose_config(arguments))
+            run_sweep(configure(arguments))
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGINT, before[0])
@@ -169,15 +174,17 @@ def sweep_here(arguments: list[str]) -> None:
 
 
 def recorded(folder: Path) -> int:
-    """How many epochs of all trials are in the record."""
-    return sum(path.read_bytes().count(b'{"event": "epoch"') for path in folder.glob("trial_*/events.jsonl"))
+    """Return the number of epochs of all trials in the record."""
+    return sum(path.read_bytes().count(b'{"event": "epoch"') for path in folder.glob(f"trial_*/{EVENTS}"))
 
 
 def state(folder: Path, length: int) -> str:
-    """The phase that a sweep of so many epochs is in, and where its trials are."""
+    """Return the phase of a sweep of `length` epochs, and the epochs of its running trials."""
     trials = trial_folders(folder)
-    running = [one for one in trials if all(event["event"] != "end" for event in read_events(one / "events.jsonl"))]
-    where = ", ".join(f"{one.name} after epoch {len(epochs(one))}" for one in running) or f"{len(trials)} trials over"
+    running = [trial for trial in trials if all(event["event"] != "end" for event in read_events(trial / EVENTS))]
+    where = (
+        ", ".join(f"{trial.name} after epoch {len(epochs(trial))}" for trial in running) or f"{len(trials)} trials over"
+    )
     if not trials:
         phase = "before the first trial"
     elif recorded(folder) == length:
@@ -185,9 +192,10 @@ def state(folder: Path, length: int) -> str:
     elif not running:
         phase = "between trials"
     else:
-        phase = "middle of a trial" if any(epochs(one) for one in running) else "first epoch"
+        phase = "middle of a trial" if any(epochs(trial) for trial in running) else "first epoch"
     return f"{phase}: {where}"
 
 
 def raylet(node: object) -> int:
+    """Return the process number of a node's raylet."""
     return node.all_processes["raylet"][0].process.pid  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The smallest trainable: what tests and benchmarks of everything around a trainable train."""
+"""The smallest trainable, for tests and benchmarks of everything around a trainable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gatesweep.core.trainable import Data, Losses, Metrics, Trainable
 
 
 class Points:
-    """y = w x in eight dimensions, `size` samples."""
+    """Data y = w x in eight dimensions, with `size` samples."""
 
     def __init__(self, *, device: str = "cpu", seed: int = 0, size: int = 64, batch_size: int = 16) -> None:
         if batch_size > size:
@@ -36,7 +36,7 @@ class Points:
 
 
 class Line(Trainable):
-    """A linear fit; `val/closeness` rises to 1. It can be told to misbehave at an epoch, or to take its time."""
+    """A linear fit whose `val/closeness` rises to 1. It can misbehave at an epoch, or train slowly."""
 
     stackable = frozenset({"lr"})
 

@@ -1,4 +1,4 @@
-"""Whether a sweep in which things died ended as one that nothing disturbed: record, weights, study, rungs, MLflow."""
+"""Compare a disturbed sweep with an undisturbed one: record, weights, study, rungs and MLflow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ from gatesweep.core import checkpoint
 from gatesweep.core.record import STEP_LOSS, Event, curves, json_safe, read_events
 from gatesweep.sweeps.commands.publish import MLFLOW_ENVIRONMENT
 from gatesweep.sweeps.config.recorded import read_config
-from gatesweep.sweeps.records.layout import OUTCOMES, trial_folders
+from gatesweep.sweeps.records.layout import (
+    CHECKPOINTS,
+    CONFIG,
+    EVENTS,
+    OUTCOMES,
+    RESULT,
+    SCALARS,
+    SUMMARY,
+    trial_folders,
+)
 from gatesweep.sweeps.schedulers.factory import make_scheduler
 from gatesweep.sweeps.schedulers.history import recorded_scores
 from gatesweep.sweeps.search.space import read_space
@@ -23,53 +32,54 @@ from gatesweep.sweeps.search.study import open_study
 
 
 def differences(swept: Path, whole: Path) -> list[str]:
-    """What is not as it should be in the sweep `swept`, whose trials are those of the undisturbed `whole`."""
-    found = []
+    """Return the faults of the sweep `swept`, and its differences from the undisturbed sweep `whole`."""
+    faults = []
     names = [folder.name for folder in trial_folders(whole)]
     if [folder.name for folder in trial_folders(swept)] != names:
         return [f"trials: {[folder.name for folder in trial_folders(swept)]}, expected {names}"]
     for name in names:
-        found += [f"{name}: {what}" for what in (*_record(swept / name), *_unlike(swept / name, whole / name))]
-    for what, of in {"summary": _counts, "study": _study, "rungs": rungs}.items():
-        if of(swept) != of(whole):
-            found.append(f"{what}: {of(swept)}, expected {of(whole)}")
-    return found + list(_mlflow(swept))
+        faults += [f"{name}: {fault}" for fault in (*_record(swept / name), *_unlike(swept / name, whole / name))]
+    for part, read in {"summary": _counts, "study": _study, "rungs": rungs}.items():
+        if read(swept) != read(whole):
+            faults.append(f"{part}: {read(swept)}, expected {read(whole)}")
+    return faults + list(_mlflow(swept))
 
 
 def epochs(trial: Path) -> list[Event]:
-    return [event for event in read_events(trial / "events.jsonl") if event["event"] == "epoch"]
+    """Return the recorded epochs of a trial."""
+    return [event for event in read_events(trial / EVENTS) if event["event"] == "epoch"]
 
 
 def rungs(sweep: Path) -> Any:
-    """What the scheduler of a resumed sweep knows: each bracket's rungs, and whom it stopped."""
-    config = read_config(sweep / "config.yaml")
-    made = make_scheduler(config.scheduler, config.training.max_epochs, read_space(config), recorded_scores(sweep))
-    brackets = getattr(made, "_brackets", [])  # scheduler=none has none
-    return [bracket._rungs for bracket in brackets], sorted(getattr(made, "stopped", ()))
+    """Return the state of a resumed sweep's scheduler: the rungs of each bracket, and the stopped trials."""
+    config = read_config(sweep / CONFIG)
+    scheduler = make_scheduler(config.scheduler, config.training.max_epochs, read_space(config), recorded_scores(sweep))
+    brackets = getattr(scheduler, "brackets", [])  # scheduler=none has none
+    return [bracket.rungs for bracket in brackets], sorted(getattr(scheduler, "stopped", ()))
 
 
 def _record(trial: Path) -> Iterator[str]:
-    """One start to one end, every epoch once, and the three files of one opinion."""
-    events, seen = read_events(trial / "events.jsonl"), epochs(trial)
+    """Faults of a trial's record: it has one end and every epoch once, and its three files agree."""
+    events, seen = read_events(trial / EVENTS), epochs(trial)
     if [event["event"] for event in events].count("end") != 1 or events[-1]["event"] != "end":
         yield f"events end with {[event['event'] for event in events][-3:]}, expected one end, the last"
     if [event["epoch"] for event in seen] != list(range(1, len(seen) + 1)):
         yield f"epochs {[event['epoch'] for event in seen]}"
-    result = json.loads((trial / "result.json").read_text())
+    result = json.loads((trial / RESULT).read_text())
     if result["curves"] != json_safe(curves(seen)) or result["outcome"] != events[-1]["outcome"]:
-        yield "result.json is not what its events say"
-    with (trial / "scalars.csv").open() as stream:
+        yield "result.json differs from the events"
+    with (trial / SCALARS).open() as stream:
         if [int(row["epoch"]) for row in csv.DictReader(stream)] != [event["epoch"] for event in seen]:
-            yield "scalars.csv is not what its events say"
+            yield "scalars.csv differs from the events"
 
 
 def _unlike(trial: Path, twin: Path) -> Iterator[str]:
-    """Where a trial differs from its undisturbed twin, clocks and memory apart."""
-    for what, of in {"values": _values, "curves": _curves, "end": _end}.items():
-        if of(trial) != of(twin):
-            yield f"{what}: {of(trial)}, expected {of(twin)}"
+    """Differences of a trial from its undisturbed twin, except times and memory."""
+    for part, read in {"values": _values, "curves": _curves, "end": _end}.items():
+        if read(trial) != read(twin):
+            yield f"{part}: {read(trial)}, expected {read(twin)}"
     (at, state), (twin_at, twin_state) = (
-        checkpoint.newest(folder / "checkpoints") or (None, {}) for folder in (trial, twin)
+        checkpoint.newest(folder / CHECKPOINTS) or (None, {}) for folder in (trial, twin)
     )
     if at is None or twin_at is None or at.epoch != twin_at.epoch or at.epoch != len(epochs(trial)):
         yield f"newest checkpoint: {at}, expected {twin_at}"
@@ -82,16 +92,17 @@ def _unlike(trial: Path, twin: Path) -> Iterator[str]:
         yield f"weights differ: {unequal}"
 
 
-def same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.dtype == other.dtype and torch.equal(one, other)
+def same(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Return True if two tensors have equal types and values."""
+    return first.dtype == second.dtype and torch.equal(first, second)
 
 
 def _values(trial: Path) -> Any:
-    return read_events(trial / "events.jsonl")[0]["values"]
+    return read_events(trial / EVENTS)[0]["values"]
 
 
 def _curves(trial: Path) -> Any:
-    """Every epoch's metrics but those of clocks and memory, its score, and the loss of every step."""
+    """The metrics of every epoch except times and memory, its score, and the loss of every step."""
     return [
         (
             event["epoch"],
@@ -104,17 +115,17 @@ def _curves(trial: Path) -> Any:
 
 
 def _end(trial: Path) -> Any:
-    last = read_events(trial / "events.jsonl")[-1]
+    last = read_events(trial / EVENTS)[-1]
     return last.get("outcome"), last.get("reason")
 
 
 def _counts(sweep: Path) -> Any:
-    summary = json.loads((sweep / "summary.json").read_text())
+    summary = json.loads((sweep / SUMMARY).read_text())
     return {key: summary[key] for key in ("trials", *OUTCOMES, "interrupted", "epochs")}
 
 
 def _study(sweep: Path) -> Any:
-    """What the sampler has learned: every trial once, over, and as it was told."""
+    """The data of the study that the sampler reads."""
     return [
         (trial.number, trial.state.name, trial.params, trial.values, trial.constraints, trial.intermediate_values)
         for trial in open_study(sweep).trials
@@ -122,7 +133,7 @@ def _study(sweep: Path) -> Any:
 
 
 def _mlflow(sweep: Path) -> Iterator[str]:
-    """One run for the sweep and one for each trial, over, with every point of every curve once, and no more."""
+    """Faults in MLflow: the sweep and each trial have one finished run, with every point of every curve once."""
     for name, value in MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
@@ -154,7 +165,7 @@ def _points(client: Any, run: str, key: str) -> list[tuple[int, float]]:
 
 
 def _expected(recorded: list[Event]) -> dict[str, list[tuple[int, float]]]:
-    """The points of MLflow that the recorded epochs stand for, by metric."""
+    """The points of each metric in the recorded epochs, as MLflow holds them."""
     points: dict[str, list[tuple[int, float]]] = {}
     for event in recorded:
         for key, value in {**event["metrics"], "score": event["score"], "epoch": event["epoch"]}.items():

@@ -1,10 +1,11 @@
 """The contract, over every file in configs/trainable.
 
-`python -m tests.trainables.test_trainables` rewrites the golden losses.
+`python -m tests.trainables.test_trainables mlp born_gan` rewrites the golden losses of the trainables that it names.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 import os
 from inspect import signature
@@ -29,7 +30,17 @@ from gatesweep.sweeps.config.values import flatten, with_values
 from gatesweep.sweeps.execution.figures import draw_figures
 from tests.conftest import EXPERIMENTS, GOLDEN, TRAINABLES, tiny
 
-STEPS = 20  # of the golden losses
+STEPS, CLOSE = 20, 2e-5  # golden losses: their number, and the relative difference that is rounding
+# Rounding differs between processors: with noise of 3e-7 on every parameter and gradient, losses moved by 4e-6 at most.
+# In two families a last digit grows. Their comparison ends before it shows, with a tolerance of its own where needed.
+COMPARED = {
+    # The loss holds an attack. Its ascent follows gradients near lines of probability 0, which turn on a last digit:
+    # 2e-5 in the first step, 1e-4 in the fourth, 1e-2 in the fifth, 0.2 in the sixth.
+    "born_adversarial": (4, 5e-4),
+    # Drawn points come from a piecewise linear inverse. At the border of two pieces a last digit decides between them,
+    # and the gradient jumps there: 2e-6 up to the twelfth step, 3e-5 in the thirteenth, 2e-3 in the seventeenth.
+    "born_gan": (12, CLOSE),
+}
 IN_FULL_PRECISION = {"born_adversarial", "born_classifier", "born_generator"}  # all that they are is in amplitudes
 LENT = {"_target_", "device", "seed"}  # what the sweep adds to a file's fields
 
@@ -149,15 +160,56 @@ def _rank(rank: int, *, config: Config, folder: str) -> None:
     os._exit(0)  # torch's threads outlive the interpreter's end now and then, and abort a process that is done
 
 
-def first_losses(name: str) -> list[float]:
-    losses = [loss for epoch in epochs(tiny(name)) for loss in epoch.losses]
+def first_losses(config: Config) -> list[float]:
+    trainable, data = build_run(config)
+    losses: list[float] = []
+    for epoch in fit(trainable, data, make_settings(config)):
+        losses += epoch.losses
+        if len(losses) >= STEPS:
+            break
     return losses[:STEPS]
 
 
-def test_golden_losses(name: str) -> None:
+def equals_golden(name: str, losses: list[float]) -> bool:
+    """Compare as many steps as stay comparable on other processors."""
     golden = [float(line) for line in (GOLDEN / f"{name}.txt").read_text().split()]
-    assert len(golden) == STEPS
-    assert first_losses(name) == pytest.approx(golden, rel=1e-3)  # processors differ in the last digits
+    assert len(golden) == len(losses) == STEPS
+    steps, tolerance = COMPARED.get(name, (STEPS, CLOSE))
+    return losses[:steps] == pytest.approx(golden[:steps], rel=tolerance)
+
+
+@pytest.mark.rounding
+def test_golden_losses(name: str) -> None:
+    losses = first_losses(tiny(name))
+    assert equals_golden(name, losses), losses
+
+
+def test_golden_losses_see_a_learning_rate_that_is_one_percent_off(name: str) -> None:
+    rate = 1.01 * tiny(name)["trainable"]["lr"]
+    assert not equals_golden(name, first_losses(tiny(name, f"trainable.lr={rate}")))
+
+
+def rewrite_golden(arguments: list[str] | None = None) -> None:
+    """Rewrite the golden losses of the trainables that are named; exit with 2 if none is, or one is unknown."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.trainables.test_trainables", description=rewrite_golden.__doc__
+    )
+    parser.add_argument("names", nargs="+", choices=TRAINABLES, metavar="name", help=", ".join(TRAINABLES))
+    for name in parser.parse_args(arguments).names:
+        losses = first_losses(tiny(name))
+        (GOLDEN / f"{name}.txt").write_text("\n".join(f"{loss:.7g}" for loss in losses) + "\n")
+
+
+@pytest.mark.parametrize(("names", "message"), [([], "required: name"), (["mlp", "mpl"], "invalid choice: 'mpl'")])
+def test_golden_losses_are_rewritten_by_name_only(names, message, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(f"{__name__}.GOLDEN", tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        rewrite_golden(names)
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    rewrite_golden(["mlp"])
+    assert [path.name for path in tmp_path.iterdir()] == ["mlp.txt"]
+    assert equals_golden("mlp", first_losses(tiny("mlp")))
 
 
 def test_draws_its_figures(name: str, tmp_path: Path) -> None:
@@ -181,5 +233,4 @@ def test_experiments_compose(experiment: str) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for one in TRAINABLES:
-        (GOLDEN / f"{one}.txt").write_text("\n".join(f"{loss:.7g}" for loss in first_losses(one)) + "\n")
+    rewrite_golden()

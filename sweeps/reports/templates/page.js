@@ -1,13 +1,13 @@
 "use strict";
-// Plots: colours are named by CSS variables, and looked up again whenever the scheme changes.
+// Plots name colours by CSS variables. They are looked up again when the colour scheme changes.
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const touch = matchMedia("(pointer: coarse)").matches;
 
 function coloured(node, style) {
   if (typeof node === "string" && node.startsWith("var(")) return style.getPropertyValue(node.slice(4, -1)).trim();
-  if (Array.isArray(node)) return node.map(one => coloured(one, style));
+  if (Array.isArray(node)) return node.map(item => coloured(item, style));
   if (node && typeof node === "object")
-    return Object.fromEntries(Object.entries(node).map(([key, one]) => [key, coloured(one, style)]));
+    return Object.fromEntries(Object.entries(node).map(([key, value]) => [key, coloured(value, style)]));
   return node;
 }
 
@@ -26,7 +26,7 @@ function draw() {
     div.figure ??= JSON.parse(div.querySelector("script").textContent);
     div.style.height = `${div.figure.layout.height}px`;
     const {data, layout} = coloured({data: div.figure.data, layout: {...base, ...div.figure.layout}}, style);
-    if (div.clientWidth < 520 && layout.yaxis?.title) {  // a phone: the text above says it
+    if (div.clientWidth < 520 && layout.yaxis?.title) {  // on a phone the text above the plot names the axis
       layout.yaxis.title = {text: ""};
       layout.margin.l -= 20;
     }
@@ -35,35 +35,35 @@ function draw() {
   }
 }
 
-// Tables: a click on a heading sorts, numbers as numbers; rows stay folded from the fiftieth on.
-function sortBy(board, column) {
-  const heads = board.querySelectorAll("thead tr"), head = heads[0].children[column];
+// A click on a heading of a table sorts its rows. The number of rows that are folded away stays the same.
+function sortBy(table, column) {
+  const heads = table.querySelectorAll("thead tr"), head = heads[0].children[column];
   const up = head.getAttribute("aria-sort") === "descending" || !head.hasAttribute("aria-sort") && !head.classList.contains("number");
   for (const row of heads)
-    [...row.children].forEach((one, at) => at === column
-      ? one.setAttribute("aria-sort", up ? "ascending" : "descending") : one.removeAttribute("aria-sort"));
-  const bodies = [...board.querySelectorAll("tbody")], sizes = bodies.map(body => body.rows.length);
+    [...row.children].forEach((cell, at) => at === column
+      ? cell.setAttribute("aria-sort", up ? "ascending" : "descending") : cell.removeAttribute("aria-sort"));
+  const bodies = [...table.querySelectorAll("tbody")], sizes = bodies.map(body => body.rows.length);
   const key = row => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
   const empty = text => text === "" || text === "nan";
-  const rows = bodies.flatMap(body => [...body.rows]).sort((one, other) => {
-    const a = key(one), b = key(other);
-    if (empty(a) || empty(b)) return empty(a) - empty(b);  // last, either way
+  const rows = bodies.flatMap(body => [...body.rows]).sort((first, second) => {
+    const a = key(first), b = key(second);
+    if (empty(a) || empty(b)) return empty(a) - empty(b);  // empty cells last, in both directions
     const numbers = a - b, order = Number.isNaN(numbers) ? a.localeCompare(b) : numbers;
     return up ? order : -order;
   });
   bodies.forEach((body, at) => body.append(...rows.splice(0, sizes[at])));
 }
 
-for (const board of document.querySelectorAll(".board"))
-  for (const head of board.querySelectorAll("thead tr"))
-    [...head.children].forEach((one, column) => {
+for (const table of document.querySelectorAll(".sortable"))
+  for (const head of table.querySelectorAll("thead tr"))
+    [...head.children].forEach((cell, column) => {
       const button = document.createElement("button");
-      button.append(...one.childNodes);
-      button.addEventListener("click", () => sortBy(board, column));
-      one.append(button);
+      button.append(...cell.childNodes);
+      button.addEventListener("click", () => sortBy(table, column));
+      cell.append(button);
     });
 
-for (const note of document.querySelectorAll(".without")) note.remove();  // of what is missing without JavaScript
+for (const note of document.querySelectorAll(".without")) note.remove();  // they say what is missing without JavaScript
 draw();
 dark.addEventListener("change", () => draw());
 function print(starts) {
@@ -72,7 +72,7 @@ function print(starts) {
   for (const div of document.querySelectorAll(".plot")) Plotly.Plots.resize(div);
 }
 addEventListener("beforeprint", () => {
-  for (const one of document.querySelectorAll(".board details")) one.open = true;
+  for (const details of document.querySelectorAll(".sortable details")) details.open = true;
   print(true);
 });
 addEventListener("afterprint", () => print(false));

@@ -157,17 +157,6 @@ def test_the_command_says_it_in_one_line_and_exits_with_2(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_names_every_group_and_key(tmp_path: Path) -> None:
-    done = cli("--help", cwd=tmp_path)
-    assert done.returncode == 0
-    for expected in (
-        "scheduler what to stop early: *asha, hyperband, median, none, pbt",
-        "search what to try next: gp, grid, random, *tpe",
-        "num_samples=",
-    ):
-        assert expected in " ".join(done.stdout.split())
-
-
 def test_a_sweep_of_ones_own_graph_runs_from_any_working_directory(tmp_path: Path) -> None:
     """The command as a person types it, small; results and graph lie beside the person."""
     shutil.copytree(ROOT / "trainables" / "walks" / "connectome", tmp_path / "mine")

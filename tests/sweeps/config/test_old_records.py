@@ -20,6 +20,7 @@ from gatesweep.sweeps.commands.load import load
 from gatesweep.sweeps.commands.publish import MLFLOW_ENVIRONMENT
 from gatesweep.sweeps.commands.resume import configure
 from gatesweep.sweeps.commands.run import run_sweep
+from gatesweep.sweeps.config.recorded import read_values
 from gatesweep.sweeps.records.summary import leaderboard, leaderboard_csv, write_summary
 from gatesweep.sweeps.search.study import open_study
 from gatesweep.sweeps.tracking.publisher import Publisher
@@ -42,6 +43,14 @@ def test_the_leaderboard_is_the_one_that_was_written_then(old: Path) -> None:
     summary = json.loads((old / "summary.json").read_text())
     facts = {"versions": summary["versions"], "git_commit": summary["git_commit"]}
     assert write_summary(old, summary["seconds"], facts) == summary
+
+
+def test_keys_that_were_renamed_are_read_under_their_new_names(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("training: {watch: 5}\nresources: {cpus: 2, gpus: 0}\n")
+    values = read_values(path)
+    assert values["training"] == {"log_grad_norm_every": 5, "system_metrics": False}
+    assert {"cpus_per_worker": 2, "gpus_per_worker": 0}.items() <= values["resources"].items()
 
 
 def test_the_model_comes_back(old: Path) -> None:

@@ -34,7 +34,7 @@ def test_scripts_are_sound_shell(script: Path) -> None:
 
 
 def test_slurm_reads_every_option_of_its_script() -> None:
-    """It stops reading at the first command, and takes no comment for an option with a space before SBATCH."""
+    """Slurm stops reading at the first command, and a comment with a space before SBATCH is no option."""
     lines = (ROOT / "configs/cluster/slurm.sh").read_text().splitlines()
     first_command = next(number for number, line in enumerate(lines) if line and not line.startswith("#"))
     options = [number for number, line in enumerate(lines) if "SBATCH" in line]

@@ -66,7 +66,7 @@ def test_a_key_that_ray_does_not_know_is_refused() -> None:
 
     config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
     with pytest.raises(Exception, match="idle_timeout"):
-        validate_config(config.replace(idle_timeout=5))
+        validate_config({**config, "idle_timeout": 5})
 
 
 def test_the_image_is_of_the_ray_that_is_pinned() -> None:
@@ -191,9 +191,14 @@ def uploaded(folder: Path, target: Path) -> dict[str, int]:
 
 def test_a_job_uploads_the_code_and_no_more(tmp_path: Path) -> None:
     files = uploaded(ROOT, tmp_path / "package.zip")
-    assert {name.split("/")[0] for name in files if "/" in name} == {"configs", "core", "sweeps", "trainables"}
-    assert (tmp_path / "package.zip").stat().st_size < 2**20
-    for name in ("sweeps/run.py", "configs/config.yaml", "trainables/walks/connectome"):
+    assert {name.split("/")[0] for name in files if "/" in name} == {"gatesweep", "sweeps"}
+    assert {name for name in files if name.startswith("sweeps/")} == {  # its rooms come in gatesweep/ alone
+        f"sweeps/{path.name}" for path in (ROOT / "sweeps").glob("*.py")
+    }
+    for folder in ("configs", "core", "sweeps", "trainables"):
+        assert any(name.startswith(f"gatesweep/{folder}/") for name in files), folder
+    assert (tmp_path / "package.zip").stat().st_size < 3 * 2**19
+    for name in ("sweeps/run.py", "gatesweep/configs/config.yaml", "gatesweep/trainables/walks/connectome"):
         assert any(path.startswith(name) for path in files), name
 
 
@@ -202,11 +207,11 @@ def test_what_runs_leave_behind_is_not_uploaded(tmp_path: Path) -> None:
         shutil.copy(ROOT / ignore, tmp_path)
     left = ["results/a/trial_0000/checkpoints/epoch_0001/state.pt", "mlartifacts/0/a.png", "outputs/.hydra/config.yaml"]
     left += [".git/config", ".venv/bin/python", "results/mlflow.db", "core/__pycache__/a.pyc", "model.safetensors"]
-    for name in (*left, "sweeps/run.py", "trainables/walks/results/table.csv"):
+    for name in (*left, "sweeps/run.py", "gatesweep/trainables/walks/results/table.csv"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     files = uploaded(tmp_path, tmp_path.with_suffix(".zip"))
-    assert set(files) == {".gitignore", ".rayignore", "sweeps/run.py", "trainables/walks/results/table.csv"}
+    assert set(files) == {".gitignore", ".rayignore", "sweeps/run.py", "gatesweep/trainables/walks/results/table.csv"}
 
 
 def run_apart(script: str, folder: Path, *overrides: str, seconds: float) -> dict[str, Any]:
@@ -214,7 +219,7 @@ def run_apart(script: str, folder: Path, *overrides: str, seconds: float) -> dic
     # `ray` itself, whether its environment is active or not
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": tools}
-    for name in ("RAY_ADDRESS", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_MODE"):
+    for name in ("RAY_ADDRESS", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         environment.pop(name, None)  # what the tests' own Ray is told
     command = [*OWN, sys.executable, "-m", f"tests.cluster.{script}", str(folder), *overrides]
     with (folder / "log").open("w") as log:

@@ -15,9 +15,9 @@ import ray
 import yaml
 
 from gatesweep.core.record import read_events
-from gatesweep.sweeps.execution.coordinator import WorkerGroupCoordinator
+from gatesweep.sweeps.execution.coordinator import Job, WorkerGroupCoordinator
 from gatesweep.sweeps.records.layout import trial_folders
-from tests.conftest import LR, trivial
+from tests.conftest import LR, tiny, trivial
 from tests.support.processes import descendants
 from tests.support.undisturbed import differences
 from tests.sweeps.commands.test_sweep import run
@@ -29,7 +29,7 @@ TWO = ["resources.workers=2", "resources.cpus_per_worker=0.5"]
 def groups() -> dict[str, str]:
     """The state of every placement group of two workers that there ever was."""
     table = ray.util.placement_group_table()
-    return {one["placement_group_id"]: one["state"] for one in table.values() if len(one["bundles"]) == 2}
+    return {group["placement_group_id"]: group["state"] for group in table.values() if len(group["bundles"]) == 2}
 
 
 def by_fault(folder: Path, key: str = "trainable.misbehave") -> dict[Any, dict[str, Any]]:
@@ -48,19 +48,19 @@ def test_one_group_trains_all_trials_and_survives_their_faults(tmp_path: Path) -
     before = groups()
     _, folder, summary = run(trivial(tmp_path / "two", space, *grid, *TWO, lr=0.1, at_epoch=2))
     assert (summary["passed"], summary["diverged"], summary["failed"]) == (1, 1, 2)
-    found = by_fault(folder)
-    assert found["memory"]["reason"].startswith("out of memory at batch size 16: try")
-    assert found["boom"]["reason"] == "RuntimeError: boom"
+    results = by_fault(folder)
+    assert results["memory"]["reason"].startswith("out of memory at batch size 16: try")
+    assert results["boom"]["reason"] == "RuntimeError: boom"
     started = groups().keys() - before.keys()
     assert len(started) == 1
-    assert {groups()[one] for one in started} == {"REMOVED"} and descendants(
+    assert {groups()[group] for group in started} == {"REMOVED"} and descendants(
         os.getpid(), ("ray::RayTrainWorker",)
     ) == []
 
     _, alone, _ = run(trivial(tmp_path / "one", space, *grid, lr=0.1, at_epoch=2))
-    one, two = by_fault(alone)[None]["curves"], found[None]["curves"]
-    assert two["train/step_loss"] == pytest.approx(one["train/step_loss"], rel=1e-4)
-    assert two["val/closeness"] == pytest.approx(one["val/closeness"], rel=1e-4)
+    curves_alone, curves = by_fault(alone)[None]["curves"], results[None]["curves"]
+    assert curves["train/step_loss"] == pytest.approx(curves_alone["train/step_loss"], rel=1e-4)
+    assert curves["val/closeness"] == pytest.approx(curves_alone["val/closeness"], rel=1e-4)
 
 
 def test_a_fault_of_one_rank_costs_the_trial_and_not_the_sweep(tmp_path: Path) -> None:
@@ -68,13 +68,13 @@ def test_a_fault_of_one_rank_costs_the_trial_and_not_the_sweep(tmp_path: Path) -
     space = {"on_rank": {"type": "categorical", "choices": [1, 5]}}
     limits = ["search=grid", "num_samples=null", "scheduler=none", "resources.max_failures=0"]
     _, folder, summary = run(trivial(tmp_path, space, *limits, *TWO, misbehave="boom", at_epoch=2))
-    found = by_fault(folder, "on_rank")
-    assert found[1]["reason"] == "its workers died, 1 x: RuntimeError: boom" and found[1]["outcome"] == "failed"
-    assert found[5]["outcome"] in ("passed", "finished") and summary["trials"] == 2
+    results = by_fault(folder, "on_rank")
+    assert results[1]["reason"] == "its workers died, 1 x: RuntimeError: boom" and results[1]["outcome"] == "failed"
+    assert results[5]["outcome"] in ("passed", "finished") and summary["trials"] == 2
 
 
 def test_a_worker_or_who_holds_it_is_killed_and_the_trial_goes_on_with_others(tmp_path: Path) -> None:
-    """And ends bitwise as if nothing had happened. See `python -m tests.support.chaos worker holder gang`."""
+    """The trial ends bitwise as if nothing had happened. See `python -m tests.support.chaos worker holder gang`."""
     victims = {  # by the epoch after which they die
         2: ("ray::TrainTrial", "ray::_Inner"),
         3: ("ray::RayTrainWorker",),
@@ -94,10 +94,11 @@ def test_a_worker_or_who_holds_it_is_killed_and_the_trial_goes_on_with_others(tm
     slow = ["num_samples=1", "scheduler=none", "gate.thresholds={val/closeness:'> 2'}", "tracking=mlflow"]
     _, folder, summary = run(trivial(tmp_path / "two", LR, *slow, *TWO, "resources.max_failures=3", epoch_seconds=0.3))
     assert len(killed) == 3 and summary["finished"] == 1
-    epochs = [one["epoch"] for one in read_events(folder / "trial_0000" / "events.jsonl") if one["event"] == "epoch"]
+    events = read_events(folder / "trial_0000" / "events.jsonl")
+    epochs = [event["epoch"] for event in events if event["event"] == "epoch"]
     assert epochs == [1, 2, 3, 4, 5, 6]
     started = groups().keys() - before.keys()
-    assert len(started) == 4 and {groups()[one] for one in started} == {"REMOVED"}
+    assert len(started) == 4 and {groups()[group] for group in started} == {"REMOVED"}
 
     _, whole, _ = run(trivial(tmp_path / "whole", LR, *slow, *TWO))
     assert differences(folder, whole) == []
@@ -106,7 +107,7 @@ def test_a_worker_or_who_holds_it_is_killed_and_the_trial_goes_on_with_others(tm
 def test_trials_may_differ_in_workers(tmp_path: Path) -> None:
     """Each then gets a group of its own."""
     before = groups()
-    base = [one for one in trivial(tmp_path, None, *TWO) if not one.startswith("search.space=")]
+    base = [override for override in trivial(tmp_path, None, *TWO) if not override.startswith("search.space=")]
     shown = "search.space={resources:{workers:{type:categorical,choices:[1,2]}}}"
     _, _, summary = run([*base, shown, "search=grid", "num_samples=null", "scheduler=none"])
     assert summary["trials"] == summary["passed"] == 2
@@ -114,26 +115,25 @@ def test_trials_may_differ_in_workers(tmp_path: Path) -> None:
 
 
 def test_what_a_holder_held_is_freed_if_it_dies_between_two_trials() -> None:
-    """The next trial's name is not known to its group yet; groups of those that live stay, busy as they are."""
+    """The group does not know the next trial's name yet. Groups of living holders stay, even of busy ones."""
 
     class Holder:
-        def hold(self, office: Any, group: str) -> Any:
-            ray.get(
-                office.assign.remote(group, {"trial": f"trial of {group}"}, ray.get_runtime_context().current_actor)
-            )
+        def hold(self, coordinator: Any, group: str) -> Any:
+            job = Job(f"trial of {group}", tiny("mlp"), max_failures=0)
+            ray.get(coordinator.assign.remote(group, job, ray.get_runtime_context().current_actor))
             self.reserved = ray.util.placement_group([{"CPU": 0.1}, {"CPU": 0.1}])
-            ray.get(office.register.remote(group, self.reserved))
+            ray.get(coordinator.register.remote(group, self.reserved))
             return self.reserved.id.hex()
 
         def train(self) -> None:
             time.sleep(4)
 
-    office = ray.remote(num_cpus=0)(WorkerGroupCoordinator).remote()
+    coordinator = ray.remote(num_cpus=0)(WorkerGroupCoordinator).remote()
     holders = [ray.remote(num_cpus=0)(Holder).remote() for _ in range(2)]
-    dying, living = (ray.get(holder.hold.remote(office, name)) for name, holder in zip("ab", holders, strict=True))
+    dying, living = (ray.get(holder.hold.remote(coordinator, name)) for name, holder in zip("ab", holders, strict=True))
     busy = holders[1].train.remote()
     ray.kill(holders[0])
-    ray.get(office.clear.remote("the next trial"))
+    ray.get(coordinator.clear.remote("the next trial"))
     assert groups()[dying] == "REMOVED" and groups()[living] == "CREATED"
-    ray.get([busy, office.clear.remote("b")])
+    ray.get([busy, coordinator.clear.remote("b")])
     assert groups()[living] == "REMOVED"

@@ -37,28 +37,30 @@ class Doomed(Line):
         return super().evaluate(data)
 
 
-def close(one: list[Any], other: list[Any]) -> None:
+def close(trials: list[Any], expected_trials: list[Any]) -> None:
     """The same trials, but for rounding."""
-    for (name, values, metrics, losses, outcome), expected in zip(one, other, strict=True):
+    for (name, values, metrics, losses, outcome), expected in zip(trials, expected_trials, strict=True):
         assert (name, values, outcome) == (expected[0], expected[1], expected[4])
         assert [epoch for epoch, _ in metrics] == [epoch for epoch, _ in expected[2]]
-        for (_, found), (_, wanted) in zip(metrics, expected[2], strict=True):
-            assert found == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+        for (_, value), (_, wanted) in zip(metrics, expected[2], strict=True):
+            assert value == pytest.approx(wanted, rel=1e-4, abs=1e-6)
         assert losses == [pytest.approx(curve, rel=1e-4, abs=1e-6) for curve in expected[3]]
 
 
 @pytest.mark.usefixtures("ray_here")
 def test_a_sweep_in_stacks_records_what_one_trial_at_a_time_does(tmp_path: Path) -> None:
     options = ["search=random", "num_samples=5", "scheduler=none"]
-    (_, stack, found), (_, alone, expected) = (
+    (_, stack, summary), (_, alone, expected) = (
         run(trivial(tmp_path / str(size), None, *options, f"resources.stack={size}")) for size in (3, 1)
     )
     close(recorded(stack), recorded(alone))
     same = ("trials", "passed", "finished", "stopped", "first_pass_epochs")
-    assert {key: found[key] for key in same[:-1]} == {key: expected[key] for key in same[:-1]}
-    states = [[(one.state, one.params, one.value) for one in open_study(folder).trials] for folder in (stack, alone)]
-    for one, other in zip(*states, strict=True):
-        assert one[:2] == other[:2] and one[2] == pytest.approx(other[2], rel=1e-4)
+    assert {key: summary[key] for key in same[:-1]} == {key: expected[key] for key in same[:-1]}
+    states = [
+        [(trial.state, trial.params, trial.value) for trial in open_study(folder).trials] for folder in (stack, alone)
+    ]
+    for state, expected_state in zip(*states, strict=True):
+        assert state[:2] == expected_state[:2] and state[2] == pytest.approx(expected_state[2], rel=1e-4)
     for trial in trial_folders(stack):
         assert {path.name for path in trial.iterdir()} == {path.name for path in (alone / trial.name).iterdir()}
 
@@ -73,7 +75,7 @@ def test_a_rung_thins_a_stack_to_its_best_third_and_a_killed_process_changes_not
 
     seen = recorded_scores(whole)
     assert [len(together) for together in seen[:2]] == [6, 2]  # a third of six
-    best = sorted(seen[0], key=lambda one: one[2])[-2:]
+    best = sorted(seen[0], key=lambda score: score[2])[-2:]
     assert {name for name, _, _ in seen[1]} == {name for name, _, _ in best}
     ended = {folder.name: read_events(folder / "events.jsonl")[-1]["outcome"] for folder in trial_folders(whole)}
     stopped = {name for name, outcome in ended.items() if outcome == "stopped"}
@@ -121,8 +123,8 @@ def test_a_group_has_one_shape_and_is_handed_out_again_as_it_was(tmp_path: Path)
     assert [len(group["members"]) for group in groups] == [4, 4, 2]
     for group in groups:
         values = [member["values"] for member in group["members"]]
-        assert len({one["trainable.epoch_seconds"] for one in values}) == 1
-        assert len({one["trainable.lr"] for one in values}) == len(values)
+        assert len({value["trainable.epoch_seconds"] for value in values}) == 1
+        assert len({value["trainable.lr"] for value in values}) == len(values)
     names = [member["trial"] for group in groups for member in group["members"]]
     assert names == [f"trial_{number:04d}" for number in range(10)]
     assert first.suggest("none left") is None

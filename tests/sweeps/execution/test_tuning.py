@@ -11,7 +11,7 @@ import pytest
 from gatesweep.sweeps.commands.run import run_sweep
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.execution import tune_loop
-from gatesweep.sweeps.execution.tune_loop import LeanTuneController
+from gatesweep.sweeps.execution.ray_private import LeanTuneController
 from tests.conftest import trivial
 
 pytestmark = pytest.mark.usefixtures("ray_here")

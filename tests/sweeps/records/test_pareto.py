@@ -42,7 +42,7 @@ def test_the_front_is_what_no_trial_that_passed_beats_in_both(
     assert pareto_lines(summary["front"])[-1].startswith("front: trial_0000, val/loss 0.1, ")
     assert (cost in leaderboard(folder)[0]) and leaderboard(folder)[0]["epochs"] > 0
     html = write_page(folder).read_text()
-    table = html[html.index("the front of objective and cost") :].partition("</table>")[0]
+    table = html[html.index("the Pareto front of objective and cost") :].partition("</table>")[0]
     assert table.count("<tr><td>") == len(front) and f'href="{next(iter(front))}/"' in table
 
 

@@ -33,7 +33,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What lies in a folder of results: sweeps, a link to one, a run, MLflow's file."""
+    """A folder of results: sweeps, a link to one of them, a run, MLflow's file."""
     folder = tmp_path_factory.mktemp("results")
     pretend(folder / "first", many(20, 20))
     (folder / "first" / "report.html").write_text("there")
@@ -58,7 +58,7 @@ def test_a_folder_of_results_is_compared_each_sweep_once(results: Path) -> None:
     (results / "compare.html").unlink()
 
 
-def test_a_row_says_what_a_sweep_came_to(results: Path) -> None:
+def test_a_row_agrees_with_the_sweep(results: Path) -> None:
     row = comparison_row(read_sweep(results / "second"))
     assert (row["sweep"], row["family"], row["state"]) == ("second", "Line", "interrupted")
     assert (row["trials"], row["passed"], row["rate"], row["best score"]) == ("2", "1", "50%", "1.4")
@@ -70,20 +70,20 @@ def test_a_row_says_what_a_sweep_came_to(results: Path) -> None:
 
 
 def test_the_best_so_far_counts_the_epochs_of_all_trials(results: Path) -> None:
-    # trials take turns: -0.5, -0.1 (the other's), -0.2, 1.4
+    # the two trials take turns: -0.5, -0.1 (the second), -0.2, 1.4 (the second)
     line = best_so_far(read_sweep(results / "second"))
     assert line == [(1, -0.5, False), (2, -0.1, False), (4, 1.4, True)]
 
 
-def test_its_page_draws_in_a_browser(results: Path, chromium: Any, tmp_path: Path) -> None:
+def test_the_page_draws_in_a_browser(results: Path, chromium: Any, tmp_path: Path) -> None:
     page = results / "compare.html"
     done = run(*(results / name for name in ("first", "second", "third", "empty")), "--html", page)
     assert done.returncode == 0 and done.stdout.endswith(f"page {page}\n"), done.stderr
     for width in (1280, 390):
         with visit(chromium, page.as_uri(), width, color_scheme="dark") as seen:
-            lines = "[...document.querySelectorAll('.js-plotly-plot')].map(one => one.data.map(line => line.name))"
+            lines = "[...document.querySelectorAll('.js-plotly-plot')].map(plot => plot.data.map(line => line.name))"
             assert seen.page.evaluate(lines) == [["first", "second"], ["third"]]
-            assert seen.page.locator(".board tbody tr").count() == 4
+            assert seen.page.locator(".sortable tbody tr").count() == 4
             assert seen.page.get_by_role("link", name="first").get_attribute("href") == "first/report.html"
             assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
             assert seen.errors == [] and seen.requests == [page.as_uri()]
@@ -92,11 +92,11 @@ def test_its_page_draws_in_a_browser(results: Path, chromium: Any, tmp_path: Pat
 @pytest.mark.parametrize(
     "arguments", [["nowhere"], ["run"], ["first", "nowhere"], ["first", "--html", "no/where.html"]]
 )
-def test_what_cannot_be_compared_is_said_in_one_line(
+def test_bad_input_is_refused_in_one_line(
     results: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = [one if one.startswith("--") else str(results / one) for one in arguments]
-    monkeypatch.setattr(sys, "argv", ["compare.py", *given])
+    command_line = [item if item.startswith("--") else str(results / item) for item in arguments]
+    monkeypatch.setattr(sys, "argv", ["compare.py", *command_line])
     assert main() == 2
-    said = capsys.readouterr()
-    assert said.err.count("\n") == 1 and said.err.startswith("error: ") and str(results) in said.err and said.out == ""
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1 and err.startswith("error: ") and str(results) in err and out == ""

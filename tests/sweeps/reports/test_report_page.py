@@ -1,4 +1,4 @@
-"""A sweep's page says what the run directories say, in any browser, without asking anyone."""
+"""The page of a sweep agrees with the run directories, draws in a browser and sends no request."""
 
 from __future__ import annotations
 
@@ -14,27 +14,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gatesweep.sweeps.commands.report import main
 from gatesweep.sweeps.commands.run import run_sweep
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.records.reader import read_sweep
 from gatesweep.sweeps.records.summary import leaderboard, leaderboard_text
-from gatesweep.sweeps.reports import page, parameters
+from gatesweep.sweeps.reports import page, parameters, sections
 from gatesweep.sweeps.reports.page import write_page
 from gatesweep.sweeps.reports.parameters import (
     best_of_study,
     draw_coordinates,
-    parameter_importances,
     score_study,
-    short_names,
 )
-from gatesweep.sweeps.reports.plots import MOST_POINTS, plot_progress, rung_cutoffs, thin_epochs
-from gatesweep.sweeps.reports.score_axis import ScoreAxis, score_axis
+from gatesweep.sweeps.reports.plots import MAX_POINTS, plot_progress, rung_cutoffs
+from gatesweep.sweeps.reports.score_axis import score_axis
 from tests.conftest import trivial
 from tests.support import browser
 from tests.support.browser import visit
@@ -42,7 +37,7 @@ from tests.support.pretended import Epochs, Pretended, many, pretend
 
 ROOT = Path(__file__).parents[3]
 chromium = browser.chromium
-DRAWN = "[...document.querySelectorAll('.plot')].map(one => one.querySelectorAll('svg.main-svg').length)"
+DRAWN = "[...document.querySelectorAll('.plot')].map(plot => plot.querySelectorAll('svg.main-svg').length)"
 WIDTH = "document.documentElement.scrollWidth"
 CLOSENESS = {"val/closeness": "> 0.9"}
 CLOSE: Epochs = [(-0.5, {"val/closeness": 0.45}), (-0.2, {"val/closeness": 0.72})]
@@ -73,31 +68,32 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def text_of(folder: Path) -> str:
-    """The words of a sweep's page, tables and all, without its scripts."""
+    """The text of a sweep's page with its tables, without scripts."""
     html = write_page(folder).read_text()
     bare = re.sub(r"<(script|style)\b.*?</\1>", " ", html, flags=re.DOTALL)
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", bare.replace("<wbr>", "")))
 
 
-def test_it_says_what_became_of_a_sweep(swept: Path) -> None:
-    summary, said = json.loads((swept / "summary.json").read_text()), text_of(swept)
-    assert f"{summary['passed']} of {summary['trials']} trials passed" in said and summary["passed"] >= 1
-    assert "val/closeness &gt; 0.9" in said and "val/loss, smaller is better" in said
+def test_the_page_agrees_with_the_record(swept: Path) -> None:
+    summary, text = json.loads((swept / "summary.json").read_text()), text_of(swept)
+    assert f"{summary['passed']} of {summary['trials']} trials passed" in text and summary["passed"] >= 1
+    assert "val/closeness &gt; 0.9" in text and "val/loss, smaller is better" in text
     best = summary["best"]
-    assert f"{best['trial']} , passed after {best['epochs']} epochs" in said
-    assert f"val/closeness {best['metrics']['val/closeness']:.4g} &gt; 0.9 clears by" in said
-    assert f"trainable.lr {best['params']['trainable.lr']:.4g}" in said
-    assert f"{summary['first_pass_epochs']} epochs" in said and f"{summary['epochs']} epochs" in said
+    assert f"{best['trial']} , passed after {best['epochs']} epochs" in text
+    assert f"val/closeness {best['metrics']['val/closeness']:.4g} &gt; 0.9 clears by" in text
+    assert f"trainable.lr {best['params']['trainable.lr']:.4g}" in text
+    assert f"{summary['first_pass_epochs']} epochs" in text and f"{summary['epochs']} epochs" in text
     for outcome in ("passed", "diverged", "failed"):
         epochs = sum(row["epochs"] for row in leaderboard(swept) if row["outcome"] == outcome)
-        assert f"{outcome} {summary[outcome]} {epochs} " in said
-    assert f"python sweeps/run.py resume={swept}" in said
-    assert f"python sweeps/train.py --config {swept / best['trial']}/config.yaml" in said
-    assert summary["git_commit"] in said and f"torch {summary['versions']['torch']}" in said
-    assert "RuntimeError: a fault &lt;b&gt;of&lt;/b&gt; its own" in said
+        assert f"{outcome} {summary[outcome]} {epochs} " in text
+    assert f"python sweeps/run.py resume={swept}" in text
+    assert f"python sweeps/train.py --config {swept / best['trial']}/config.yaml" in text
+    assert f"from gatesweep import load trainable, data = load(&#34;{swept / best['trial']}&#34;)" in text
+    assert summary["git_commit"] in text and f"torch {summary['versions']['torch']}" in text
+    assert "RuntimeError: a fault &lt;b&gt;of&lt;/b&gt; its own" in text
 
 
-def test_its_table_is_the_leaderboard_and_leads_to_the_folders(swept: Path) -> None:
+def test_the_table_is_the_leaderboard_and_links_to_the_folders(swept: Path) -> None:
     html = write_page(swept).read_text()
     table = html[html.index('aria-label="leaderboard"') :]
     links = re.findall(r'<a href="(trial_\d+/)">', table)
@@ -105,7 +101,7 @@ def test_its_table_is_the_leaderboard_and_leads_to_the_folders(swept: Path) -> N
     assert all((swept / link).is_dir() for link in links)
 
 
-def test_runs_in_mlflow_are_linked_where_they_are_known(tmp_path: Path) -> None:
+def test_known_runs_in_mlflow_are_linked(tmp_path: Path) -> None:
     folder = pretend(tmp_path / "sweep", [Pretended({}, PASSING, "passed"), Pretended({}, CLOSE)])
     assert "MLflow" not in write_page(folder).read_text().replace("in MLflow", "")
     links = {"base": "http://127.0.0.1:5000", "experiment": "1", "compare": "http://127.0.0.1:5000/#/x?a=1&b=2"}
@@ -117,10 +113,10 @@ def test_runs_in_mlflow_are_linked_where_they_are_known(tmp_path: Path) -> None:
     assert "javascript:" not in re.sub(r"<script>.*?</script>", "", write_page(folder).read_text(), flags=re.DOTALL)
 
 
-def test_where_none_passed_it_says_by_how_much_the_best_misses(tmp_path: Path) -> None:
-    said = text_of(pretend(tmp_path / "sweep", [Pretended({}, CLOSE), Pretended({}, HOPELESS, "diverged")]))
-    assert "0 of 2 trials passed" in said and "It misses by 0.18 in val/closeness." in said
-    assert "val/closeness 0.72 &gt; 0.9 misses by 0.18" in said and "first pass after none" in said
+def test_without_a_pass_the_page_says_by_how_much_the_best_trial_misses(tmp_path: Path) -> None:
+    text = text_of(pretend(tmp_path / "sweep", [Pretended({}, CLOSE), Pretended({}, HOPELESS, "diverged")]))
+    assert "0 of 2 trials passed" in text and "It misses by 0.18 in val/closeness." in text
+    assert "val/closeness 0.72 &gt; 0.9 misses by 0.18" in text and "first pass after none" in text
 
 
 def test_plots_draw_and_nothing_leaves_the_page(swept: Path, chromium: Any) -> None:
@@ -131,64 +127,64 @@ def test_plots_draw_and_nothing_leaves_the_page(swept: Path, chromium: Any) -> N
             assert len(drawn) == 6 and min(drawn) >= 1  # progress, two metrics, history, coordinates, importances
             assert seen.page.evaluate(WIDTH) <= width
             assert seen.errors == [] and seen.requests == [url]
-            points = seen.page.evaluate("document.querySelector('.plot').data.flatMap(one => one.y).length")
+            points = seen.page.evaluate("document.querySelector('.plot').data.flatMap(trace => trace.y).length")
             assert points > sum(row["epochs"] for row in leaderboard(swept))
 
 
 def test_without_javascript_its_tables_are_readable(swept: Path, chromium: Any) -> None:
     url, rows = write_page(swept).as_uri(), leaderboard(swept)
     with visit(chromium, url, 390, java_script_enabled=False) as seen:
-        cells = seen.page.locator(".board tbody tr td:first-child")
+        cells = seen.page.locator(".sortable tbody tr td:first-child")
         assert cells.all_inner_texts() == [row["trial"] for row in rows] and cells.first.is_visible()
         assert seen.page.get_by_text("need JavaScript").is_visible()
         table = seen.page.locator(".wide:has(> table)").last
-        assert table.evaluate("one => [one.clientWidth <= 390, getComputedStyle(one).overflowX]") == [True, "auto"]
+        assert table.evaluate("node => [node.clientWidth <= 390, getComputedStyle(node).overflowX]") == [True, "auto"]
 
 
-def test_it_follows_light_and_dark_plots_too(swept: Path, chromium: Any) -> None:
+def test_page_and_plots_follow_light_and_dark(swept: Path, chromium: Any) -> None:
     look = """[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color,
-               ...['xtick', 'ytick'].map(one => getComputedStyle(document.querySelector(`.${one} text`)).fill)]"""
+               ...['xtick', 'ytick'].map(tick => getComputedStyle(document.querySelector(`.${tick} text`)).fill)]"""
     with visit(chromium, write_page(swept).as_uri()) as seen:
         light = seen.page.evaluate(look)
         seen.page.emulate_media(color_scheme="dark")
         seen.page.wait_for_function("before => getComputedStyle(document.querySelector('.xtick text')).fill != before",
                                     arg=light[2])  # fmt: skip
         dark = seen.page.evaluate(look)
-        assert all(one != other for one, other in zip(light, dark, strict=True))
+        assert all(colour != dark_colour for colour, dark_colour in zip(light, dark, strict=True))
         assert dark[1] == dark[2] == dark[3] and light[1] == light[2]  # plots write in the page's ink
         seen.page.emulate_media(media="print", color_scheme="dark")
         assert seen.page.evaluate(look)[0] == light[0]  # paper is white
 
 
-def test_a_heading_sorts_numbers_as_numbers_and_what_is_folded_too(large: Path, chromium: Any) -> None:
+def test_a_heading_sorts_numbers_as_numbers_in_folded_rows_too(large: Path, chromium: Any) -> None:
     epochs = {row["trial"]: row["epochs"] for row in leaderboard(large)}
     with visit(chromium, write_page(large).as_uri()) as seen:
-        shown = "all => all.map(one => one.tBodies[0].rows.length)"
-        assert seen.page.locator(".board table").evaluate_all(shown) == [50, 50]
-        head = seen.page.locator(".board th button", has_text=re.compile("^epochs$")).first
-        names = seen.page.locator(".board tbody td:first-child")
+        shown = "all => all.map(table => table.tBodies[0].rows.length)"
+        assert seen.page.locator(".sortable table").evaluate_all(shown) == [50, 50]
+        head = seen.page.locator(".sortable th button", has_text=re.compile("^epochs$")).first
+        names = seen.page.locator(".sortable tbody td:first-child")
         for order in ("descending", "ascending"):
             head.click()
             now = names.all_text_contents()
             assert [epochs[name] for name in now] == sorted(epochs.values(), reverse=order == "descending")
             assert set(now) == set(epochs) and max(epochs.values()) == 100
-            assert seen.page.locator(f".board th[aria-sort={order}]").all_text_contents() == ["epochs", "epochs"]
+            assert seen.page.locator(f".sortable th[aria-sort={order}]").all_text_contents() == ["epochs", "epochs"]
 
 
 def test_a_hundred_trials_of_a_hundred_epochs_take_less_than_five_seconds(large: Path) -> None:
-    write_page(large)  # what is imported once
+    write_page(large)  # imports and caches
     began = time.process_time()
     html = write_page(large).read_text()
     assert time.process_time() - began < 5
-    found = read_sweep(large)
-    progress = plot_progress(found, score_axis(found), rung_cutoffs(found))
-    assert sum(len(trace["x"]) for trace in progress["data"]) <= MOST_POINTS + 2 * 100
+    sweep = read_sweep(large)
+    progress = plot_progress(sweep, score_axis(sweep), rung_cutoffs(sweep))
+    assert sum(len(trace["x"]) for trace in progress["data"]) <= MAX_POINTS + 2 * 100
     assert len(html) < 8e6
 
 
 def falling(*values: dict[str, Any]) -> list[Pretended]:
-    """A trial for each of `values`, one further from the gate than the other."""
-    return [Pretended(chosen, [(-0.1 * at, {})]) for at, chosen in enumerate(values, 1)]
+    """A trial for each of `values`, each further from the gate than the last."""
+    return [Pretended(varied, [(-0.1 * number, {})]) for number, varied in enumerate(values, 1)]
 
 
 FAILED = Pretended({"trainable.lr": 0.1}, [], "failed", "ValueError: no", "Traceback\nValueError: no\n")
@@ -204,7 +200,7 @@ EDGES: dict[str, tuple[list[Pretended], dict[str, Any]]] = {
     "no numbers": (DIVERGED, {}),
     "metric not reported": ([Pretended({"trainable.lr": 0.1}, [(-1e9, {})], "diverged")], {}),
     "no score": ([UNNUMBERED, Pretended({}, CLOSE)], {}),
-    "same scores": ([Pretended(one, CLOSE) for one in RATES], {}),
+    "same scores": ([Pretended(values, CLOSE) for values in RATES], {}),
     "no thresholds": (falling(*RATES), NO_GATE),
     "no thresholds, no objective": (falling(*RATES), {"gate": {"thresholds": {}}}),
     "no objective": ([Pretended({}, PASSING, "passed"), Pretended({}, CLOSE)], {"gate": {"thresholds": CLOSENESS}}),
@@ -229,57 +225,48 @@ def opened(chromium: Any) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("name", EDGES)
-def test_whatever_a_sweep_came_to_has_a_page(name: str, tmp_path: Path, opened: Any) -> None:
+def test_every_edge_case_of_a_sweep_has_a_page(name: str, tmp_path: Path, opened: Any) -> None:
     trials, config = EDGES[name]
     folder = pretend(tmp_path / "sweep", trials, end=None if name == "running" else "end", **config)
     opened.page.goto(write_page(folder).as_uri())
     drawn = opened.page.evaluate(DRAWN)
     assert all(drawn) and opened.errors == [] and opened.page.evaluate(WIDTH) <= 390
-    said = opened.page.inner_text("main")
-    assert f"of {len(trials)} trial" in said and not re.search(r"\bnan\b|\bNone\b", said)
+    text = opened.page.inner_text("main")
+    assert f"of {len(trials)} trial" in text and not re.search(r"\bnan\b|\bNone\b", text)
     if name == "running":
-        assert "not ended" in said and "Go on with the sweep" in said
+        assert "not ended" in text and "Go on with the sweep" in text
     if name == "no epoch":
-        assert "ValueError: no" in said and drawn == []
+        assert "ValueError: no" in text and drawn == []
 
 
-def test_names_are_never_markup(tmp_path: Path, opened: Any) -> None:
+def test_names_are_escaped(tmp_path: Path, opened: Any) -> None:
     evil = "</script><script>window.evil = 1</script><img src=x onerror='window.evil = 1'>"
     values = [{"trainable.lr": 0.1 * at, f"trainable.{evil}": evil + str(at)} for at in range(1, 5)]
-    trials = [Pretended(chosen, [(-0.1 * at, {})], reason=evil) for at, chosen in enumerate(values)]
+    trials = [Pretended(varied, [(-0.1 * number, {})], reason=evil) for number, varied in enumerate(values)]
     trials.append(Pretended(values[0], [], "failed", evil, f"Traceback\n{evil}\n"))
     opened.page.goto(write_page(pretend(tmp_path / "sweep", trials, name=evil)).as_uri())
     assert opened.page.evaluate("window.evil") is None and opened.errors == []
-    assert opened.page.inner_text("h1") == evil and evil in opened.page.inner_text(".board")
+    assert opened.page.inner_text("h1") == evil and evil in opened.page.inner_text(".sortable")
 
 
-def test_importances_find_the_parameter_that_matters_and_say_on_what_they_rest(large: Path) -> None:
-    found = read_sweep(large)
-    shares = parameter_importances(score_study(found, score_axis(found)))
-    assert list(shares) == ["lr", "width"] and shares["lr"] > 0.8 and math.isclose(sum(shares.values()), 1)
-    assert "They rest on 100 trials" in text_of(large)
-
-
-def test_of_very_many_trials_the_best_are_on_the_page_and_it_says_so(
-    large: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_of_very_many_trials_shows_the_best_and_says_so(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "MAX_ROWS", 60)
-    monkeypatch.setattr(page, "MAX_LINES", 10)
+    monkeypatch.setattr(sections, "MAX_LINES", 10)
     monkeypatch.setattr(parameters, "MAX_LINES", 10)
-    monkeypatch.setattr(page, "MAX_LEAVES", 40)
+    monkeypatch.setattr(sections, "MAX_LEAVES", 40)
     monkeypatch.setattr(parameters, "MAX_LEAVES", 40)
-    said, html = text_of(large), (large / "report.html").read_text()
-    assert "The other 40 are in leaderboard.csv" in said and "A line for each of the best 10 trials." in said
-    assert "They rest on 40 trials" in said
+    text, html = text_of(large), (large / "report.html").read_text()
+    assert "The other 40 are in leaderboard.csv" in text and "One line for each of the best 10 trials." in text
+    assert "the scores of 40 trials" in text
     table = html[html.index('aria-label="leaderboard"') :]
     board = [row["trial"] for row in leaderboard(large)]
     assert re.findall(r'<a href="(trial_\d+)/">', table) == board[:60]
-    seen = read_sweep(large)
-    axis = score_axis(seen)
-    study = score_study(seen, axis)
+    sweep = read_sweep(large)
+    axis = score_axis(sweep)
+    study = score_study(sweep, axis)
     assert len(draw_coordinates(study, axis)["data"]) == 10
     best = sorted((trial.value for trial in study.trials if trial.value is not None), reverse=True)[:10]
-    assert sorted((one.value for one in best_of_study(study, 10).trials), reverse=True) == best
+    assert sorted((trial.value for trial in best_of_study(study, 10).trials), reverse=True) == best
 
 
 def test_a_terminal_shows_the_head_of_a_long_leaderboard() -> None:
@@ -289,41 +276,9 @@ def test_a_terminal_shows_the_head_of_a_long_leaderboard() -> None:
     assert len(lines) == 51 and "trial_0049" in lines[-1] and last == "... and 51 more, in leaderboard.csv"
 
 
-def test_rungs_and_cut_offs_are_those_of_the_scheduler(tmp_path: Path) -> None:
-    scores = [-0.9, -0.8, -0.7, -0.6, -0.5, -0.4, -0.3, -0.2, -0.1]
-    trials = [Pretended({}, [(score, {}), (score, {}), (score / 2, {})], "stopped") for score in scores]
-    folder = pretend(tmp_path / "sweep", trials, "scheduler=asha", "grace_period=1", "training.max_epochs=27")
-    first, second = rung_cutoffs(read_sweep(folder))
-    assert first[0] == 1 and first[2] == 9 and math.isclose(first[1], np.percentile(scores, 100 * 2 / 3))
-    assert second[0] == 3 and math.isclose(second[1], np.percentile([score / 2 for score in scores], 100 * 2 / 3))
-
-
-@given(st.lists(st.floats(-1e6, -1e-6) | st.floats(1, 2) | st.just(-1e9) | st.just(0.0), min_size=2, unique=True))
-def test_a_better_score_is_never_drawn_lower(scores: list[float]) -> None:
-    axis = ScoreAxis(scores)
-    heights = [axis(score) for score in sorted(scores)]
-    assert heights == sorted(heights) and axis.bottom <= heights[0] and heights[-1] <= axis.top
-    assert all((height > 0) == (score >= 1) for height, score in zip(heights, sorted(scores), strict=True))
-    ticks = [at for at, _ in axis.ticks()]
-    assert ticks == sorted(set(ticks)) and len(ticks) <= 16
-
-
-@given(st.lists(st.none() | st.floats(-9, 2), min_size=1, max_size=400), st.integers(10, 60))
-def test_a_thinned_curve_keeps_its_first_best_and_last_epoch(scores: list[float | None], most: int) -> None:
-    epochs = [{"epoch": epoch, "score": score} for epoch, score in enumerate(scores, 1)]
-    kept = thin_epochs(epochs, most)
-    assert kept[0] == epochs[0] and kept[-1] == epochs[-1] and len(kept) <= most
-    best = max((score for score in scores if score is not None), default=None)
-    assert [one["epoch"] for one in kept] == sorted({one["epoch"] for one in kept})
-    assert best is None or best in [one["score"] for one in kept]
-
-
-def test_short_names_still_tell_parameters_apart() -> None:
-    names = short_names(["trainable.lr", "trainable.encoder.width", "trainable.decoder.width", "seed"])
-    assert list(names.values()) == ["lr", "encoder.width", "decoder.width", "seed"]
-
-
-def test_what_a_killed_sweep_did_not_write_is_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_writes_the_files_that_a_killed_sweep_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = pretend(tmp_path / "sweep", [Pretended({}, PASSING, "passed"), Pretended({}, CLOSE, None)], end=None)
     command = [sys.executable, str(ROOT / "sweeps" / "report.py"), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
@@ -333,7 +288,7 @@ def test_what_a_killed_sweep_did_not_write_is_written_later(tmp_path: Path, monk
     assert (summary["passed"], summary["seconds"], summary["git_commit"]) == (1, 4.0, "0123abc")
     (folder / "summary.json").unlink()
     monkeypatch.setattr(sys, "argv", ["report.py", str(folder)])
-    with (folder / ".lock").open("w") as lock:  # as while it runs
+    with (folder / ".lock").open("w") as lock:  # as a running driver does
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert main() == 0 and not (folder / "summary.json").exists()
     assert main() == 0 and (folder / "summary.json").exists()

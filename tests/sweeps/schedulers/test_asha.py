@@ -1,4 +1,4 @@
-"""Successive halving on the gate's score: whom it stops, and that a rebuilt one decides as the first would have."""
+"""Successive halving on the gate's score: the trials it stops, and that a rebuilt scheduler decides as the first."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from gatesweep.core.gate import WORST_SCORE
 from gatesweep.sweeps.schedulers.asha import GateASHA
@@ -18,7 +18,7 @@ STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE
 
 
 def trial(name: str) -> Any:
-    """What the scheduler reads of a Tune trial, whose own identity is new after a restart."""
+    """A Tune trial as the scheduler reads it. Its own identity is new after a restart."""
     return SimpleNamespace(trial_id=object(), config={"trial": name})
 
 
@@ -28,16 +28,16 @@ def report(scheduler: GateASHA, name: str, epoch: int, score: float) -> str:
 
 
 def each(seen: list[EpochScore]) -> list[list[EpochScore]]:
-    """None of them in a stack."""
-    return [[one] for one in seen]
+    """Epochs that arrive one by one, none of them in a stack."""
+    return [[score] for score in seen]
 
 
 def decisions(scheduler: GateASHA, seen: list[EpochScore]) -> list[str]:
-    return [report(scheduler, *one) for one in seen]
+    return [report(scheduler, *score) for score in seen]
 
 
 def at_the_first_rung(*scores: float, **options: Any) -> list[str]:
-    """What becomes of trials that report at epoch 1, one after the other."""
+    """The decisions about trials that report at epoch 1, one after the other."""
     return decisions(GateASHA(max_t=20, **options), [(f"trial_{i}", 1, score) for i, score in enumerate(scores)])
 
 
@@ -64,10 +64,10 @@ def test_ties_go_on(score: float, count: int, factor: int) -> None:
 def test_a_trial_without_numbers_is_stopped_be_it_the_first_or_between_rungs() -> None:
     assert at_the_first_rung(WORST_SCORE, WORST_SCORE, -0.2, WORST_SCORE) == [STOP, STOP, CONTINUE, STOP]
     scheduler = GateASHA(max_t=20, grace_period=2, reduction_factor=3)
-    found = [
+    decided = [
         report(scheduler, "late", epoch, score) for epoch, score in enumerate([WORST_SCORE, 0.5, 0.5, WORST_SCORE], 1)
     ]
-    assert found == [CONTINUE, CONTINUE, CONTINUE, STOP]
+    assert decided == [CONTINUE, CONTINUE, CONTINUE, STOP]
     seen = [("late", epoch, score) for epoch, score in enumerate([WORST_SCORE, 0.5, 0.5, WORST_SCORE], 1)]
     assert GateASHA(max_t=20, grace_period=2, seen=each(seen)).stopped == {"late"}
 
@@ -76,8 +76,8 @@ def test_nobody_is_stopped_before_the_grace_period_or_between_rungs() -> None:
     scheduler = GateASHA(max_t=20, grace_period=2, reduction_factor=3)
     for epoch in range(1, 19):
         assert report(scheduler, "good", epoch, -0.1) == CONTINUE
-    found = [report(scheduler, "bad", epoch, -0.9) for epoch in range(1, 19)]
-    assert [epoch for epoch, decision in enumerate(found, 1) if decision == STOP] == [2, 6, 18]  # absolute epochs
+    decided = [report(scheduler, "bad", epoch, -0.9) for epoch in range(1, 19)]
+    assert [epoch for epoch, decision in enumerate(decided, 1) if decision == STOP] == [2, 6, 18]  # absolute epochs
 
 
 @pytest.mark.parametrize("max_t", [9, 10])  # the last rung is at 9
@@ -90,7 +90,7 @@ def test_the_last_epoch_is_left_to_the_trial(max_t: int) -> None:
 
 
 @pytest.mark.parametrize("max_t", [9, 10])
-def test_who_reached_the_last_epoch_does_not_count_as_stopped_after_a_restart(max_t: int) -> None:
+def test_a_trial_at_its_last_epoch_does_not_count_as_stopped_after_a_restart(max_t: int) -> None:
     seen = [("good", epoch, -0.1) for epoch in range(1, max_t + 1)]
     seen += [("late", epoch, -0.1 if epoch < max_t else -0.5) for epoch in range(1, max_t + 1)]
     assert GateASHA(max_t=max_t, reduction_factor=3, seen=each(seen)).stopped == set()
@@ -102,7 +102,7 @@ SCORES = st.one_of(st.sampled_from([WORST_SCORE, -0.5, -0.25, 0.0, 1.5]), st.flo
 
 @st.composite
 def interrupted(draw: st.DrawFn) -> tuple[dict[str, Any], list[tuple[str, float]], int]:
-    """Options, whose turn it is to report which score, and after how many of those the sweep was interrupted."""
+    """Options, the trial and score of each report in turn, and the number of reports before an interruption."""
     options = draw(
         st.sampled_from(
             [
@@ -145,7 +145,7 @@ def test_a_scheduler_rebuilt_from_what_was_seen_decides_as_if_never_interrupted(
 
 
 def last(seen: list[EpochScore], name: str) -> int:
-    return max((epoch for other, epoch, _ in seen if other == name), default=0)
+    return max((epoch for trial_name, epoch, _ in seen if trial_name == name), default=0)
 
 
 def test_an_epoch_that_is_trained_again_after_a_restart_changes_nothing() -> None:
@@ -171,10 +171,10 @@ def test_a_trial_that_is_removed_or_failed_without_a_score_leaves_no_trace() -> 
     scheduler.on_trial_add(None, trial("a"))
     scheduler.on_trial_complete(None, trial("a"), {})
     scheduler.on_trial_remove(None, trial("a"))
-    assert not any(rung for bracket in scheduler._brackets for _, rung in bracket._rungs)
+    assert not any(rung for bracket in scheduler.brackets for _, rung in bracket.rungs)
 
 
-def test_who_is_as_near_as_one_that_passed_was_goes_on() -> None:
+def test_a_trial_as_near_as_one_that_passed_goes_on() -> None:
     scheduler = GateASHA(max_t=20, grace_period=2)
     for name, score in [("passes", -0.5), ("a", -0.2), ("b", -0.1)]:
         assert report(scheduler, name, 2, score) == CONTINUE
@@ -188,7 +188,7 @@ def test_who_is_as_near_as_one_that_passed_was_goes_on() -> None:
 
 def test_a_bracket_is_drawn_by_the_name_of_the_trial() -> None:
     def drawn(scheduler: GateASHA) -> dict[str, int]:
-        return {name: scheduler._brackets.index(scheduler._bracket(name)) for name in names}
+        return {name: scheduler.brackets.index(scheduler.bracket_of(name)) for name in names}
 
     names = [f"trial_{number:04d}" for number in range(300)]
     first = drawn(GateASHA(max_t=20, brackets=3))
@@ -204,7 +204,7 @@ def test_a_later_bracket_spares_a_trial_the_first_rungs() -> None:
     stopped = {
         name for name in names for score in [-0.1 - names.index(name)] if report(scheduler, name, 1, score) == STOP
     }
-    spared = {name for name in names if scheduler._bracket(name) is not scheduler._brackets[0]}
+    spared = {name for name in names if scheduler.bracket_of(name) is not scheduler.brackets[0]}
     assert stopped and spared and not stopped & spared
 
 
@@ -230,11 +230,57 @@ def test_each_bracket_has_a_rung_however_many_are_asked_for(
     scheduler = GateASHA(
         max_t=max_t, grace_period=min(grace_period, max_t), reduction_factor=reduction_factor, brackets=brackets
     )
-    assert 1 <= len(scheduler._brackets) <= brackets
-    assert all(bracket._rungs for bracket in scheduler._brackets)
+    assert 1 <= len(scheduler.brackets) <= brackets
+    assert all(bracket.rungs for bracket in scheduler.brackets)
 
 
 def test_a_grace_period_longer_than_the_run_stops_nobody() -> None:
     seen = [(name, epoch, score) for name, score in (("good", -0.1), ("bad", -0.9)) for epoch in range(1, 6)]
     assert GateASHA(max_t=5, grace_period=8, seen=each(seen)).stopped == set()
     assert GateASHA(max_t=5, grace_period=4, seen=each(seen)).stopped == {"bad"}
+
+
+PROGRESSIONS = {
+    "max_t": st.integers(20, 300),
+    "grace_period": st.integers(1, 20),
+    "reduction_factor": st.sampled_from([2, 2.5, 3, 4.0, 5]),
+}
+
+
+@given(
+    st.fixed_dictionaries(PROGRESSIONS),
+    st.integers(1, 4),
+    st.lists(st.floats(-1e6, 2.0) | st.sampled_from([-0.5, 0.0]), min_size=1, max_size=40),
+)
+@settings(deadline=None)
+@example({"max_t": 243, "grace_period": 1, "reduction_factor": 3}, 5, [-0.5, -0.25])
+def test_milestones_and_cut_offs_are_those_of_ray(options: dict[str, Any], brackets: int, scores: list[float]) -> None:
+    ours = GateASHA(**options, brackets=brackets).brackets
+    rays = AsyncHyperBandScheduler(**options, brackets=len(ours), metric="score", mode="max")._brackets
+    recorded = {f"trial_{number:04d}": score for number, score in enumerate(scores)}
+    assert len(ours) == len(rays)
+    for bracket, ray_bracket in zip(ours, rays, strict=True):
+        assert [milestone for milestone, _ in bracket.rungs] == [milestone for milestone, _ in ray_bracket._rungs]
+        assert bracket.cutoff(recorded) == ray_bracket.cutoff(recorded)
+        assert bracket.cutoff({}) is None and ray_bracket.cutoff({}) is None
+
+
+@given(
+    st.fixed_dictionaries(PROGRESSIONS),
+    st.lists(st.lists(st.floats(-3.0, 0.9), min_size=1, max_size=19), min_size=1, max_size=12),
+)
+@settings(deadline=None)
+def test_without_a_trial_that_clears_the_gate_decisions_are_those_of_ray(
+    options: dict[str, Any], curves: list[list[float]]
+) -> None:
+    ours = GateASHA(**options)
+    rays = AsyncHyperBandScheduler(**options, time_attr="epoch", metric="score", mode="max")
+    for number, curve in enumerate(curves):
+        tune_trial = SimpleNamespace(trial_id=f"trial_{number:04d}", config={"trial": f"trial_{number:04d}"})
+        rays.on_trial_add(None, tune_trial)
+        for epoch, score in enumerate(curve, 1):
+            result = {"epoch": epoch, "score": score}
+            decision = ours.on_trial_result(None, tune_trial, result)
+            assert decision == rays.on_trial_result(None, tune_trial, result)
+            if decision == STOP:
+                break

@@ -13,7 +13,7 @@ from pyarrow import fs
 
 from gatesweep.core import checkpoint
 from gatesweep.sweeps.commands.load import load
-from gatesweep.sweeps.commands.resume import restore
+from gatesweep.sweeps.commands.resume import configure, restore_sweep
 from gatesweep.sweeps.commands.run import run_sweep
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.records.layout import trial_folders
@@ -61,7 +61,7 @@ def test_a_sweep_goes_on_when_its_head_is_gone(storage: str, tmp_path: Path) -> 
     shutil.rmtree(tmp_path / "first")
 
     resume = f"resume='{below(storage, folder.name)}'"
-    run_sweep(compose_config([f"results={tmp_path / 'second'}", "num_samples=4", resume]))
+    run_sweep(configure([f"results={tmp_path / 'second'}", "num_samples=4", resume]))
     folder = tmp_path / "second" / folder.name
     assert recorded(folder) == recorded(whole)
 
@@ -126,7 +126,7 @@ def test_a_study_is_never_ahead_of_its_trials(tmp_path: Path) -> None:
     with (folder / "study.journal").open("a") as stream:
         stream.write('{"half a line')
     assert mirror.close()
-    back = restore(str(storage / "one"), tmp_path / "back")
+    back = restore_sweep(str(storage / "one"), tmp_path / "back")
     assert [path.name for path in trial_folders(back)] == ["trial_0000"]
     assert [name for name in Store(str(storage), "one").listed() if "trial_0001" in name] == []
     assert len(open_study(back).trials) == 1
@@ -154,8 +154,8 @@ def test_storage_is_not_the_results_themselves(tmp_path: Path) -> None:
 def test_what_cannot_be_resumed_from_storage(tmp_path: Path) -> None:
     (tmp_path / "storage" / "one").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"resume: got .*expected the copy of a sweep"):
-        restore(str(tmp_path / "storage" / "one"), tmp_path / "results")
+        restore_sweep(str(tmp_path / "storage" / "one"), tmp_path / "results")
     (tmp_path / "storage" / "one" / "config.yaml").write_text("")
     (tmp_path / "results" / "one").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"is in .*results/one' already: resume="):
-        restore(str(tmp_path / "storage" / "one"), tmp_path / "results")
+        restore_sweep(str(tmp_path / "storage" / "one"), tmp_path / "results")

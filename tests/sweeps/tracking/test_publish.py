@@ -37,7 +37,7 @@ def quick_to_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Where a sweep is published to: a file of its own, or a server over PostgreSQL."""
+    """The URI that a sweep is published to: a file of its own, or a server over PostgreSQL."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'mlflow.db'}"
         return
@@ -54,7 +54,7 @@ def until(true: Callable[[], object], what: str, patience: float = 90.0) -> None
 
 
 def recorded(sweep: Path) -> int:
-    """How many epochs the run directories hold."""
+    """The number of epochs that the folders of trials hold."""
     events = [event for folder in trial_folders(sweep) for event in read_events(folder / "events.jsonl")]
     return sum(event["event"] == "epoch" for event in events)
 
@@ -75,7 +75,7 @@ def test_many_trials_at_once_are_all_there_once_however_often_they_are_sent(stor
 
 
 def test_three_that_publish_at_once_make_nothing_twice(tmp_path: Path) -> None:
-    """Someone publishes by hand, again and again, what a sweep is publishing, to a server that has nothing yet."""
+    """Three publishers of one sweep at once, to a database that does not exist yet."""
     drive = Drive(tmp_path / "results", 4, "training.max_epochs=4")
     for _ in drive.train():
         pass
@@ -124,9 +124,9 @@ def test_a_server_killed_in_mid_sweep_and_started_again_misses_nothing(
         try:
             code = run_sweep(config)
             helper.join()
-            said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("tracking:")]
+            warnings = [line for line in capfd.readouterr().err.splitlines() if line.startswith("tracking:")]
             assert code == 3 and len(servers) == 1
-            assert len(said) == 1 and said[0].startswith(f"tracking: {first.uri}: "), said
+            assert len(warnings) == 1 and warnings[0].startswith(f"tracking: {first.uri}: "), warnings
             folder = (tmp_path / "latest").resolve()
             assert recorded(folder) == 2 * 25
             assert unlike(folder, first.uri) == []
@@ -162,8 +162,8 @@ def test_a_full_artifact_store_costs_no_point_and_is_filled_up_later(tmp_path: P
         with followed(drive.folder, inside=inside) as publisher:
             for _ in drive.train():
                 time.sleep(0.2)
-            code, said = finish(publisher)
-        assert code == 1 and len(said) == 1 and "No space left on device" in said[0], said
+            code, warnings = finish(publisher)
+        assert code == 1 and len(warnings) == 1 and "No space left on device" in warnings[0], warnings
         assert unlike(drive.folder, uri, files=False) == []
         assert len(list(drive.folder.glob("trial_*/result.json"))) == 2 and (drive.folder / "summary.json").exists()
         subprocess.run([*inside, "mount", "-o", "remount,size=64m", str(artifacts)], check=True)
@@ -187,8 +187,8 @@ def test_a_run_deleted_by_hand_stays_deleted_and_hinders_no_other(tmp_path: Path
                 until((tmp_path / "results" / "mlflow.db").exists, "a database")
                 until(identifier, f"a run of {name}")
                 connect(uri).delete_run(identifier())
-        code, said = finish(publisher)
-    assert code == 0 and len(said) == 1 and name in said[0], said
+        code, warnings = finish(publisher)
+    assert code == 0 and len(warnings) == 1 and name in warnings[0], warnings
     for again in (False, True):
         if again:
             assert finish(publish(drive.folder))[0] == 0

@@ -94,8 +94,8 @@ def test_every_point_of_every_curve_is_there_once(swept: Path) -> None:
         assert [(point.step, point.value) for point in curve] == recorded
 
 
-def same(one: float, other: float) -> bool:
-    return one == other or (math.isnan(one) and math.isnan(other))
+def same(value: float, expected: float) -> bool:
+    return value == expected or (math.isnan(value) and math.isnan(expected))
 
 
 def test_the_configuration_is_there_as_parameters(swept: Path) -> None:
@@ -113,7 +113,7 @@ def test_the_figures_of_a_trial_are_there(swept: Path) -> None:
     connection = client(swept)
     for name, run in runs(swept).items():
         drawn = {f"figures/{path.name}" for path in (swept / name / "figures").glob("*.png")}
-        assert {one.path for one in connection.list_artifacts(run.info.run_id, "figures")} == drawn
+        assert {artifact.path for artifact in connection.list_artifacts(run.info.run_id, "figures")} == drawn
         assert bool(drawn) == (run.data.tags["outcome"] in ("passed", "finished"))
 
 
@@ -148,7 +148,7 @@ def test_whatever_fails_is_sent_again_and_nothing_is_there_twice(swept: Path) ->
 
             return call
 
-    server, publisher.client = publisher.client, Failing()
+    server, publisher.runs.client = publisher.runs.client, Failing()
     config = swept / "trial_0000" / "config.yaml"
     hidden = config.rename(swept / "hidden")
     for attempt in range(200):
@@ -174,14 +174,14 @@ def test_what_passed_or_finished_leaves_a_model_with_a_signature(swept: Path, mo
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # which the next line sets, for every sweep after it
     mlflow.set_tracking_uri(default_uri(swept))
     signature = mlflow.models.get_model_info(f"models:/{models[0].model_id}").signature
-    assert [one.shape[0] for one in signature.inputs] == [-1, -1] and signature.outputs.input_names() == ["loss"]
+    assert [tensor.shape[0] for tensor in signature.inputs] == [-1, -1] and signature.outputs.input_names() == ["loss"]
 
 
 def test_the_run_of_the_sweep_has_all_of_its_record(swept: Path) -> None:
     parent, connection = runs(swept, query="tags.`sweep.kind` = 'sweep'")["sweep"], client(swept)
-    found = {one.path for one in connection.list_artifacts(parent.info.run_id)}
+    paths = {artifact.path for artifact in connection.list_artifacts(parent.info.run_id)}
     record = {"config.yaml", "summary.json", "leaderboard.csv", "study.journal", "report.html"}
-    assert found == record | {"leaderboard.json"}
+    assert paths == record | {"leaderboard.json"}
     passed = json.loads((swept / "summary.json").read_text())["passed"]
     assert f"**{passed} of 4 trials passed**" in parent.data.tags["mlflow.note.content"]
     place = json.loads((swept / "mlflow.json").read_text())

@@ -1,4 +1,4 @@
-"""What people see in MLflow's UI, in a real browser: the URL that a sweep prints opens its comparison."""
+"""MLflow's UI in a real browser: the URL that a sweep prints opens its comparison."""
 
 from __future__ import annotations
 
@@ -49,6 +49,11 @@ def opened(chromium: Any, server: str, url: str, **more: Any) -> Any:
     return browser.visit(chromium, url.replace(UI_ADDRESS, server), 1700, 1400, **more)
 
 
+def epochs(trial: Path) -> int:
+    """The number of recorded epochs of a trial."""
+    return sum(event["event"] == "epoch" for event in read_events(trial / "events.jsonl"))
+
+
 def place(swept: Path) -> dict[str, str]:
     return json.loads((swept / "mlflow.json").read_text())
 
@@ -57,7 +62,7 @@ def test_the_comparison_shows_a_line_for_every_trial(chromium: Any, server: str,
     from playwright.sync_api import expect
 
     folders = trial_folders(swept)
-    several = [one.name for one in folders if sum(e["event"] == "epoch" for e in read_events(one / "events.jsonl")) > 1]
+    several = [folder.name for folder in folders if epochs(folder) > 1]
     assert len(folders) == 12 and len(several) > 10
     with opened(chromium, server, place(swept)["compare"]) as seen:
         expect(seen.page.get_by_text(f"{len(folders)} matching runs")).to_be_visible(timeout=WAIT)
@@ -66,7 +71,7 @@ def test_the_comparison_shows_a_line_for_every_trial(chromium: Any, server: str,
             card.scroll_into_view_if_needed()
             seen.page.wait_for_function(f"title => ({LINES})(title).length >= {len(several)}", arg=title, timeout=WAIT)
             names = [name.split()[0] for name in seen.page.evaluate(LINES, title)]
-            assert set(several) <= set(names) <= {one.name for one in folders}
+            assert set(several) <= set(names) <= {folder.name for folder in folders}
         seen.page.screenshot(path=str(swept.parent / "comparison.png"))
         assert all(url.startswith((server, "data:", "blob:")) for url in seen.requests)
 

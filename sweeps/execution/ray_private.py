@@ -1,0 +1,71 @@
+"""Private names of Ray and its Tune that running a sweep needs, as in the pinned ray 2.60.0.
+
+tests/sweeps/execution/test_ray_private.py checks each of them. Those of Ray Train are in `train_private`, because
+importing Ray Train takes two seconds.
+"""
+
+from __future__ import annotations
+
+import json
+
+import ray
+from ray._private import ray_constants, services
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.experimental.internal_kv import _internal_kv_get
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
+from ray.tune.search import SearchGenerator
+
+FIXED_NODE_TYPE = "node_"  # start of the node types that machines outside an autoscaler's control get
+
+
+def bootstrap_address(address: str) -> str | None:
+    """Return `host:port` of the cluster that Ray would join for an address; None where it would start one."""
+    return services.canonicalize_bootstrap_address(address)
+
+
+def bind_to_loopback() -> None:
+    """Make a Ray that this process starts bind to loopback, also where Ray was imported before gatesweep.
+
+    `gatesweep.sweeps` sets the variable for it, but Ray reads that when it is imported.
+    """
+    ray_constants.ENABLE_RAY_CLUSTER = False  # Ray's name for: other machines may join
+
+
+def has_autoscaler() -> bool:
+    """Return True where an autoscaler may add machines to the connected cluster."""
+    if is_autoscaler_v2(fetch_from_server=True):
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+        types = {node.ray_node_type_name for node in (*status.idle_nodes, *status.active_nodes)}
+    else:
+        report = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}").get("autoscaler_report", {})
+        types = {*(report.get("active_nodes") or {}), *(report.get("idle_nodes") or {})}
+    return any(not name.startswith(FIXED_NODE_TYPE) for name in types)
+
+
+class CountingSearchGenerator(SearchGenerator):
+    """Tune's search generator with a public way to count the trials that a subclass makes."""
+
+    def count_trial(self) -> None:
+        """Count a new trial; Tune compares the count with the number of samples."""
+        self._counter += 1
+
+
+class LeanTuneController(TuneController):
+    """Tune's controller without snapshots of its state and without a list of ended trials: nobody would read them."""
+
+    def checkpoint(self, force: bool = False, wait: bool = False) -> None:
+        """Write nothing."""
+
+    def on_step_end(self) -> None:
+        """Forget the trials that ended, so that memory and time do not grow with their number."""
+        super().on_step_end()
+        for trial in [trial for trial in self._trials if trial.is_finished()]:
+            self._trials.remove(trial)
+            for trials in (self._live_trials, self._stopped_trials, self._failed_trials):
+                trials.discard(trial)
+
+    def _mark_trial_to_checkpoint(self, trial: Trial) -> None:
+        pass

@@ -1,0 +1,66 @@
+"""Private names of Ray that running a sweep needs: a Ray without them is refused here, by name."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any
+
+import pytest
+import ray
+
+PINNED = f"expected as in the pinned ray 2.60.0, got ray {ray.__version__}"
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "parameters"),
+    [
+        ("ray._private.services", "canonicalize_bootstrap_address", ["addr"]),
+        ("ray._private.ray_constants", "DEBUG_AUTOSCALING_STATUS", None),
+        ("ray._private.ray_constants", "ENABLE_RAY_CLUSTER", None),
+        ("ray.autoscaler.v2.sdk", "get_cluster_status", ["gcs_address"]),
+        ("ray.autoscaler.v2.utils", "is_autoscaler_v2", ["fetch_from_server"]),
+        ("ray.experimental.internal_kv", "_internal_kv_get", ["key"]),
+        ("ray.train.v2._internal.callbacks.placement_group_callback", "PlacementGroupCleanerCallback", None),
+    ],
+)
+def test_a_private_name_is_where_it_is_expected(module: str, name: str, parameters: list[str] | None) -> None:
+    try:
+        value = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        pytest.fail(f"{module}.{name} is missing ({error}): {PINNED}")
+    if parameters is not None:
+        first = list(inspect.signature(value).parameters)[: len(parameters)]
+        assert first == parameters, f"{module}.{name} takes {first} first: {PINNED}"
+
+
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [
+        ("ray.tune.execution.tune_controller.TuneController", "_mark_trial_to_checkpoint"),
+        ("ray.tune.execution.tune_controller.TuneController", "checkpoint"),
+        ("ray.tune.execution.tune_controller.TuneController", "on_step_end"),
+        ("ray.train.torch.TorchTrainer", "_create_default_callbacks"),
+    ],
+)
+def test_a_method_that_is_overridden_exists(owner: str, method: str) -> None:
+    assert callable(getattr(located(owner), method, None)), f"{owner}.{method} is missing: {PINNED}"
+
+
+@pytest.mark.parametrize(
+    ("owner", "attribute"),
+    [
+        ("ray.tune.execution.tune_controller.TuneController", "_trials"),
+        ("ray.tune.execution.tune_controller.TuneController", "_live_trials"),
+        ("ray.tune.execution.tune_controller.TuneController", "_stopped_trials"),
+        ("ray.tune.execution.tune_controller.TuneController", "_failed_trials"),
+        ("ray.tune.search.SearchGenerator", "_counter"),
+    ],
+)
+def test_an_attribute_that_is_used_is_set_by_the_constructor(owner: str, attribute: str) -> None:
+    assert attribute in located(owner).__init__.__code__.co_names, f"{owner}.{attribute} is missing: {PINNED}"
+
+
+def located(owner: str) -> Any:
+    module, _, name = owner.rpartition(".")
+    return getattr(importlib.import_module(module), name)
