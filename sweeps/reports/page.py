@@ -107,7 +107,7 @@ def timing_note(sweep: SweepRecord) -> str:
 def next_commands(sweep: SweepRecord) -> list[dict[str, str]]:
     """Return commands for the next steps with this sweep, each with a name."""
     folder = shown_path(sweep.folder)
-    resume = f"python sweeps/run.py resume={shlex.quote(folder)}"
+    resume = f"gatesweep run resume={shlex.quote(folder)}"
     if sweep.ended:
         commands = {"Search on with more trials": f"{resume} num_samples={2 * len(sweep.trials)}"}
     else:
@@ -116,7 +116,7 @@ def next_commands(sweep: SweepRecord) -> list[dict[str, str]]:
         commands["Measure how often the best trial passes"] = f"{resume} confirm.seeds=5"
     if sweep.trials and sweep.trials[0].score is not None:
         trial = f"{folder}/{sweep.trials[0].name}"
-        train = f"python sweeps/train.py --config {shlex.quote(f'{trial}/{CONFIG}')}"
+        train = f"gatesweep train --config {shlex.quote(f'{trial}/{CONFIG}')}"
         code = f"from gatesweep import load\n\ntrainable, data = load({json.dumps(trial)})"
         commands |= {"Train the best trial again": train, "Load its model, in Python": code}
     return [{"name": name, "text": text} for name, text in commands.items()]

@@ -146,7 +146,7 @@ def strike_node(round: Round, cluster: Cluster) -> None:
 
 @contextlib.contextmanager
 def driver(round: Round, arguments: list[str], **environment: str) -> Iterator[subprocess.Popen]:
-    """Run `python sweeps/run.py` in a new session; kill it at the end of the block."""
+    """Run `python sweeps/run.py` in a process group of its own; kill it at the end of the block."""
     command = [sys.executable, str(ROOT / "sweeps" / "run.py"), *arguments]
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", **environment}
     with (round.results / f"{round.name}.log").open("a") as log:

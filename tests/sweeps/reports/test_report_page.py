@@ -86,8 +86,8 @@ def test_the_page_agrees_with_the_record(swept: Path) -> None:
     for outcome in ("passed", "diverged", "failed"):
         epochs = sum(row["epochs"] for row in leaderboard(swept) if row["outcome"] == outcome)
         assert f"{outcome} {summary[outcome]} {epochs} " in text
-    assert f"python sweeps/run.py resume={swept}" in text
-    assert f"python sweeps/train.py --config {swept / best['trial']}/config.yaml" in text
+    assert f"gatesweep run resume={swept}" in text
+    assert f"gatesweep train --config {swept / best['trial']}/config.yaml" in text
     assert f"from gatesweep import load trainable, data = load(&#34;{swept / best['trial']}&#34;)" in text
     assert summary["git_commit"] in text and f"torch {summary['versions']['torch']}" in text
     assert "RuntimeError: a fault &lt;b&gt;of&lt;/b&gt; its own" in text
