@@ -1,6 +1,6 @@
 """Attacks: their limits, known answers, and a search of the whole ball.
 
-`python -m tests.test_attacks` trains the machine of tests/golden/half_circles.pt again.
+`python -m tests.trainables.born.test_attacks` trains the machine of tests/golden/half_circles.pt again.
 """
 
 from __future__ import annotations
