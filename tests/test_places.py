@@ -162,6 +162,7 @@ def ray_head(python: Path, folder: Path) -> Iterator[dict[str, str]]:
     command = [python, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2", "--num-gpus=0"]
     command += [f"--port={address.partition(':')[2]}", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
     command += [f"--dashboard-port={dashboard.rpartition(':')[2]}", f"--ray-client-server-port={free_port()}"]
+    command += [f"--dashboard-agent-listen-port={free_port()}", "--min-worker-port=0", "--max-worker-port=0"]
     command += [f"--object-store-memory={100 * 2**20}", f"--temp-dir={folder / 'ray'}"]
     with (folder / "ray.log").open("w") as log:
         head = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
