@@ -182,6 +182,9 @@ def _parse_event(path: Path, number: int, line: bytes) -> Event:
         if event["event"] == "epoch":
             event["metrics"] = {name: math.nan if v is None else v for name, v in event["metrics"].items()}
             event["losses"] = [math.nan if loss is None else loss for loss in event["losses"]]
+            numbers = [event.get("score") or 0.0, *event["metrics"].values(), *event["losses"]]
+            if not all(isinstance(number, int | float) for number in numbers):
+                raise TypeError("a score, a metric or a loss is no number")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         start = line[:40].decode(errors="replace")
         raise DamagedRecord(f"{path}, line {number}: got {start!r}, expected an event as JSON") from error

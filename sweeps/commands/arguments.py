@@ -66,7 +66,7 @@ An epoch takes the seconds that it took when it was recorded, and a trial's star
 
 Exit codes: 0, and 2 for bad input."""
 
-UI_HELP = """Show a results folder in MLflow's UI_HELP, on this machine alone: gatesweep ui results --port 5001
+UI_HELP = """Show a results folder in MLflow's UI, on this machine alone: gatesweep ui results --port 5001
 
 Serves the folder's mlflow.db on 127.0.0.1 until Ctrl-C.
 
@@ -116,36 +116,36 @@ def parse(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
     return make_parser(name).parse_intermixed_args(argv)
 
 
-def _run(parser: Parser) -> None:
+def _add_run(parser: Parser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="in Hydra's grammar: training.max_epochs=30")
     parser.add_argument("--cfg", action="store_true", help="print the configuration and exit")
 
 
-def _train(parser: Parser) -> None:
-    _run(parser)
+def _add_train(parser: Parser) -> None:
+    _add_run(parser)
     parser.add_argument(
         "--resume", nargs="?", const="", metavar="FOLDER", help="go on with a run; default: results/latest_run"
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="a config.yaml to start from")
 
 
-def _report(parser: Parser) -> None:
+def _add_report(parser: Parser) -> None:
     parser.add_argument("sweep", type=Path, metavar="FOLDER", help="of a sweep, e.g. results/latest")
 
 
-def _compare(parser: Parser) -> None:
+def _add_compare(parser: Parser) -> None:
     parser.add_argument("sweeps", type=Path, nargs="+", metavar="FOLDER", help="of a sweep, e.g. results/latest")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page, too")
 
 
-def _publish(parser: Parser) -> None:
+def _add_publish(parser: Parser) -> None:
     parser.add_argument("sweep", type=Path, metavar="FOLDER", help="of a sweep, e.g. results/latest")
     another = "tracking.uri=URI or tracking.experiment=NAME, in the place of the sweep's own"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=another)
     parser.add_argument("--follow", action="store_true", help="go on until standard input closes")
 
 
-def _replay(parser: Parser) -> None:
+def _add_replay(parser: Parser) -> None:
     parser.add_argument("arguments", nargs="+", metavar="SWEEP | KEY=VALUE", help="folders of sweeps, and what to vary")
     parser.add_argument("--replicas", type=int, default=100, metavar="N", help="simulated sweeps a setting (100)")
     parser.add_argument("--in-order", action="store_true", help="the trials as they came, once, instead of shuffled")
@@ -153,7 +153,7 @@ def _replay(parser: Parser) -> None:
     parser.add_argument("--save", type=Path, metavar="FOLDER", help=save)
 
 
-def _ui(parser: Parser) -> None:
+def _add_ui(parser: Parser) -> None:
     folder = "a results folder (GATESWEEP_RESULTS, else results)"
     parser.add_argument("results", type=Path, nargs="?", metavar="FOLDER", help=folder)
     parser.add_argument("--port", type=_port, default=5000, metavar="PORT", help="on 127.0.0.1 (5000)")
@@ -170,18 +170,20 @@ def _work(name: str, function: str) -> str:
 
 
 COMMANDS: dict[str, Command] = {
-    "run": Command("run a sweep", RUN_HELP, _work("run", "sweep_command"), _run, config_help),
-    "train": Command("train once, without Ray", TRAIN_HELP, _work("train", "train_command"), _train, config_help),
-    "report": Command("write the report of a sweep again", REPORT_HELP, _work("report", "report_command"), _report),
-    "compare": Command("show sweeps side by side", COMPARE_HELP, _work("compare", "compare_command"), _compare),
-    "publish": Command("send a sweep's record to MLflow", PUBLISH_HELP, _work("publish", "publish_command"), _publish),
+    "run": Command("run a sweep", RUN_HELP, _work("run", "sweep_command"), _add_run, config_help),
+    "train": Command("train once, without Ray", TRAIN_HELP, _work("train", "train_command"), _add_train, config_help),
+    "report": Command("write the report of a sweep again", REPORT_HELP, _work("report", "report_command"), _add_report),
+    "compare": Command("show sweeps side by side", COMPARE_HELP, _work("compare", "compare_command"), _add_compare),
+    "publish": Command(
+        "send a sweep's record to MLflow", PUBLISH_HELP, _work("publish", "publish_command"), _add_publish
+    ),
     "replay": Command(
         *(
             "simulate other schedulers and searches over recorded curves",
             REPLAY_HELP,
             _work("replay", "replay_command"),
         ),
-        *(_replay, lambda: config_help(["scheduler", "search"], keys=False)),
+        *(_add_replay, lambda: config_help(["scheduler", "search"], keys=False)),
     ),
-    "ui": Command("show a results folder in MLflow's UI_HELP, on 127.0.0.1", UI_HELP, _work("ui", "ui_command"), _ui),
+    "ui": Command("show a results folder in MLflow's UI, on 127.0.0.1", UI_HELP, _work("ui", "ui_command"), _add_ui),
 }

@@ -19,7 +19,7 @@ def find_sweeps(arguments: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """The folders of sweeps, each once, and the other paths. Raises InputError for a path that is not there."""
     missing = [path for path in arguments if not path.exists()]
     if missing:
-        raise InputError(f"got {str(missing[0])!r}, which is not there")
+        raise InputError(f"sweep: got {str(missing[0])!r}, expected the folder of a sweep (it is not there)")
     paths = list(dict.fromkeys(path.resolve() for path in arguments))
     sweeps = [path for path in paths if is_sweep(path)]
     return sweeps, [path for path in paths if path not in sweeps]

@@ -38,7 +38,9 @@ def keep_traceback(fault: Exception, folder: Path | None = None) -> Path:
     return path
 
 
-def describe_fault(fault: Exception) -> str:
+def describe_fault(fault: Exception, folder: Path | None = None) -> str:
     """The line that a command prints; the traceback is kept before."""
     message = " ".join(str(fault).split())
-    return f"gatesweep: a fault of ours, {type(fault).__name__}: {message}; traceback in {keep_traceback(fault)}"
+    return (
+        f"gatesweep: a fault of ours, {type(fault).__name__}: {message}; traceback in {keep_traceback(fault, folder)}"
+    )

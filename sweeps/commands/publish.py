@@ -14,6 +14,7 @@ from gatesweep.core.errors import InputError
 from gatesweep.sweeps.commands.cli import FAULT, PASSED, run_command
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.records.layout import CONFIG, require_sweep
+from gatesweep.sweeps.records.reader import read_sweep
 from gatesweep.sweeps.tracking.database import default_uri
 from gatesweep.sweeps.tracking.publisher import Publisher
 
@@ -80,10 +81,13 @@ def publish_command(arguments: argparse.Namespace) -> int:
         os.environ.setdefault(name, value)  # MLflow reads them when it is imported, below
     if arguments.follow:
         return PASSED if follow_sweep(sweep, uri, tracking.experiment) else FAULT
+    read_sweep(sweep)  # a damaged record is named before anything is sent
     try:
         publisher = Publisher(sweep, uri, tracking.experiment)
         publisher.sync()
         print(publisher.url)
+    except InputError:
+        raise
     except Exception as error:  # of many kinds: of sqlite, of the network, of MLflow
         raise InputError(
             f"tracking.uri: got {uri!r}, expected an MLflow that takes the sweep ({_reason(error)})"

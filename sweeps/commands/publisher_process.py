@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,7 +10,9 @@ import sysconfig
 from pathlib import Path
 
 import gatesweep
+from gatesweep.core.record import DamagedRecord
 from gatesweep.sweeps.records.layout import MLFLOW_POINTER
+from gatesweep.sweeps.records.reader import read_json
 
 PATIENCE_SECONDS = 60  # how long the publisher may take for what is left when the sweep has ended
 
@@ -44,5 +46,5 @@ def stop_publisher(publisher: subprocess.Popen, folder: Path) -> None:
         complete = False
     if not complete:
         print(f"tracking: not all was published; later: gatesweep publish {folder}", flush=True)
-    if (pointer := folder / MLFLOW_POINTER).exists():
-        print(f"compare {json.loads(pointer.read_text())['compare']}", flush=True)
+    with contextlib.suppress(OSError, DamagedRecord, KeyError):  # the publisher writes it once MLflow has answered
+        print(f"compare {read_json(folder / MLFLOW_POINTER)['compare']}", flush=True)

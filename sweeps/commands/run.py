@@ -18,7 +18,7 @@ from gatesweep.core.errors import InputError
 from gatesweep.core.files import try_lock, write_atomically
 from gatesweep.core.record import append_event
 from gatesweep.sweeps.commands.cli import INTERRUPTED, NONE_PASSED, PASSED, print_config, run_command
-from gatesweep.sweeps.commands.faults import faults_kept_in
+from gatesweep.sweeps.commands.faults import describe_fault, faults_kept_in
 from gatesweep.sweeps.commands.folders import make_folder, new_folder, point_link
 from gatesweep.sweeps.commands.preflight import check_machines, check_sweep
 from gatesweep.sweeps.commands.publisher_process import start_publisher, stop_publisher
@@ -32,6 +32,7 @@ from gatesweep.sweeps.execution.stack import stack_size
 from gatesweep.sweeps.records.layout import CONFIG, CONFIRM, EVENTS, LOCK
 from gatesweep.sweeps.records.pareto import pareto_lines
 from gatesweep.sweeps.records.provenance import provenance
+from gatesweep.sweeps.records.reader import read_sweep
 from gatesweep.sweeps.records.summary import confirmation_lines, leaderboard, leaderboard_text, write_summary
 from gatesweep.sweeps.search.confirmation import Confirmation, confirmation_config
 from gatesweep.sweeps.search.searcher import Search
@@ -62,6 +63,8 @@ def run_sweep(config: Config, overrides: Sequence[str] = ()) -> int:
         space = read_space(config)
         config = config.replace(warm_start=warm_start_folders(config.warm_start) or None)
         folder = Path(config.resume) if config.resume else new_folder(config)
+        if config.resume:
+            read_sweep(folder)  # a damaged record is named before anything is written
         check_sweep(folder, config, space)
         with _cluster(config) as concurrent, _sweep_folder(folder, config), faults_kept_in(folder):
             append_event(folder / EVENTS, "start", overrides=list(overrides), **(facts := provenance()))
@@ -157,7 +160,7 @@ def _report(folder: Path, seconds: float, facts: dict[str, Any], interrupted: bo
 
         print(f"report {write_page(folder)}", flush=True)
     except Exception as fault:  # a page that cannot be drawn is no reason to lose the rest
-        print(f"report: not written ({type(fault).__name__}: {fault}); the record is whole", flush=True)
+        print(f"report: not written, the record is whole; {describe_fault(fault, folder)}", flush=True)
     return summary
 
 

@@ -13,13 +13,13 @@ from gatesweep.core.record import SCALARS as SCALARS
 # In the folder of a sweep, and of a run.
 CONFIG = "config.yaml"
 REPORT = "report.html"
-# Of a sweep alone.
+# Files of a sweep only.
 SUMMARY = "summary.json"
 LEADERBOARD = "leaderboard.csv"
 JOURNAL = "study.journal"  # Optuna's study
 MLFLOW_POINTER = "mlflow.json"  # the address of the sweep in MLflow
 LOCK = ".lock"  # held by the driver
-# Of a run alone.
+# Files of a run only.
 ERROR = "error.txt"  # the traceback of a failed run
 CHECKPOINTS = "checkpoints"
 FIGURES = "figures"

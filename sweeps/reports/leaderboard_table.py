@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gatesweep.sweeps.records.layout import ERROR, MLFLOW_POINTER
-from gatesweep.sweeps.records.reader import SweepRecord, TrialRecord
+from gatesweep.sweeps.records.reader import SweepRecord, TrialRecord, read_json
 from gatesweep.sweeps.reports.parameters import short_names, sort_by_number
 from gatesweep.sweeps.reports.render import format_choice, format_score, format_value
 from gatesweep.sweeps.tracking.view import run_url
@@ -69,5 +68,5 @@ def end_reason(sweep: Path, trial: TrialRecord) -> str:
 def mlflow_links(sweep: Path) -> dict[str, Any]:
     """Return the addresses of the sweep's runs in MLflow; empty where they are not known."""
     path = sweep / MLFLOW_POINTER
-    links = json.loads(path.read_text()) if path.exists() else {}
+    links = read_json(path) if path.exists() else {}
     return links if str(links.get("base")).startswith(("http://", "https://")) else {}

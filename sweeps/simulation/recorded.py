@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from gatesweep.core.errors import InputError
-from gatesweep.core.record import Event, json_safe, read_events
+from gatesweep.core.record import DamagedRecord, Event, json_safe, read_events
 from gatesweep.core.trainable import Metrics
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import Config, make_gate
@@ -96,14 +97,18 @@ def save_recorded(recorded: RecordedSweep, folder: Path) -> None:
 
 
 def _read_saved(path: Path, config: Config) -> RecordedSweep:
-    saved = json.loads(gzip.decompress(path.read_bytes()))
-    for curve in saved["curves"]:  # JSON has no NaN
-        curve["metrics"] = [
-            {name: math.nan if value is None else value for name, value in metrics.items()}
-            for metrics in curve["metrics"]
-        ]
-    curves = [LearningCurve(**curve) for curve in saved["curves"]]
-    return RecordedSweep(config=config, **{**saved, "curves": curves})
+    content = path.read_bytes()
+    try:
+        saved = json.loads(gzip.decompress(content))
+        for curve in saved["curves"]:  # JSON has no NaN
+            curve["metrics"] = [
+                {name: math.nan if value is None else value for name, value in metrics.items()}
+                for metrics in curve["metrics"]
+            ]
+        curves = [LearningCurve(**curve) for curve in saved["curves"]]
+        return RecordedSweep(config=config, **{**saved, "curves": curves})
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedRecord(f"{path}: expected the curves that replay --save writes ({error})") from error
 
 
 def _seven_digits(value: float) -> float:

@@ -51,7 +51,7 @@ def pack_model(folder: Path, trained: checkpoint.Checkpoint, aside: Path) -> Non
     ]
     outputs = Schema([TensorSpec(np.dtype("float32"), (), "loss")])
     signature = ModelSignature(Schema(inputs), outputs) if inputs else None
-    flavour = {"gatesweep": {"weights": WEIGHTS, "load": "gatesweep.sweeps.load.load"}}
+    flavour = {"gatesweep": {"weights": WEIGHTS, "load": "gatesweep.load"}}
     Model(flavors=flavour, signature=signature).save(str(aside / "MLmodel"))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gatesweep.core.record import STEP_LOSS, Event
+from gatesweep.core.record import STEP_LOSS, DamagedRecord, Event
 
 BATCH_POINTS = 1000  # metrics a request: MLflow's limit
 
@@ -16,15 +16,22 @@ BATCH_POINTS = 1000  # metrics a request: MLflow's limit
 def new_events(path: Path, offset: int) -> Iterator[tuple[Event, int]]:
     """Yield the events of a file from `offset` (bytes) on, each with the offset after it.
 
-    Ends before a line that is still being written. Raises OSError where the file cannot be read.
+    Ends before a line that is still being written.
+
+    Raises DamagedRecord for a line that is no JSON, and OSError where the file cannot be
+    read.
     """
     with path.open("rb") as stream:
         stream.seek(offset)
         for line in stream:
             if not line.endswith(b"\n"):
                 return
+            try:
+                event = json.loads(line)
+            except ValueError as error:
+                raise DamagedRecord(f"{path}, byte {offset}: expected an event as JSON ({error})") from error
             offset += len(line)
-            yield json.loads(line), offset
+            yield event, offset
 
 
 def curve_points(event: Event, steps: int) -> list[Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from gatesweep.core.record import read_events
 from gatesweep.sweeps.records.layout import CONFIG, EVENTS, JOURNAL, LEADERBOARD, OUTCOMES, REPORT, SUMMARY
+from gatesweep.sweeps.records.reader import read_json
 from gatesweep.sweeps.records.summary import leaderboard, leaderboard_columns
 from gatesweep.sweeps.tracking.runs import SweepRuns
 from gatesweep.sweeps.tracking.view import LEADERBOARD_TABLE, LOGGED_ARTIFACTS, NOTE, logged_table, sweep_note
@@ -24,7 +24,7 @@ def publish_sweep_run(runs: SweepRuns, run: str, sweep: Path, thresholds: Mappin
     runs_again = bool(events) and events[-1]["event"] == "start"  # and the summary is of its earlier end
     if runs_again or not path.exists():
         return False
-    client, summary, at = runs.client, json.loads(path.read_text()), int(path.stat().st_mtime * 1000)
+    client, summary, at = runs.client, read_json(path), int(path.stat().st_mtime * 1000)
     runs.log_files(run, [sweep / name for name in (CONFIG, SUMMARY, LEADERBOARD, JOURNAL, REPORT)])
     client.log_dict(run, leaderboard_columns(leaderboard(sweep)), LEADERBOARD_TABLE)
     client.set_tag(run, LOGGED_ARTIFACTS, logged_table(LEADERBOARD_TABLE))

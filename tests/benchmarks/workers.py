@@ -34,7 +34,13 @@ from tests.conftest import trivial
 from tests.support.processes import descendants
 
 TWO = ["resources.workers=2", "resources.cpus_per_worker=0.5"]
-WORKERS = ("ray::RayTrainWorker", "ray::TrainController", "ray::Office", "ray::TrainTrial", "ray::DirectTrial")
+WORKERS = (
+    "ray::RayTrainWorker",
+    "ray::TrainController",
+    "ray::WorkerGroupCoordinator",
+    "ray::TrainTrial",
+    "ray::DirectTrial",
+)
 
 
 class Watch:

@@ -160,3 +160,8 @@ def test_the_ui_wants_a_database_and_a_free_port(tmp_path: Path, capsys: pytest.
 def test_a_parser_raises_input_errors(command: str) -> None:
     with pytest.raises(InputError, match=f"gatesweep {command} --help"):
         make_parser(command).parse_intermixed_args(["--no-such-flag"])
+
+
+def test_no_name_of_the_program_is_in_a_help_text() -> None:
+    for command in COMMANDS:
+        assert not re.search(r"[A-Z]+_HELP", help_of(command)), command
