@@ -158,14 +158,14 @@ def _check_stack(members: Sequence[Member], data: Data, settings: Settings, meas
         raise Unstackable(str(error)) from error
     if not measure:
         return math.inf
-    alone = min(_seconds(single, batches) for _ in range(3)) / len(batches)
-    stacked = min(_seconds(stack, batches) for _ in range(2)) / len(batches) / len(members)
+    alone = min(_time_epoch(single, batches) for _ in range(3)) / len(batches)
+    stacked = min(_time_epoch(stack, batches) for _ in range(2)) / len(batches) / len(members)
     if stacked > alone:
         raise Unstackable(f"a step takes {alone:.2g} s alone, and {stacked:.2g} s as one of {len(members)}")
     return alone
 
 
-def _seconds(trained: Run | Stack, batches: Sequence[Batch]) -> float:
+def _time_epoch(trained: Run | Stack, batches: Sequence[Batch]) -> float:
     began = perf_counter()
     with contextlib.suppress(Diverged):
         trained.train_epoch(batches, {}, []) if isinstance(trained, Run) else trained.train(batches)

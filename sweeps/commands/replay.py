@@ -77,19 +77,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def replay_settings(recorded: RecordedSweep, overrides: Sequence[str], in_order: bool = False) -> list[Setting]:
     """Every combination of the values that `overrides` offer, checked. Raises InputError in one line."""
-    keys = [item.partition("=")[0].lstrip("+~").partition(".") for item in overrides]
-    for item, (key, _, rest) in zip(overrides, keys, strict=True):
-        if key not in REPLAY_KEYS or rest.startswith("space"):
-            raise InputError(
-                f"got {item!r}, expected one of {', '.join(REPLAY_KEYS)}: a replay takes curves as they were recorded"
-            )
-    names = ["".join(key) for key in keys]
-    order = "sampler" if any(key[0] == "search" for key in keys) else "recorded" if in_order else "shuffled"
+    keys = _replay_keys(overrides)
+    order = (
+        "sampler" if any(key.partition(".")[0] == "search" for key in keys) else "recorded" if in_order else "shuffled"
+    )
     if in_order and order == "sampler":
         raise InputError("--in-order: got search= as well, expected one of them: a sampler has an order of its own")
     settings = []
     for name, variant in config_variants(
-        recorded.config, [*([] if "scheduler" in names else ["scheduler=asha"]), *overrides]
+        recorded.config, [*([] if "scheduler" in keys else ["scheduler=asha"]), *overrides]
     ):
         space = read_space(variant)
         check_search(variant, space)
@@ -115,7 +111,7 @@ def summarise_replicas(replicas: Sequence[SimulatedSweep]) -> SettingSummary:
 
 def summary_row(name: str, setting: str, summary: SettingSummary) -> dict[str, str]:
     """The row of a setting in the table, by column."""
-    low, middle, high = (_seconds(value) for value in summary.first_pass)
+    low, middle, high = (_format_seconds(value) for value in summary.first_pass)
     return {
         "sweep": name,
         "setting": setting,
@@ -124,7 +120,7 @@ def summary_row(name: str, setting: str, summary: SettingSummary) -> dict[str, s
         "epochs": _percent(summary.epochs),
         "passed": f"{summary.passed:.1f} of {summary.begun:.1f}",
         "first pass": f"{middle} ({low} to {high})",
-        "seconds": _seconds(summary.seconds),
+        "seconds": _format_seconds(summary.seconds),
     }
 
 
@@ -136,6 +132,7 @@ def replay_command(arguments: argparse.Namespace) -> int:
         raise InputError("got no sweep, expected the folder of one, e.g. results/latest")
     if arguments.replicas < 1:
         raise InputError(f"--replicas: got {arguments.replicas}, expected at least 1")
+    _replay_keys(overrides)  # a wrong key is named before a record that does not suit
     recorded_sweeps = [read_recorded(Path(folder)) for folder in folders]
     if arguments.save:
         if len(recorded_sweeps) > 1 or overrides:
@@ -180,5 +177,17 @@ def _percent(share: float) -> str:
     return "-" if math.isnan(share) else f"{share:.0%}"
 
 
-def _seconds(value: float) -> str:
+def _replay_keys(overrides: Sequence[str]) -> list[str]:
+    """The dotted keys that are set. Raises InputError for one that a replay cannot vary."""
+    keys = [item.partition("=")[0].lstrip("+~") for item in overrides]
+    for item, key in zip(overrides, keys, strict=True):
+        group, _, rest = key.partition(".")
+        if group not in REPLAY_KEYS or rest.startswith("space"):
+            raise InputError(
+                f"got {item!r}, expected one of {', '.join(REPLAY_KEYS)}: a replay takes curves as they were recorded"
+            )
+    return keys
+
+
+def _format_seconds(value: float) -> str:
     return "never" if math.isinf(value) else f"{value:.3g}"

@@ -92,7 +92,7 @@ def headline(sweep: SweepRecord) -> list[dict[str, Any]]:
     seconds, epochs = first_pass(sweep.trials)
     passed, count = sum(trial.outcome == "passed" for trial in sweep.trials), len(sweep.trials)
     total = sum(len(trial.epochs) for trial in sweep.trials)
-    per_epoch = format_duration(_seconds(sweep.trials) / total) if total else "none"
+    per_epoch = format_duration(_total_seconds(sweep.trials) / total) if total else "none"
     first = {"value": "none"} if seconds is None else {"value": format_duration(seconds), "more": f"{epochs} epochs"}
     return [
         {"name": "first pass after", "more": "", **first},
@@ -104,13 +104,13 @@ def headline(sweep: SweepRecord) -> list[dict[str, Any]]:
 
 def spent_by_outcome(sweep: SweepRecord) -> list[dict[str, Any]]:
     """Return a row for each outcome: its trials, their epochs and seconds of training, and both as shares."""
-    all_epochs, all_seconds = sum(len(trial.epochs) for trial in sweep.trials), _seconds(sweep.trials)
+    all_epochs, all_seconds = sum(len(trial.epochs) for trial in sweep.trials), _total_seconds(sweep.trials)
     rows: list[dict[str, Any]] = []
     for outcome in OUTCOME_STYLES:
         trials = [trial for trial in sweep.trials if trial.outcome == outcome]
         if not trials:
             continue
-        epochs, seconds = sum(len(trial.epochs) for trial in trials), _seconds(trials)
+        epochs, seconds = sum(len(trial.epochs) for trial in trials), _total_seconds(trials)
         running = outcome == "interrupted" and not sweep.interrupted
         rows.append(
             {
@@ -164,5 +164,5 @@ def left_out(study: optuna.Study, importances: Mapping[str, float]) -> str:
     return f" It leaves out {', '.join(names)}, which only some trials have." if names else ""
 
 
-def _seconds(trials: Sequence[TrialRecord]) -> float:
+def _total_seconds(trials: Sequence[TrialRecord]) -> float:
     return sum(seconds for trial in trials if math.isfinite(seconds := trial.seconds))

@@ -276,7 +276,7 @@ def test_what_cannot_stack_says_why() -> None:
 
 def test_a_stack_that_is_slower_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([1.0, 1.0, 1.0, 3.1, 3.1])  # three passes alone, then two of three members
-    monkeypatch.setattr(stack, "_seconds", lambda *given: next(times))
+    monkeypatch.setattr(stack, "_time_epoch", lambda *given: next(times))
     with pytest.raises(Unstackable, match="alone"):
         together(variants(tiny("mlp")), measure=True)
 
@@ -284,7 +284,7 @@ def test_a_stack_that_is_slower_is_none(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_stack_that_no_longer_pays_goes_on_one_by_one_the_nearest_to_the_gate_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(stack, "_seconds", lambda one, batches: 1e-9 if isinstance(one, Stack) else 2e-9)
+    monkeypatch.setattr(stack, "_time_epoch", lambda one, batches: 1e-9 if isinstance(one, Stack) else 2e-9)
     configs = variants(tiny("mlp", "training.max_epochs=3"))
     order: list[int] = []
     built = [(*build_run(config), rng.state()) for config in configs]

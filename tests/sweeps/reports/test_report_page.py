@@ -42,7 +42,7 @@ WIDTH = "document.documentElement.scrollWidth"
 CLOSENESS = {"val/closeness": "> 0.9"}
 CLOSE: Epochs = [(-0.5, {"val/closeness": 0.45}), (-0.2, {"val/closeness": 0.72})]
 PASSING: Epochs = [(-0.1, {"val/closeness": 0.81}), (1.4, {"val/closeness": 0.95})]
-HOPELESS: Epochs = [(-0.5, {"val/closeness": 0.45}), (-1e9, {"val/closeness": math.nan})]
+DIVERGING: Epochs = [(-0.5, {"val/closeness": 0.45}), (-1e9, {"val/closeness": math.nan})]
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_known_runs_in_mlflow_are_linked(tmp_path: Path) -> None:
 
 
 def test_without_a_pass_the_page_says_by_how_much_the_best_trial_misses(tmp_path: Path) -> None:
-    text = text_of(pretend(tmp_path / "sweep", [Pretended({}, CLOSE), Pretended({}, HOPELESS, "diverged")]))
+    text = text_of(pretend(tmp_path / "sweep", [Pretended({}, CLOSE), Pretended({}, DIVERGING, "diverged")]))
     assert "0 of 2 trials passed" in text and "It misses by 0.18 in val/closeness." in text
     assert "val/closeness 0.72 &gt; 0.9 misses by 0.18" in text and "first pass after none" in text
 
@@ -188,7 +188,7 @@ def falling(*values: dict[str, Any]) -> list[Pretended]:
 
 
 FAILED = Pretended({"trainable.lr": 0.1}, [], "failed", "ValueError: no", "Traceback\nValueError: no\n")
-DIVERGED = [Pretended({"trainable.lr": lr}, HOPELESS, "diverged") for lr in (0.1, 0.2, 0.3)]
+DIVERGED = [Pretended({"trainable.lr": lr}, DIVERGING, "diverged") for lr in (0.1, 0.2, 0.3)]
 UNNUMBERED = Pretended({}, [(None, {"val/closeness": math.nan})], None)
 RATES: list[dict[str, Any]] = [{"trainable.lr": 0.1 * at, "seed": 1} for at in range(1, 6)]
 EVERY_TYPE: list[Any] = [None, "a", True, 1.5, 3, [1, 2], {"k": [None]}]
