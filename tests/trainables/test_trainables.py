@@ -185,7 +185,7 @@ def test_golden_losses(name: str) -> None:
 
 
 def test_golden_losses_see_a_learning_rate_that_is_one_percent_off(name: str) -> None:
-    rate = 1.01 * tiny(name)["trainable"]["lr"]
+    rate = 1.01 * tiny(name).trainable["lr"]
     assert not equals_golden(name, first_losses(tiny(name, f"trainable.lr={rate}")))
 
 

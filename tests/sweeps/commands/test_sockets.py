@@ -86,7 +86,8 @@ def test_no_socket_is_open_off_loopback_and_a_stranger_is_refused(entry: str, tm
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {MARK: mark, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path / "home")}
     (tmp_path / "home").mkdir()
-    overrides = trivial(tmp_path / "results", None, "num_samples=1", "scheduler=none", epoch_seconds=60.0)
+    options = ["num_samples=1", "scheduler=none", "training.max_epochs=1000"]
+    overrides = trivial(tmp_path / "results", None, *options, epoch_seconds=1.0)
     command = [sys.executable, *ENTRY_POINTS[entry], *overrides]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
