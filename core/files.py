@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from gatesweep.core.errors import InputError
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file aside, then rename it: a reader sees the old content or the new one, never a part.
@@ -82,3 +84,15 @@ def is_locked(path: Path) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+def read_utf8(path: Path) -> str:
+    """Read a text file of the user's. Raises InputError, with file and line, for a byte that is not UTF-8."""
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path}, line {line}: got the byte 0x{content[error.start]:02x}, expected text in UTF-8"
+        ) from error

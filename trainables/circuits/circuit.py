@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gatesweep.core.data import require
 from gatesweep.core.errors import InputError
+from gatesweep.core.files import read_utf8
 
 NODES = ("GND", "VIN", "VOUT", "N1", "N2")
 KINDS = ("R", "C", "L")
@@ -168,7 +169,7 @@ def connected(mask: Mask) -> Mask:
 
 def _rows(path: str) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the line number and the fields of every row; blank lines are skipped."""
-    reader = csv.reader(io.StringIO(_text(path), newline=""))
+    reader = csv.reader(io.StringIO(read_utf8(Path(path)), newline=""))
     try:
         header = next(reader, [])
         if tuple(header) != COLUMNS:
@@ -181,17 +182,6 @@ def _rows(path: str) -> Iterator[tuple[int, dict[str, str]]]:
                 yield reader.line_num, dict(zip(COLUMNS, fields, strict=True))
     except csv.Error as error:  # e.g. a quote that is never closed
         raise InputError(f"{path}, line {reader.line_num}: {error}, expected {','.join(COLUMNS)}") from error
-
-
-def _text(path: str) -> str:
-    content = Path(path).read_bytes()
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{path}, line {line}: got the byte 0x{content[error.start]:02x}, expected text in UTF-8"
-        ) from error
 
 
 def _place_and_amount(path: str, line: int, row: dict[str, str]) -> tuple[tuple[int, int], float]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gatesweep.core.errors import InputError
+from gatesweep.core.files import read_utf8
 
 MIN_OUT_DEGREE = 2  # a vertex with one successor leaves the walker no choice, and a model nothing to learn
 ATTEMPTS = 200
@@ -146,7 +147,7 @@ def _rows(file: Path, header: tuple[str, str]) -> Iterator[tuple[int, tuple[str,
     columns = ",".join(header)
     if not file.is_file():
         raise InputError(f"{file}: no such file, expected a CSV file with the header {columns}")
-    reader = csv.reader(io.StringIO(_text(file), newline=""))
+    reader = csv.reader(io.StringIO(read_utf8(file), newline=""))
     empty = True
     try:
         first = next(reader, [])
@@ -162,14 +163,3 @@ def _rows(file: Path, header: tuple[str, str]) -> Iterator[tuple[int, tuple[str,
         raise InputError(f"{file}, line {reader.line_num}: {error}, expected {columns}") from error
     if empty:
         raise InputError(f"{file}: no rows, expected at least one under the header {columns}")
-
-
-def _text(file: Path) -> str:
-    content = file.read_bytes()
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{file}, line {line}: got the byte 0x{content[error.start]:02x}, expected text in UTF-8"
-        ) from error
