@@ -26,7 +26,7 @@ from gatesweep.sweeps.config.schema import Config, check_config, make_gate
 from gatesweep.sweeps.config.values import to_yaml
 from gatesweep.sweeps.execution.figures import check_figures
 from gatesweep.sweeps.execution.training import train_epochs
-from gatesweep.sweeps.records.layout import CONFIG
+from gatesweep.sweeps.records.layout import CONFIG, refuse_links
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,6 +85,7 @@ def _run_of(arguments: argparse.Namespace) -> tuple[Config, Path]:
         folder = Path(arguments.resume or f"{results}/latest_run").resolve()
         if not (folder / CONFIG).is_file():
             raise InputError(f"--resume: got {str(folder)!r}, expected the folder of a run (it has no config.yaml)")
+        refuse_links(folder, "--resume")
         return check_config(read_values(folder / CONFIG)), folder
     if arguments.config:
         if not arguments.config.is_file():

@@ -13,6 +13,7 @@ from typing import Any
 
 from gatesweep.core.files import write_atomically
 from gatesweep.core.gate import Gate
+from gatesweep.sweeps.config.secrets import redact
 from gatesweep.sweeps.records.layout import CONFIG, REPORT
 from gatesweep.sweeps.records.reader import SweepRecord, read_sweep
 from gatesweep.sweeps.records.summary import confirmations
@@ -147,5 +148,5 @@ def page_footer(sweep: SweepRecord) -> list[str]:
         f"{shown_path(sweep.folder)}, seed {sweep.config.seed}",
         versions,
         f"commit {commit}" if commit else "commit not known",
-        *([f"overrides: {shlex.join(start['overrides'])}"] if start.get("overrides") else []),
+        *([f"overrides: {redact(shlex.join(start['overrides']))}"] if start.get("overrides") else []),
     ]
