@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -99,6 +100,8 @@ def restore_sweep(uri: str, results: Path, check: Callable[[Path], object] = lam
         check(aside / CONFIG)
     except InputError:
         shutil.rmtree(aside)
+        with contextlib.suppress(OSError):  # it is not empty
+            results.rmdir()
         raise
     aside.rename(folder)
     _forget_unknown(store, folder)

@@ -26,6 +26,7 @@ from gatesweep.sweeps.commands.resume import configure
 from gatesweep.sweeps.commands.trials import TUNE_FOLDER, train_trials
 from gatesweep.sweeps.config.schema import Config, make_gate
 from gatesweep.sweeps.config.secrets import redact
+from gatesweep.sweeps.config.trust import trust_option
 from gatesweep.sweeps.config.values import to_yaml
 from gatesweep.sweeps.execution.cluster import start_ray
 from gatesweep.sweeps.execution.recorder import Recorder
@@ -75,7 +76,7 @@ def run_sweep(config: Config, overrides: Sequence[str] = ()) -> int:
                 search = _search(folder, config, space, concurrent)
                 seconds, interrupted = _train(folder, config, space, search, concurrent)
                 summary = _report(folder, seconds, facts, interrupted)
-            return _end(folder, summary, interrupted)
+            return _end(folder, summary, trust_option(config.to_dict()) if interrupted else None)
 
 
 @contextlib.contextmanager
@@ -166,10 +167,10 @@ def _report(folder: Path, seconds: float, facts: dict[str, Any], interrupted: bo
     return summary
 
 
-def _end(folder: Path, summary: dict[str, Any], interrupted: bool) -> int:
-    """Print how the sweep ended; returns the exit code."""
-    if interrupted:
-        print(f"interrupted; go on with: gatesweep run resume={folder}", flush=True)
+def _end(folder: Path, summary: dict[str, Any], resume_options: str | None) -> int:
+    """Print how the sweep ended, with `resume_options` for a sweep that was interrupted; returns the exit code."""
+    if resume_options is not None:
+        print(f"interrupted; go on with: gatesweep run resume={folder}{resume_options}", flush=True)
         return INTERRUPTED
     best, line = summary["best"], f"{summary['passed']} of {summary['trials']} trials passed"
     line += f" in {summary['seconds']:.0f} s"

@@ -75,6 +75,13 @@ def is_trusted_source(target: str, module: str) -> bool:
     return target in _trust.names or _lies_in(module, OWN_SOURCES) or is_trusted(module)
 
 
+def trust_option(values: Any) -> str:
+    """Return ` --trust MODULE` for each module in the `_target_` of `values` that another process would not trust."""
+    lasting = frozenset(OWN).union(*(modules() for modules in _SOURCES if modules is not _named_modules))
+    modules = dict.fromkeys(name.partition(".")[0] for name in _target_names(values) if not _lies_in(name, lasting))
+    return "".join(f" --trust {module}" for module in modules)
+
+
 def how_to_trust(target: str) -> str:
     """Return the words of a message about a name that is not trusted: what to type."""
     module = target.partition(".")[0]
