@@ -5,6 +5,7 @@ tests/sweeps/execution/test_ray_private.py checks each of them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -44,11 +45,13 @@ class LoopbackTorchBackend(_TorchBackend):
     Workers of several machines meet as Ray has it, at a port of the first one's.
     """
 
+    meeting: str | None = None
+
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         """Make the process group of the workers."""
         if len(set(worker_group.execute(_node_id))) > 1:
             return super().on_start(worker_group, backend_config)
-        meeting = worker_group.execute_single(0, _make_meeting)
+        self.meeting = worker_group.execute_single(0, _make_meeting)
         worker_group.execute(_set_torch_distributed_env_vars)
         joins = [
             worker_group.execute_single_async(
@@ -57,12 +60,22 @@ class LoopbackTorchBackend(_TorchBackend):
                 backend=backend_config.backend,
                 world_rank=rank,
                 world_size=len(worker_group),
-                init_method=f"file://{meeting}",
+                init_method=f"file://{self.meeting}",
                 timeout_s=backend_config.timeout_s,
             )
             for rank in range(len(worker_group))
         ]
         ray.get(joins)
+
+    def on_shutdown(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        """End the process group, and remove the file, on this machine also where a worker has died."""
+        try:
+            super().on_shutdown(worker_group, backend_config)
+        finally:
+            if self.meeting:
+                _remove(self.meeting)
+                with contextlib.suppress(ray.exceptions.RayError):
+                    worker_group.execute_single(0, _remove, self.meeting)
 
 
 def _node_id() -> str:
@@ -70,10 +83,14 @@ def _node_id() -> str:
 
 
 def _make_meeting() -> str:
-    """Make the empty file in which the ranks meet; torch deletes it with the process group."""
+    """Make the empty file in which the ranks meet."""
     descriptor, path = tempfile.mkstemp(prefix="gatesweep-", suffix=".ranks")
     os.close(descriptor)
     return str(Path(path).resolve())
+
+
+def _remove(path: str) -> None:
+    Path(path).unlink(missing_ok=True)
 
 
 def _join_group(**group: Any) -> None:
