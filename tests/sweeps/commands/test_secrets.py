@@ -14,7 +14,16 @@ import yaml
 
 from gatesweep.core.errors import InputError
 from gatesweep.core.record import read_events
-from gatesweep.sweeps.config.secrets import bare_address, is_redacted, redact, redact_address, redact_values
+from gatesweep.sweeps.commands.cli import run_command
+from gatesweep.sweeps.config import secrets
+from gatesweep.sweeps.config.secrets import (
+    bare_address,
+    is_redacted,
+    redact,
+    redact_address,
+    redact_values,
+    with_secrets,
+)
 from gatesweep.sweeps.tracking.server import check_tracking
 from tests.conftest import trivial
 from tests.support.servers import Server, guarded, mlflow_server
@@ -78,6 +87,29 @@ def test_keys_of_secrets_are_redacted_and_words_of_models_are_not() -> None:
     assert (
         redact("trainable.pad_token=<pad> training.max_epochs=3") == "trainable.pad_token=<pad> training.max_epochs=3"
     )
+
+
+def test_a_printed_configuration_and_bad_input_show_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command("run", [f"tracking.uri={SECRET[0]}", f"storage='{SECRET[-2]}'", "--cfg"]) == 0
+    assert run_command("run", [f"tracking.uri=ftp://lab:{CANARY}@host", "experiment=mlp"]) == 2
+    assert run_command("run", [f"tracking={{uri:'{SECRET[0]}',nosuch:1}}"]) == 2
+    shown = capsys.readouterr()
+    assert CANARY not in shown.out + shown.err and "uri: postgresql://lab:***@db/mlflow" in shown.out
+
+
+@pytest.mark.parametrize("address", SECRET)
+def test_a_secret_comes_back_from_the_environment_alone(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*LOGINS, "GATESWEEP_STORAGE", "PGPASSWORD"):
+        monkeypatch.delenv(name, raising=False)
+    recorded = redact_address(address)
+    monkeypatch.setattr(secrets, "_addresses", {})  # another process
+    with pytest.raises(InputError, match=r"whose password is not recorded: set .*GATESWEEP_STORAGE"):
+        with_secrets("storage", recorded, "GATESWEEP_STORAGE")
+    monkeypatch.setenv("GATESWEEP_STORAGE", f"s3://key:{CANARY}@another")
+    with pytest.raises(InputError, match="whose password is not recorded"):
+        with_secrets("storage", recorded, "GATESWEEP_STORAGE")
+    monkeypatch.setenv("GATESWEEP_STORAGE", address)
+    assert with_secrets("storage", recorded, "GATESWEEP_STORAGE") == address
 
 
 @pytest.fixture(scope="module")
