@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import urllib.request
 from pathlib import Path
 
 import ray
@@ -31,6 +30,7 @@ from gatesweep.sweeps.search.sampler import is_exhaustive, make_sampler
 from gatesweep.sweeps.search.space import Space
 from gatesweep.sweeps.search.warm_start import check_warm_start, warm_start_folders
 from gatesweep.sweeps.storage.store import Store
+from gatesweep.sweeps.tracking.server import check_tracking
 
 
 def check_sweep(folder: Path, config: Config, space: Space) -> None:
@@ -42,20 +42,6 @@ def check_sweep(folder: Path, config: Config, space: Space) -> None:
     if config.storage:
         Store(config.storage).check(folder)
     check_run(config, space)
-
-
-def check_tracking(uri: str | None) -> None:
-    """Raise InputError unless an MLflow server answers at an http(s) `uri`."""
-    if uri is None or uri.startswith(("sqlite:///", "postgresql")):
-        return
-    if not uri.startswith(("http://", "https://")):
-        raise InputError(f"tracking.uri: got {uri!r}, expected http://host:port, sqlite:///file or postgresql://...")
-    try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
-            return
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise InputError(f"tracking.uri: got {uri!r}, expected a running MLflow server ({reason})") from error
 
 
 def check_search(config: Config, space: Space) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from gatesweep.sweeps.config.faults import hydra_message
 from gatesweep.sweeps.config.groups import CONFIGS, MAIN
 from gatesweep.sweeps.config.recorded import read_values
 from gatesweep.sweeps.config.schema import Config, check_config
+from gatesweep.sweeps.config.trust import trust_typed
 
 
 def compose_config(overrides: Sequence[str]) -> Config:
@@ -41,7 +43,9 @@ def compose_config(overrides: Sequence[str]) -> Config:
         _apply(config, [override for override in parsed if not is_group_choice(override)])
         config.name = config.name or choices.experiment or choices.trainable
         config.data.setdefault("seed", config.seed)  # trials have seeds of their own, and share the data
-        return check_config(_plain_values(config))
+        values = _plain_values(config)
+        trust_typed(values)  # nothing here comes from a folder: it is typed, or of gatesweep's own files
+        return check_config(values)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(hydra_message(error)) from error
 
@@ -62,7 +66,7 @@ def changed_config(path: Path, overrides: Sequence[Override]) -> Config:
             raise InputError(f"{got}, expected keys only: {path} is already composed")
     values = read_values(path)
     try:
-        config = OmegaConf.create(values)
+        config = OmegaConf.create(_escaped(values))
         _apply(config, overrides)
         return check_config(_plain_values(config))
     except OmegaConfBaseException as error:
@@ -119,6 +123,7 @@ def _apply(config: DictConfig, overrides: Sequence[Override]) -> None:
                 raise InputError(f"~{key}: there is no such key to delete")
             del node[name]
         else:
+            trust_typed({key: override.value()})
             OmegaConf.update(config, key, override.value(), merge=False, force_add=True)
 
 
@@ -136,7 +141,7 @@ def _split_sweep(override: Override) -> list[str]:
 def _make_variant(recorded: Config, overrides: Sequence[Override]) -> Config:
     """Apply choices of groups, then keys, to a recorded configuration, and check the result."""
     try:
-        config = OmegaConf.create(recorded.to_dict())
+        config = OmegaConf.create(_escaped(recorded.to_dict()))
         for override in overrides:
             if is_group_choice(override):
                 path = CONFIGS / override.key_or_group / f"{override.value()}.yaml"
@@ -157,6 +162,15 @@ def _replace_group(config: DictConfig, group: str, content: Any) -> None:
         return OmegaConf.update(config, group, content, merge=False)
     for key, value in content.items():
         OmegaConf.update(config, f"{group}.{key}", value, merge=False)
+
+
+def _escaped(value: Any) -> Any:
+    """Return recorded values in which OmegaConf finds no interpolation: a record must not read the environment."""
+    if isinstance(value, dict):
+        return {key: _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def _plain_values(config: DictConfig) -> dict[str, Any]:
