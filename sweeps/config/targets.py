@@ -13,7 +13,9 @@ from pydantic import ConfigDict
 from typing_extensions import is_protocol  # comes with pydantic; `typing` has it from Python 3.13 on
 
 from gatesweep.core.errors import InputError
-from gatesweep.sweeps.config.faults import first_fault
+from gatesweep.sweeps.config.faults import first_fault, nearest_key
+
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 def locate(key: str, node: Mapping[str, Any]) -> Any:
@@ -40,9 +42,11 @@ def check_arguments(key: str, node: Mapping[str, Any]) -> None:
         if name == "_target_":
             continue
         if name not in accepted:
-            raise InputError(f"{key}.{name}: unknown key, expected one of {', '.join(sorted(accepted))}")
+            nearest = nearest_key(name, accepted)
+            hint = f"; did you mean {key}.{nearest}?" if nearest else ""
+            raise InputError(f"{key}.{name}: unknown key, expected one of {', '.join(sorted(accepted))}{hint}")
         try:
-            pydantic.TypeAdapter(accepted[name], config=ConfigDict(strict=True)).validate_python(value)
+            pydantic.TypeAdapter(accepted[name], config=STRICT).validate_python(value)
         except pydantic.ValidationError as error:
             raise InputError(first_fault(error, f"{key}.{name}")) from error
 
