@@ -20,7 +20,7 @@ def parse_override(item: str) -> Override:
     expected = "expected KEY=VALUE; quote a text with special characters: KEY='...'"
     try:
         override = OverridesParser.create().parse_override(item)
-    except (HydraException, RecursionError) as error:
+    except (HydraException, RecursionError, ValueError) as error:  # the last: a number of 5,000 digits
         raise InputError(f"got {item!r}, {expected}") from error
     if not override.key_or_group:
         raise InputError(f"got {item!r}, {expected}")

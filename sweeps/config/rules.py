@@ -30,6 +30,8 @@ def check_rules(gate: Gate, max_epochs: int, data: Mapping[str, Any]) -> None:
     if gate.consecutive > max_epochs:
         expected = f"at most {max_epochs}, the epochs of training.max_epochs"
         raise InputError(f"gate.consecutive: got {gate.consecutive}, expected {expected}")
+    if "device" in data:
+        raise InputError("data.device: unknown key, did you mean device?")
     for key, value in data.items():
         if key == "seed" or key.endswith("_seed"):
             _check_seed(f"data.{key}", value)

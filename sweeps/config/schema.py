@@ -16,7 +16,6 @@ from pydantic import (
     NonNegativeFloat,
     PlainValidator,
     PositiveFloat,
-    PositiveInt,
 )
 
 from gatesweep.core import schedule
@@ -36,6 +35,7 @@ from gatesweep.sweeps.config.rules import (
 )
 from gatesweep.sweeps.config.targets import accepted_arguments, check_arguments, check_data_type
 
+PositiveInt = Annotated[int, Field(gt=0, lt=2**53)]  # what JSON and floats hold exactly
 Folder = Annotated[str, AfterValidator(check_place)]
 RENAMED_KEYS = {  # "section.old": "new"; records of older versions have the old keys
     "resources.cpus": "cpus_per_worker",

@@ -169,6 +169,14 @@ def test_a_sweep_of_ones_own_graph_runs_from_any_working_directory(tmp_path: Pat
     assert summary["finished"] == 2 and summary["best"]["metrics"]["val/edge_compliance"] >= 0
 
 
+def test_a_key_that_varies_is_fixed_as_the_message_says() -> None:
+    with pytest.raises(ValueError, match=r"type '~search\.space\.trainable\.lr' too") as caught:
+        configure(["trainable=mlp", "trainable.lr=0.01"])
+    remedy = str(caught.value).split("'")[1]
+    config = configure(["trainable=mlp", "trainable.lr=0.01", remedy])
+    assert config.trainable["lr"] == 0.01 and "lr" not in config.search.space["trainable"]
+
+
 def test_a_configuration_is_written_as_yaml_writes_it() -> None:
     for name in ("mlp", "circuit_vae", "born_gan"):
         config = compose_config([f"experiment={name}", "name=null"])
