@@ -25,9 +25,8 @@ from gatesweep.sweeps.records.pareto import TRIAL_COSTS
 from gatesweep.sweeps.schedulers.asha import GateASHA
 from gatesweep.sweeps.schedulers.factory import make_scheduler
 from gatesweep.sweeps.schedulers.pbt import Population
-from gatesweep.sweeps.search.leaves import Float
 from gatesweep.sweeps.search.sampler import is_exhaustive, make_sampler
-from gatesweep.sweeps.search.space import Space
+from gatesweep.sweeps.search.space import Space, check_grid
 from gatesweep.sweeps.search.warm_start import check_warm_start, warm_start_folders
 from gatesweep.sweeps.storage.store import Store
 from gatesweep.sweeps.tracking.server import check_tracking
@@ -61,9 +60,7 @@ def check_search(config: Config, space: Space) -> None:
             f"confirm.seeds: got {config.confirm.seeds}, expected 0: with scheduler=pbt no trial keeps its values"
         )
     if is_exhaustive(config.search.sampler):
-        for key, leaf in space.items():
-            if isinstance(leaf, Float) and leaf.step is None and leaf.low < leaf.high:
-                raise InputError(f"search.space.{key}.step: missing, expected one: search=grid needs a finite space")
+        check_grid(space)
     elif config.num_samples is None:
         raise InputError("num_samples: got None, expected a number of trials (null is for search=grid)")
     before = read_config(Path(config.resume) / CONFIG) if config.resume else None
@@ -118,6 +115,10 @@ def check_run(config: Config, space: Space) -> None:
         reported |= {metric for metric in gate.reads if metric.startswith("train/")}
     check_figures(config.figures, trainable, data)
     gate.require(dict.fromkeys(reported | {"train/grad_norm"}, 0.0))
+    patience = config.training.patience
+    if patience and patience.metric not in reported and not patience.metric.startswith(("train/", "system/")):
+        expected = f"expected one of {', '.join(sorted(reported))}"
+        raise InputError(f"training.patience.metric: got {patience.metric!r}, {expected}")
     cost = config.search.cost
     if cost and cost not in (*TRIAL_COSTS, *reported) and not cost.startswith("system/"):
         raise InputError(f"search.cost: got {cost!r}, expected epochs, seconds or one of {', '.join(sorted(reported))}")

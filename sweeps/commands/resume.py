@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from hydra.core.override_parser.types import Override
 
 from gatesweep.core.errors import InputError
-from gatesweep.sweeps.config.compose import changed_config, compose_config, parse_override
+from gatesweep.sweeps.config.compose import changed_config, compose_config
+from gatesweep.sweeps.config.overrides import parse_override, refuse_several_values
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import Config
 from gatesweep.sweeps.config.secrets import (
@@ -23,6 +24,7 @@ from gatesweep.sweeps.config.secrets import (
     with_secrets,
 )
 from gatesweep.sweeps.records.layout import CONFIG, belongs_to_trial, require_sweep
+from gatesweep.sweeps.search.space import check_typed_keys
 from gatesweep.sweeps.search.study import open_study
 from gatesweep.sweeps.search.warm_start import warm_start_numbers
 from gatesweep.sweeps.storage.store import Store
@@ -34,12 +36,22 @@ def configure(overrides: Sequence[str]) -> Config:
     Raises InputError in one line.
     """
     parsed = [parse_override(item) for item in overrides]
-    for override in parsed:
-        if override.key_or_group == "resume" and override.value():
-            others = [other for other in parsed if other is not override]
-            sweep = str(override.value())
-            return _resumed(_local_folder(sweep, others), others, sweep)
-    return compose_config(overrides)
+    sweeps = [override for override in parsed if override.key_or_group == "resume" and not override.is_delete()]
+    sweeps = [override for override in sweeps if override.value() is not None]
+    for override in sweeps:
+        refuse_several_values(override)
+        if not isinstance(override.value(), str) or not override.value():
+            raise InputError(f"resume: got {override.value()!r}, expected the folder of a sweep")
+    if len(sweeps) > 1:
+        raise InputError(f"resume: got {' and '.join(str(item.value()) for item in sweeps)}, expected one sweep")
+    others = [override for override in parsed if override not in sweeps]
+    if sweeps:
+        sweep = str(sweeps[0].value())
+        config = _resumed(_local_folder(sweep, others), others, sweep)
+    else:
+        config = compose_config(overrides)
+    check_typed_keys([override.key_or_group for override in others if not override.is_delete()], config)
+    return config
 
 
 def _local_folder(sweep: str, overrides: Sequence[Override]) -> Path:

@@ -14,7 +14,7 @@ from pydantic import ConfigDict
 from typing_extensions import is_protocol  # comes with pydantic; `typing` has it from Python 3.13 on
 
 from gatesweep.core.errors import InputError
-from gatesweep.sweeps.config.faults import first_fault
+from gatesweep.sweeps.config.faults import first_fault, nearest_key
 from gatesweep.sweeps.config.secrets import is_redacted
 from gatesweep.sweeps.config.trust import how_to_trust, is_trusted, is_trusted_source
 
@@ -25,6 +25,8 @@ KINDS = {
     "search.sampler": "optuna.samplers:BaseSampler",
     "scheduler": "ray.tune.schedulers:TrialScheduler",
 }
+
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 def locate(key: str, node: Mapping[str, Any]) -> Any:
@@ -78,9 +80,11 @@ def check_arguments(key: str, node: Mapping[str, Any]) -> None:
         if is_redacted(value):
             raise InputError(f"{key}.{name}: got {value!r}, whose secret is not recorded: type {key}.{name}=... again")
         if name not in accepted:
-            raise InputError(f"{key}.{name}: unknown key, expected one of {', '.join(sorted(accepted))}")
+            nearest = nearest_key(name, accepted)
+            hint = f"; did you mean {key}.{nearest}?" if nearest else ""
+            raise InputError(f"{key}.{name}: unknown key, expected one of {', '.join(sorted(accepted))}{hint}")
         try:
-            pydantic.TypeAdapter(accepted[name], config=ConfigDict(strict=True)).validate_python(value)
+            pydantic.TypeAdapter(accepted[name], config=STRICT).validate_python(value)
         except pydantic.ValidationError as error:
             raise InputError(first_fault(error, f"{key}.{name}")) from error
 

@@ -28,7 +28,9 @@ def set_values(nested: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
         *path, last = key.split(".")
         node = changed
         for part in path:
-            node = node.setdefault(part, {})
+            if not isinstance(node.get(part), dict):  # missing, or null as training.patience is by default
+                node[part] = {}
+            node = node[part]
         node[last] = value
     return changed
 
