@@ -141,13 +141,18 @@ class ConfirmConfig(Section):
 
 
 class ResourcesConfig(Section):
-    """The section `resources`: processes, CPUs and GPUs of one trial. CPUs and GPUs may be fractions."""
+    """The section `resources`: processes, CPUs and GPUs of one trial, and its failures.
+
+    CPUs and GPUs may be fractions. `silence` counts seconds, `max_alike` trials.
+    """
 
     workers: PositiveInt
     cpus_per_worker: PositiveFloat
     gpus_per_worker: NonNegativeFloat
     threads: PositiveInt
     max_failures: int = Field(ge=0)
+    silence: PositiveFloat | Literal["auto"] | None
+    max_alike: PositiveInt | None
     reuse_workers: bool
     stack: PositiveInt | Literal["auto"]
 
