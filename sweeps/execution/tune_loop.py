@@ -51,7 +51,7 @@ def run_tune(
         search_alg=generator,
         scheduler=scheduler,
         stopper=stop,
-        callbacks=[*callbacks, watchdog],
+        callbacks=[watchdog, *callbacks],  # before the recorder, which takes the metrics out of a report
         reuse_actors=True,
         storage=experiment.storage,
         trial_checkpoint_config=experiment.checkpoint_config,

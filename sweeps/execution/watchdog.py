@@ -53,12 +53,13 @@ class Watchdog(tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
         """Hear of a trial at the end of an epoch."""
-        seconds = self._hear(trial)
+        seconds, name = self._hear(trial), trial.trial_id
+        first = self.reports.get(name, 0) == 0
         if seconds is not None:
-            name = trial.trial_id
-            self.usual[self.reports.get(name, 0) == 0].append(seconds)
-            self.longest[name] = max(seconds, self.longest.get(name, 0.0))
-        self.reports[trial.trial_id] = self.reports.get(trial.trial_id, 0) + 1
+            self.usual[first].append(seconds)
+            epoch = min(seconds, _epoch_seconds(result)) if first else seconds
+            self.longest[name] = max(epoch, self.longest.get(name, 0.0))
+        self.reports[name] = self.reports.get(name, 0) + 1
 
     def look(self, awaited: dict[tuple[str, str], tuple[Any, Any]]) -> None:
         """Look at the actors that owe an answer, as `LeanTuneController.awaited_actors` returns them; call it often."""
@@ -108,6 +109,12 @@ class Watchdog(tune.Callback):
         self.warned.discard(key)
         seconds, self.heard[key] = self.clock - self.heard[key], self.clock
         return seconds
+
+
+def _epoch_seconds(result: dict[str, Any]) -> float:
+    """Return the seconds that the epoch of a report took, of all members of a stack, without the process's start."""
+    reports = [report for _, report in result.get("reports", [])] or [result]
+    return sum((report.get("metrics") or {}).get("system/seconds", 0.0) for report in reports)
 
 
 def end_actor(actor: Any, here: str) -> None:

@@ -3,11 +3,10 @@
     python -m tests.support.chaos driver trial worker node nodes --rounds 20 --seed 0
 
 A round is a small sweep that loses processes once to three times. Its kind says which: the driver, followed by
-`resume=` (`job`: on a cluster that outlives the driver); a trial's process (`freeze`: it is stopped by SIGSTOP, and the sweep must end it); one of two Ray Train workers; the process
-that holds the workers (`holder`); or a whole node of a cluster of three, which a new node replaces (`nodes`: with two
-trials at once; `gang`: with two workers). `freeze` stops a trial's process by SIGSTOP, for the sweep to end. A round is
-compared with an undisturbed run of the same trials
-(tests/support/undisturbed.py).
+`resume=` (`job`: on a cluster that outlives the driver); a trial's process, killed or (`freeze`) stopped by SIGSTOP;
+one of two Ray Train workers; the process that holds the workers (`holder`); or a whole node of a cluster of three,
+which a new node replaces (`nodes`: with two trials at once; `gang`: with two workers). The round is compared with an
+undisturbed run of the same trials (tests/support/undisturbed.py).
 """
 
 from __future__ import annotations
