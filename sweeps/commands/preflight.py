@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from gatesweep.core.errors import InputError
 from gatesweep.core.trainable import owns_step, samples
 from gatesweep.sweeps.commands.folders import check_results_folder
+from gatesweep.sweeps.commands.preflight_step import check_patience, check_step, evaluate_once
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import Config, make_gate, make_settings
@@ -106,14 +107,15 @@ def check_run(config: Config, space: Space) -> None:
     batch, workers = data.train(0)[0], config.resources.workers
     if samples(batch) < workers:
         raise InputError(f"resources.workers: got {workers}, expected at most {samples(batch)}, the samples of a batch")
+    check_step(config, space)
     with torch.no_grad():
         reported = {f"train/{name}" for name in trainable(batch)}
-        trainable.eval()
-        reported |= {f"val/{name}" for name in trainable.evaluate(data)}
+    reported |= {f"val/{name}" for name in evaluate_once(trainable, data)}
     gate = make_gate(config.gate)
     if owns_step(trainable):  # what such a step reports is seen only in training
         reported |= {metric for metric in gate.reads if metric.startswith("train/")}
     check_figures(config.figures, trainable, data)
+    check_patience(config, reported | {"train/grad_norm"}, owns_step(trainable))
     gate.require(dict.fromkeys(reported | {"train/grad_norm"}, 0.0))
     patience = config.training.patience
     if patience and patience.metric not in reported and not patience.metric.startswith(("train/", "system/")):

@@ -18,6 +18,7 @@ from gatesweep.sweeps.execution.stack import StackTrial
 from gatesweep.sweeps.execution.stopping import SweepStopper
 from gatesweep.sweeps.execution.trial import DirectTrial, several_workers
 from gatesweep.sweeps.execution.tune_loop import run_tune
+from gatesweep.sweeps.execution.watchdog import Watchdog
 from gatesweep.sweeps.schedulers.factory import make_scheduler
 from gatesweep.sweeps.schedulers.history import recorded_scores
 from gatesweep.sweeps.search.space import Space
@@ -45,6 +46,7 @@ def train_trials(folder: Path, config: Config, space: Space, recorder: Recorder,
         concurrent=concurrent,
         resources=reservation,
         max_failures=config.resources.max_failures,
+        watchdog=Watchdog(config.resources.silence, recorder.deaths),
     )
 
 

@@ -161,13 +161,18 @@ class ConfirmConfig(Section):
 
 
 class ResourcesConfig(Section):
-    """The section `resources`: processes, CPUs and GPUs of one trial. CPUs may be fractions, GPUs only up to 1."""
+    """The section `resources`: processes, CPUs and GPUs of one trial, and its failures.
+
+    CPUs may be fractions, GPUs only up to 1. `silence` counts seconds, `max_alike` trials.
+    """
 
     workers: PositiveInt
     cpus_per_worker: Annotated[PositiveFloat, AfterValidator(check_share)]
     gpus_per_worker: Annotated[NonNegativeFloat, AfterValidator(check_gpus)]
     threads: int = Field(gt=0, le=MAX_THREADS)
     max_failures: int = Field(ge=0)
+    silence: PositiveFloat | Literal["auto"] | None
+    max_alike: PositiveInt | None
     reuse_workers: bool
     stack: PositiveInt | Literal["auto"]
 

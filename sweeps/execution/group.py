@@ -141,7 +141,9 @@ def run_worker(loop: dict[str, Any]) -> None:
             raise  # this process is unusable, or another one has gone: Ray Train starts the group again
         except Exception as error:
             final = isinstance(error, RankOutOfMemory)
-            report = failure_report(error, assignment.recorded) | ({"reason": str(error)} if final else {})
+            report = failure_report(error, assignment.recorded, assignment.job.config)
+            if final:
+                report["reason"] = str(error)
             if "gloo" in str(error) or not ray.get(
                 coordinator.report_fault.remote(assignment, rank, world_size, final, report)
             ):
