@@ -10,7 +10,7 @@ from typing import Any
 
 from gatesweep.core.errors import InputError
 
-KINDS: dict[str, tuple[Any, str]] = {
+ANNOTATIONS: dict[str, tuple[Any, str]] = {  # by the name of an annotation: its types, and their name in messages
     "bool": (bool, "true or false"),
     "int": (int, "a whole number"),
     "float": ((int, float), "a number"),
@@ -27,7 +27,7 @@ def check_options(key: str, target: Any, options: Mapping[str, Any], filled_in: 
     for name, value in options.items():
         if name not in accepted:
             raise InputError(f"{key}.{name}: unknown key, expected one of {', '.join(accepted)}")
-        kinds, expected = KINDS.get(accepted[name], (object, ""))
+        kinds, expected = ANNOTATIONS.get(accepted[name], (object, ""))
         is_kind = isinstance(value, kinds) and isinstance(value, bool) == (kinds is bool) if expected else True
         if not is_kind:
             raise InputError(f"{key}.{name}: got {value!r}, expected {expected}")
