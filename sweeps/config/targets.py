@@ -19,7 +19,7 @@ from gatesweep.sweeps.config.secrets import is_redacted
 from gatesweep.sweeps.config.trust import how_to_trust, is_trusted, is_trusted_source
 
 # The kinds of class that the places of a configuration take. Optuna and Ray Tune are imported only where one is named.
-KINDS = {
+TARGET_KINDS = {
     "trainable": "gatesweep.core.trainable:Trainable",
     "data": "gatesweep.core.trainable:Data",
     "search.sampler": "optuna.samplers:BaseSampler",
@@ -62,11 +62,11 @@ def _is_kind(found: Any, key: str) -> bool:
         return False
     if key == "data":
         return all(inspect.isfunction(inspect.getattr_static(found, name, None)) for name in ("train", "val"))
-    return pkgutil.resolve_name(KINDS[key]) in inspect.getmro(found)
+    return pkgutil.resolve_name(TARGET_KINDS[key]) in inspect.getmro(found)
 
 
 def _describe_kind(key: str) -> str:
-    module, name = KINDS[key].split(":")
+    module, name = TARGET_KINDS[key].split(":")
     kind = "a class" if key == "data" else "a subclass"
     return f"{kind} with the methods of {module}.{name}"
 

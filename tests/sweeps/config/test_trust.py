@@ -143,7 +143,7 @@ def test_samplers_and_schedulers_and_values_of_a_space_are_checked_too(tmp_path:
     from gatesweep.sweeps.search.space import read_space
 
     space = {"trainable": {"_target_": {"type": "categorical", "choices": ["stray.Net", "stray.Other"]}}}
-    with pytest.raises(InputError, match="--trust stray"):
+    with pytest.raises(InputError, match="no hyperparameter"):
         read_space(configure([f"resume={record(tmp_path / 'b', search={'space': space})}"]))
     assert not was_imported()
 
