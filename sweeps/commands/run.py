@@ -174,7 +174,11 @@ def _report(folder: Path, seconds: float, facts: dict[str, Any], interrupted: bo
 def _end(folder: Path, summary: dict[str, Any], interrupted: bool, failed_alike: FailedAlike | None) -> int:
     """Print how the sweep ended; returns the exit code."""
     if failed_alike:
-        print(f"ended: {failed_alike}; mended, go on with: gatesweep run resume={folder}", file=sys.stderr, flush=True)
+        print(
+            f"ended: {failed_alike}; once it is mended, go on with: gatesweep run resume={folder}",
+            file=sys.stderr,
+            flush=True,
+        )
         return FAULT
     if interrupted:
         print(f"interrupted; go on with: gatesweep run resume={folder}", flush=True)

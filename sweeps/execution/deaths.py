@@ -37,6 +37,7 @@ class Deaths:
         self.memory: dict[str, int] = {}  # by trial: the resident bytes of its largest process
         self.machine = (0, 0)  # bytes in use, and in all
         self.kernel_kills = kernel_kills()
+        self.here = ""  # identifier of this machine, once it is known
         self.sampled = 0.0
         self.known_dead: set[int] = set()  # workers of a group whose deaths have been explained
 
@@ -51,9 +52,9 @@ class Deaths:
             return
         self.sampled, self.machine = time.monotonic(), memory_of_machine()
         self.actors, table = dict(actors), ActorTable()
-        here = ray.get_runtime_context().get_node_id()
+        self.here = ray.get_runtime_context().get_node_id()
         for trial, actor in actors.items():
-            pids = [process.pid for process in table.family(actor) if process.node == here and process.pid]
+            pids = [process.pid for process in table.family(actor) if process.node == self.here and process.pid]
             if size := max(map(resident_memory, pids), default=0):
                 self.memory[trial] = size
 
@@ -85,7 +86,7 @@ class Deaths:
         if "worker process has died" not in message:
             advice = f"; {memory_advice(config)}" if names_memory(lines[-1]) else ""
             return f"{'out of memory: ' if advice else ''}{lines[-1]}{advice}"
-        errors = process_errors(process.pid) if process else ""
+        errors = process_errors(process.pid) if process and process.node == self.here else ""
         used, total = (amount / GIB for amount in self.machine)
         had = f"it had {size / GIB:.1f} GiB, " if size else ""
         amounts = f"{had}and the machine {used:.1f} of {total:.1f} GiB in use"
