@@ -26,6 +26,8 @@ from gatesweep.sweeps.commands.publisher_process import start_publisher, stop_pu
 from gatesweep.sweeps.commands.resume import configure
 from gatesweep.sweeps.commands.trials import TUNE_FOLDER, train_trials
 from gatesweep.sweeps.config.schema import Config, make_gate
+from gatesweep.sweeps.config.secrets import redact
+from gatesweep.sweeps.config.trust import trust_option
 from gatesweep.sweeps.config.values import to_yaml
 from gatesweep.sweeps.execution.alike import FailedAlike
 from gatesweep.sweeps.execution.cluster import start_ray
@@ -69,13 +71,15 @@ def run_sweep(config: Config, overrides: Sequence[str] = ()) -> int:
             read_sweep(folder)  # a damaged record is named before anything is written
         check_sweep(folder, config, space)
         with _cluster(config) as concurrent, _sweep_folder(folder, config), faults_kept_in(folder):
-            append_event(folder / EVENTS, "start", overrides=list(overrides), **(facts := provenance()))
+            typed = [redact(override) for override in overrides]
+            append_event(folder / EVENTS, "start", overrides=typed, **(facts := provenance()))
             print(f"sweep {folder}", flush=True)
             with _followers(folder, config):
                 search = _search(folder, config, space, concurrent)
                 seconds, interrupted, fault = _train(folder, config, space, search, concurrent)
                 summary = _report(folder, seconds, facts, interrupted)
-            return _end(folder, summary, interrupted, fault)
+            resume = f"gatesweep run resume={folder}{trust_option(config.to_dict())}"
+            return _end(folder, summary, interrupted, fault, resume)
 
 
 @contextlib.contextmanager
@@ -109,7 +113,7 @@ def _sweep_folder(folder: Path, config: Config) -> Iterator[None]:
 @contextlib.contextmanager
 def _followers(folder: Path, config: Config) -> Iterator[None]:
     """The processes that copy the record while it grows, to MLflow and to storage; they get the rest at the end."""
-    publisher = start_publisher(folder) if config.tracking.enabled else None
+    publisher = start_publisher(folder, config) if config.tracking.enabled else None
     mirror = Mirror(config.storage, folder) if config.storage else None
     yield
     if publisher:
@@ -171,17 +175,15 @@ def _report(folder: Path, seconds: float, facts: dict[str, Any], interrupted: bo
     return summary
 
 
-def _end(folder: Path, summary: dict[str, Any], interrupted: bool, failed_alike: FailedAlike | None) -> int:
-    """Print how the sweep ended; returns the exit code."""
+def _end(
+    folder: Path, summary: dict[str, Any], interrupted: bool, failed_alike: FailedAlike | None, resume: str
+) -> int:
+    """Print how the sweep ended, with the command `resume` where it can go on; returns the exit code."""
     if failed_alike:
-        print(
-            f"ended: {failed_alike}; once it is mended, go on with: gatesweep run resume={folder}",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"ended: {failed_alike}; once it is mended, go on with: {resume}", file=sys.stderr, flush=True)
         return FAULT
     if interrupted:
-        print(f"interrupted; go on with: gatesweep run resume={folder}", flush=True)
+        print(f"interrupted; go on with: {resume}", flush=True)
         return INTERRUPTED
     best, line = summary["best"], f"{summary['passed']} of {summary['trials']} trials passed"
     line += f" in {summary['seconds']:.0f} s"

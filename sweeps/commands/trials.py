@@ -12,6 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gatesweep.core.cache import cache_name
 from gatesweep.sweeps.config.schema import Config
+from gatesweep.sweeps.config.trust import current_trust
 from gatesweep.sweeps.execution.recorder import Recorder
 from gatesweep.sweeps.execution.stack import StackTrial
 from gatesweep.sweeps.execution.stopping import SweepStopper
@@ -54,7 +55,7 @@ def _trial_class(
 ) -> tuple[Any, tune.PlacementGroupFactory, list[tune.Callback]]:
     """The class that Tune runs a trial as, its reservation, and the callbacks that clear up after it."""
     resources = config.resources
-    parameters = {"base": config, "sweep": str(folder), "cache": cache_name()}
+    parameters = {"base": config, "sweep": str(folder), "cache": cache_name(), "trust": current_trust()}
     if not several_workers(config.resources, space):
         reservation = tune.PlacementGroupFactory([{"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}])
         trial = DirectTrial if resources.stack == 1 else StackTrial

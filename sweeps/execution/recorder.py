@@ -14,6 +14,7 @@ from gatesweep.core.gate import Gate
 from gatesweep.core.loop import CUT_SHORT
 from gatesweep.core.record import Event, Record, read_events
 from gatesweep.sweeps.config.schema import Config
+from gatesweep.sweeps.config.secrets import redact
 from gatesweep.sweeps.config.values import to_yaml
 from gatesweep.sweeps.execution.alike import AlikeFailures
 from gatesweep.sweeps.execution.deaths import Deaths
@@ -145,7 +146,8 @@ class Recorder(tune.Callback):
         if config["values"] != self.values[name]:  # population-based training changed them
             self._configure(config)
             record.append("values", values=config["values"])
-        facts = {key: result[key] for key in ("score", "outcome", "reason")}
+        facts = {"score": result["score"], "outcome": result["outcome"]}
+        facts["reason"] = result["reason"] and redact(result["reason"])
         if record.epoch(result["epoch"], metrics, losses, **facts, elapsed=elapsed):
             self.alike.report(name, result["epoch"])
             missed = [] if result["outcome"] in CUT_SHORT else self.gate.missed(metrics)
@@ -176,6 +178,7 @@ class Recorder(tune.Callback):
 
     def _end(self, name: str, outcome: str, reason: str | None, detail: str | None = None) -> None:
         record = self.records.pop(name)
+        reason, detail = reason and redact(reason), detail and redact(detail)
         del self.values[name]
         if detail:
             (record.directory / ERROR).write_text(detail + "\n")

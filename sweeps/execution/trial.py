@@ -16,6 +16,7 @@ from gatesweep.core.cache import join_cache
 from gatesweep.core.gate import WORST_SCORE
 from gatesweep.core.loop import Epoch
 from gatesweep.sweeps.config.schema import Config, ResourcesConfig
+from gatesweep.sweeps.config.trust import Trust, adopt_trust
 from gatesweep.sweeps.config.values import with_values
 from gatesweep.sweeps.execution.memory import is_memory_error, memory_reason
 from gatesweep.sweeps.execution.training import train_epochs, write_checkpoint
@@ -33,11 +34,12 @@ class DirectTrial(tune.Trainable):
 
     running: Generator[Epoch] | None = None
 
-    def setup(self, config: dict[str, Any], base: Config, sweep: str, cache: str | None) -> None:
+    def setup(self, config: dict[str, Any], base: Config, sweep: str, cache: str | None, trust: Trust) -> None:
         """Start with the trial of `config`; `base` is the sweep's configuration and `sweep` its folder."""
         warnings.simplefilter("ignore")  # nobody would see them here
         self.base, self.sweep = base, Path(sweep)
         join_cache(cache)
+        adopt_trust(trust)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from ray.tune.schedulers import TrialScheduler
 
 from gatesweep.core.errors import InputError
+from gatesweep.sweeps.config.options import check_options
 from gatesweep.sweeps.config.targets import locate
 from gatesweep.sweeps.schedulers.history import EpochScore
 from gatesweep.sweeps.search.space import Space
@@ -34,10 +35,7 @@ def make_scheduler(
     }
     accepted = inspect.signature(target).parameters
     options = {name: value for name, value in node.items() if name != "_target_"}
-    for name in options:
-        if name not in accepted:
-            expected = ", ".join(set(accepted) - set(filled_in))
-            raise InputError(f"scheduler.{name}: unknown key, expected one of {expected}")
+    check_options("scheduler", target, options, filled_in)
     arguments = {name: value for name, value in filled_in.items() if name in accepted}
     try:
         return target(**arguments, **options)

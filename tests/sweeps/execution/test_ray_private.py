@@ -26,6 +26,9 @@ PINNED = f"expected as in the pinned ray 2.60.0, got ray {ray.__version__}"
         ("ray.autoscaler.v2.sdk", "get_cluster_status", ["gcs_address"]),
         ("ray.autoscaler.v2.utils", "is_autoscaler_v2", ["fetch_from_server"]),
         ("ray.experimental.internal_kv", "_internal_kv_get", ["key"]),
+        ("ray.train.torch.config", "_TorchBackend", None),
+        ("ray.train.torch.config", "_set_torch_distributed_env_vars", []),
+        ("ray.train.torch.config", "_setup_torch_process_group", ["backend", "world_rank", "world_size"]),
         ("ray.train.v2._internal.callbacks.placement_group_callback", "PlacementGroupCleanerCallback", None),
     ],
 )
@@ -46,6 +49,7 @@ def test_a_private_name_is_where_it_is_expected(module: str, name: str, paramete
         ("ray.tune.execution.tune_controller.TuneController", "checkpoint"),
         ("ray.air.execution._internal.actor_manager.RayActorManager", "_actor_task_failed"),
         ("ray.tune.execution.tune_controller.TuneController", "on_step_end"),
+        ("ray.train.torch.config._TorchBackend", "on_start"),
         ("ray.train.torch.TorchTrainer", "_create_default_callbacks"),
     ],
 )
