@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.commands.help_text import HelpFormatter, config_help, help_width
 
-EXIT_CODES = """Exit codes: 0 a trial passed, 3 none did, 2 bad input, 1 a fault of gatesweep, 130 interrupted."""
+EXIT_CODES = """Exit codes: 0 a trial passed, 3 none did, 2 bad input, 130 interrupted, 1 a fault of
+gatesweep, or trials that all fail alike."""
 
 RUN_HELP = f"""Run a sweep: gatesweep run experiment=walk_transformer training.max_epochs=30
 

@@ -180,7 +180,7 @@ def _end(
 ) -> int:
     """Print how the sweep ended, with the command `resume` where it can go on; returns the exit code."""
     if failed_alike:
-        print(f"ended: {failed_alike}; mended, go on with: {resume}", file=sys.stderr, flush=True)
+        print(f"ended: {failed_alike}; once it is mended, go on with: {resume}", file=sys.stderr, flush=True)
         return FAULT
     if interrupted:
         print(f"interrupted; go on with: {resume}", flush=True)

@@ -37,6 +37,7 @@ class Deaths:
         self.memory: dict[str, int] = {}  # by trial: the resident bytes of its largest process
         self.machine = (0, 0)  # bytes in use, and in all
         self.kernel_kills = kernel_kills()
+        self.here = ""  # identifier of this machine, once it is known
         self.sampled = 0.0
         self.known_dead: set[int] = set()  # workers of a group whose deaths have been explained
 
@@ -51,9 +52,9 @@ class Deaths:
             return
         self.sampled, self.machine = time.monotonic(), memory_of_machine()
         self.actors, table = dict(actors), ActorTable()
-        here = ray.get_runtime_context().get_node_id()
+        self.here = ray.get_runtime_context().get_node_id()
         for trial, actor in actors.items():
-            pids = [process.pid for process in table.family(actor) if process.node == here and process.pid]
+            pids = [process.pid for process in table.family(actor) if process.node == self.here and process.pid]
             if size := max(map(resident_memory, pids), default=0):
                 self.memory[trial] = size
 
@@ -66,14 +67,17 @@ class Deaths:
         return self._explain(process, error, self.memory.pop(trial, 0), config or self.config)
 
     def explain_workers(self, trial: str, reason: str, config: Config | None = None) -> str:
-        """Return the reason of a trial whose workers died, with the cause of the newest death among them."""
+        """Return the reason of a trial whose workers died, with a lack of memory among their deaths.
+
+        Other causes are added only where no rank has reported a fault: Ray kills the ranks that wait for a faulty one.
+        """
         family = ActorTable(with_dead=True).family(self.actors.get(trial, ""))
         dead = [process for process in family if not process.alive and process.pid not in self.known_dead]
         self.known_dead |= {process.pid for process in dead}
         causes = [self._explain(process, "", self.memory.get(trial, 0), config or self.config) for process in dead]
-        causes = [cause for cause in causes if cause]
         memory = [cause for cause in causes if cause.startswith("out of memory")]
-        return f"{reason}; {(memory or causes)[-1]}" if causes else reason
+        others = [] if ": " in reason else [cause for cause in causes if cause]
+        return f"{reason}; {(memory or others)[-1]}" if memory or others else reason
 
     def _explain(self, process: ActorProcess | None, error: str, size: int, config: Config) -> str:
         message = process.death if process and process.death else error
@@ -85,10 +89,10 @@ class Deaths:
         if "worker process has died" not in message:
             advice = f"; {memory_advice(config)}" if names_memory(lines[-1]) else ""
             return f"{'out of memory: ' if advice else ''}{lines[-1]}{advice}"
-        errors = process_errors(process.pid) if process else ""
+        errors = process_errors(process.pid) if process and process.node == self.here else ""
         used, total = (amount / GIB for amount in self.machine)
         had = f"it had {size / GIB:.1f} GiB, " if size else ""
-        amounts = f"{had}and the machine {used:.1f} of {total:.1f} GiB in use"
+        amounts = f"{had}the machine {used:.1f} of {total:.1f} GiB in use"
         if names_memory(errors):
             return f"out of memory: its process could allocate no more; {amounts}; {memory_advice(config)}"
         if signals := SIGNAL.findall(errors):

@@ -89,6 +89,8 @@ def memory_of_machine() -> tuple[int, int]:
 
 def process_errors(pid: int) -> str:
     """Return the standard error of a Ray worker process of this machine; empty where there is none."""
+    if global_worker.node is None:
+        return ""
     logs = Path(global_worker.node.get_logs_dir_path())
     return "".join(path.read_text(errors="replace") for path in logs.glob(f"worker-*-{pid}.err"))
 

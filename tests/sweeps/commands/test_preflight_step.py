@@ -22,7 +22,7 @@ DROPOUT = "search.space={trainable:{width:{type:int,low:2,high:4}}}"
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("trainable.lr=nan", "ValueError: Invalid learning rate: nan; traceback in "),
+        ("trainable.lr=-1.0", "ValueError: Invalid learning rate: -1.0; traceback in "),
         ("trainable.fault=key", "the evaluate of Classifier raised KeyError: 'precision'; traceback in "),
         ("training.patience={metric:nope,epochs:2}", "training.patience.metric: got 'nope', expected one of "),
         ("training.patience={metric:train/nope,epochs:2}", "training.patience.metric: got 'train/nope'"),
@@ -37,7 +37,7 @@ def test_a_configuration_that_cannot_take_a_step_is_refused(override: str, messa
 
 
 def test_the_space_may_mend_the_configuration_and_random_states_are_kept(tmp_path: Path) -> None:
-    config = compose_config(classifier(tmp_path, "trainable.lr=nan"))
+    config = compose_config(classifier(tmp_path, "trainable.lr=-1.0"))
     torch.manual_seed(3)
     before = torch.get_rng_state()
     check_step(config, read_space(config))  # lr is searched
