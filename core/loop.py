@@ -15,7 +15,6 @@ from gatesweep.core import rng
 from gatesweep.core.data import micro_batches, mix_seeds, shard_for_rank
 from gatesweep.core.device import peak_memory, release_memory, reset_peak_memory, usage
 from gatesweep.core.distributed import all_ranks_true, average, average_metrics, rank, world_size
-from gatesweep.core.errors import InputError
 from gatesweep.core.gate import WORST_SCORE
 from gatesweep.core.precision import autocast
 from gatesweep.core.resume import RESTORED, ran_out_of_epochs

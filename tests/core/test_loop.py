@@ -318,7 +318,7 @@ def test_patience_ends_the_run_and_restores_the_best_weights() -> None:
 
 
 def test_the_metrics_reported_at_the_end_are_those_of_the_weights_that_are_kept() -> None:
-    trainable, epochs = patient([3.0, 1.0, 2.0, 1.5, 0.5], gate=Gate({"val/value": "< 0.5"}))
+    _, epochs = patient([3.0, 1.0, 2.0, 1.5, 0.5], gate=Gate({"val/value": "< 0.5"}))
     last, best = epochs[-1], epochs[1]
     assert last.metrics["val/value"] == 1.0 and last.metrics["discarded/val/value"] == 1.5
     assert last.metrics["train/loss"] == best.metrics["train/loss"] and last.score == best.score
