@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import fcntl
 import os
@@ -87,8 +88,11 @@ def is_locked(path: Path) -> bool:
 
 
 def read_utf8(path: Path) -> str:
-    """Read a text file of the user's. Raises InputError, with file and line, for a byte that is not UTF-8."""
-    content = path.read_bytes()
+    """Read a text file of the user's, without a byte order mark, which spreadsheets write.
+
+    Raises InputError, with file and line, for a byte that is not UTF-8.
+    """
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

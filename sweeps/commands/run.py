@@ -7,6 +7,7 @@ import contextlib
 import json
 import shutil
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from gatesweep.core.cache import cache_scope
 from gatesweep.core.errors import InputError
 from gatesweep.core.files import try_lock, write_atomically
 from gatesweep.core.record import append_event
-from gatesweep.sweeps.commands.cli import INTERRUPTED, NONE_PASSED, PASSED, print_config, run_command
+from gatesweep.sweeps.commands.cli import FAULT, INTERRUPTED, NONE_PASSED, PASSED, print_config, run_command
 from gatesweep.sweeps.commands.faults import describe_fault, faults_kept_in
 from gatesweep.sweeps.commands.folders import make_folder, new_folder, point_link
 from gatesweep.sweeps.commands.preflight import check_machines, check_sweep
@@ -25,7 +26,10 @@ from gatesweep.sweeps.commands.publisher_process import start_publisher, stop_pu
 from gatesweep.sweeps.commands.resume import configure
 from gatesweep.sweeps.commands.trials import TUNE_FOLDER, train_trials
 from gatesweep.sweeps.config.schema import Config, make_gate
+from gatesweep.sweeps.config.secrets import redact
+from gatesweep.sweeps.config.trust import trust_option
 from gatesweep.sweeps.config.values import to_yaml
+from gatesweep.sweeps.execution.alike import FailedAlike
 from gatesweep.sweeps.execution.cluster import start_ray
 from gatesweep.sweeps.execution.recorder import Recorder
 from gatesweep.sweeps.execution.stack import stack_size
@@ -67,13 +71,15 @@ def run_sweep(config: Config, overrides: Sequence[str] = ()) -> int:
             read_sweep(folder)  # a damaged record is named before anything is written
         check_sweep(folder, config, space)
         with _cluster(config) as concurrent, _sweep_folder(folder, config), faults_kept_in(folder):
-            append_event(folder / EVENTS, "start", overrides=list(overrides), **(facts := provenance()))
+            typed = [redact(override) for override in overrides]
+            append_event(folder / EVENTS, "start", overrides=typed, **(facts := provenance()))
             print(f"sweep {folder}", flush=True)
             with _followers(folder, config):
                 search = _search(folder, config, space, concurrent)
-                seconds, interrupted = _train(folder, config, space, search, concurrent)
+                seconds, interrupted, fault = _train(folder, config, space, search, concurrent)
                 summary = _report(folder, seconds, facts, interrupted)
-            return _end(folder, summary, interrupted)
+            resume = f"gatesweep run resume={folder}{trust_option(config.to_dict())}"
+            return _end(folder, summary, interrupted, fault, resume)
 
 
 @contextlib.contextmanager
@@ -107,7 +113,7 @@ def _sweep_folder(folder: Path, config: Config) -> Iterator[None]:
 @contextlib.contextmanager
 def _followers(folder: Path, config: Config) -> Iterator[None]:
     """The processes that copy the record while it grows, to MLflow and to storage; they get the rest at the end."""
-    publisher = start_publisher(folder) if config.tracking.enabled else None
+    publisher = start_publisher(folder, config) if config.tracking.enabled else None
     mirror = Mirror(config.storage, folder) if config.storage else None
     yield
     if publisher:
@@ -125,14 +131,16 @@ def _search(folder: Path, config: Config, space: Space, concurrent: int) -> Sear
     return search
 
 
-def _train(folder: Path, config: Config, space: Space, search: Search, concurrent: int) -> tuple[float, bool]:
+def _train(
+    folder: Path, config: Config, space: Space, search: Search, concurrent: int
+) -> tuple[float, bool, FailedAlike | None]:
     """Train what the search asks for, then winners on fresh seeds.
 
-    Returns the seconds of the search, and True where Ctrl-C or SIGTERM ended it.
+    Returns the seconds of the search, True where Ctrl-C, SIGTERM or failures interrupted it, and the failures.
     """
     gate = make_gate(config.gate)
     recorder = Recorder(folder, config, gate, search)
-    seconds, interrupted = None, False
+    seconds, interrupted, failed_alike = None, False, None
     try:
         train_trials(folder, config, space, recorder, concurrent)
         seconds = recorder.elapsed
@@ -141,13 +149,16 @@ def _train(folder: Path, config: Config, space: Space, search: Search, concurren
             config = confirmation_config(config, len(winners.unfinished))
             recorder = Recorder(folder, config, gate, winners, kind=CONFIRM)
             train_trials(folder, config, space, recorder, concurrent)
+    except FailedAlike as fault:
+        interrupted, failed_alike = True, fault
+        recorder.interrupted()
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rest takes a moment, and must not be cut short
         interrupted = True
         recorder.interrupted()
     finally:
         shutil.rmtree(folder / TUNE_FOLDER, ignore_errors=True)
-    return seconds or recorder.elapsed, interrupted
+    return seconds or recorder.elapsed, interrupted, failed_alike
 
 
 def _report(folder: Path, seconds: float, facts: dict[str, Any], interrupted: bool) -> dict[str, Any]:
@@ -164,10 +175,15 @@ def _report(folder: Path, seconds: float, facts: dict[str, Any], interrupted: bo
     return summary
 
 
-def _end(folder: Path, summary: dict[str, Any], interrupted: bool) -> int:
-    """Print how the sweep ended; returns the exit code."""
+def _end(
+    folder: Path, summary: dict[str, Any], interrupted: bool, failed_alike: FailedAlike | None, resume: str
+) -> int:
+    """Print how the sweep ended, with the command `resume` where it can go on; returns the exit code."""
+    if failed_alike:
+        print(f"ended: {failed_alike}; mended, go on with: {resume}", file=sys.stderr, flush=True)
+        return FAULT
     if interrupted:
-        print(f"interrupted; go on with: gatesweep run resume={folder}", flush=True)
+        print(f"interrupted; go on with: {resume}", flush=True)
         return INTERRUPTED
     best, line = summary["best"], f"{summary['passed']} of {summary['trials']} trials passed"
     line += f" in {summary['seconds']:.0f} s"

@@ -23,10 +23,11 @@ from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.compose import compose_config, load_file
 from gatesweep.sweeps.config.recorded import read_values
 from gatesweep.sweeps.config.schema import Config, check_config, make_gate
+from gatesweep.sweeps.config.trust import trust_option
 from gatesweep.sweeps.config.values import to_yaml
 from gatesweep.sweeps.execution.figures import check_figures
 from gatesweep.sweeps.execution.training import train_epochs
-from gatesweep.sweeps.records.layout import CONFIG
+from gatesweep.sweeps.records.layout import CONFIG, refuse_links
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,7 +68,8 @@ def _train_in(folder: Path, config: Config) -> int:
     except KeyboardInterrupt:
         bar.close()
         record.append("interrupted")
-        print(f"interrupted; go on with: gatesweep train --resume {folder}", flush=True)
+        options = trust_option(config.to_dict())
+        print(f"interrupted; go on with: gatesweep train --resume {folder}{options}", flush=True)
         return INTERRUPTED
     bar.close()
     assert record.last
@@ -85,6 +87,7 @@ def _run_of(arguments: argparse.Namespace) -> tuple[Config, Path]:
         folder = Path(arguments.resume or f"{results}/latest_run").resolve()
         if not (folder / CONFIG).is_file():
             raise InputError(f"--resume: got {str(folder)!r}, expected the folder of a run (it has no config.yaml)")
+        refuse_links(folder, "--resume")
         return check_config(read_values(folder / CONFIG)), folder
     if arguments.config:
         if not arguments.config.is_file():

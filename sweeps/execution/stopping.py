@@ -21,6 +21,7 @@ class SweepStopper(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Return True once a limit is reached."""
+        """Return True once a limit is reached. Raises FailedAlike where the trials all fail with the same cause."""
+        self.recorder.alike.check()
         enough = self.passes is not None and self.recorder.outcomes["passed"] >= self.passes
         return enough or (self.seconds is not None and self.recorder.elapsed >= self.seconds)

@@ -12,6 +12,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from gatesweep.sweeps.execution.ray_private import CountingSearchGenerator, LeanTuneController
+from gatesweep.sweeps.execution.watchdog import Watchdog
 
 
 def run_tune(
@@ -25,6 +26,7 @@ def run_tune(
     concurrent: int,
     resources: tune.PlacementGroupFactory,
     max_failures: int,
+    watchdog: Watchdog,
 ) -> None:
     """Run the trials that `search` suggests, `concurrent` at a time, until it has no more or `stop` ends the sweep.
 
@@ -49,7 +51,7 @@ def run_tune(
         search_alg=generator,
         scheduler=scheduler,
         stopper=stop,
-        callbacks=callbacks,
+        callbacks=[watchdog, *callbacks],  # before the recorder, which takes the metrics out of a report
         reuse_actors=True,
         storage=experiment.storage,
         trial_checkpoint_config=experiment.checkpoint_config,
@@ -58,6 +60,7 @@ def run_tune(
     try:
         while not controller.is_finished():
             controller.step()
+            watchdog.look(controller.awaited_actors())
     except Exception:
         controller.cleanup()
         raise

@@ -9,6 +9,7 @@ from typing import Any
 from ray.tune.schedulers import TrialScheduler
 
 from gatesweep.core.errors import InputError
+from gatesweep.sweeps.config.options import check_options
 from gatesweep.sweeps.config.schema import Config
 from gatesweep.sweeps.config.targets import locate
 from gatesweep.sweeps.schedulers.history import EpochScore
@@ -24,8 +25,8 @@ def make_scheduler(
 ) -> TrialScheduler:
     """Make the scheduler that the section `scheduler` names in its `_target_`.
 
-    The arguments `metric`, `mode`, `time_attr`, `max_t`, `space`, `seen` and `config` are filled in where its constructor
-    takes them. `seen` is the history of a resumed sweep, as `recorded_scores` returns it.
+    The arguments `metric`, `mode`, `time_attr`, `max_t`, `space`, `seen` and `config` are filled in where its
+    constructor takes them. `seen` is the history of a resumed sweep, as `recorded_scores` returns it.
     Raises InputError for a name that cannot be imported, and for a key or value that the constructor refuses.
     """
     target = locate("scheduler", node)
@@ -40,10 +41,7 @@ def make_scheduler(
     }
     accepted = inspect.signature(target).parameters
     options = {name: value for name, value in node.items() if name != "_target_"}
-    for name in options:
-        if name not in accepted:
-            expected = ", ".join(set(accepted) - set(filled_in))
-            raise InputError(f"scheduler.{name}: unknown key, expected one of {expected}")
+    check_options("scheduler", target, options, filled_in)
     arguments = {name: value for name, value in filled_in.items() if name in accepted}
     try:
         return target(**arguments, **options)

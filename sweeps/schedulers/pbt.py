@@ -63,7 +63,7 @@ class Population(CloningScheduler):
         return super().on_trial_result(tune_controller, trial, result)
 
     def clone_config(self, trial: Any, epochs: int, donor: Any, donor_epochs: int) -> dict[str, Any]:
-        """Return the configuration of `trial` as a copy of `donor`: its own name and number, the donor's values mutated.
+        """Return the configuration of `trial` as a copy of `donor`, whose values it mutates; its name stays its own.
 
         `epochs` is the number of epochs that the trial has trained itself.
         """

@@ -16,7 +16,7 @@ def call_trial_method(tune_controller: Any, trial: Any, method: str, *arguments:
 
 
 class CloningScheduler(PopulationBasedTraining):
-    """Tune's population-based training with a public hook for the configuration of a clone, which keeps its own time."""
+    """Tune's population-based training with a hook for the configuration of a clone, which keeps its own time."""
 
     def clone_config(self, trial: Any, epochs: int, donor: Any, donor_epochs: int) -> dict[str, Any]:
         """Return the configuration for `trial`, at its epoch `epochs`, which becomes a copy of `donor` at its own."""

@@ -94,7 +94,7 @@ def place_values(values: Mapping[str, Any], space: Space) -> FixedTrial | None:
     params: dict[str, Any] = {}
     for key, leaf in space.items():
         with contextlib.suppress(KeyError, ValueError):  # the leaf may belong to a branch that is not active
-            params |= leaf.fractions(key, values) if isinstance(leaf, Composition) else {key: values[key]}
+            params |= leaf.fractions(key, values) if isinstance(leaf, Composition) else leaf.params(key, values)
     point = FixedTrial(params)
     try:
         with warnings.catch_warnings():

@@ -15,6 +15,7 @@ from gatesweep.core import checkpoint
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.config.schema import Config
+from gatesweep.sweeps.config.trust import current_trust
 from gatesweep.sweeps.execution.trial import DirectTrial
 from gatesweep.sweeps.schedulers.factory import make_scheduler
 from gatesweep.sweeps.schedulers.mutation import Mutator, architecture, shifted
@@ -24,8 +25,9 @@ from tests.conftest import LR, tiny, trivial
 from tests.support.trivial import Line, Points
 
 MLP_SPACE = (
-    "search.space={trainable: {lr: {type: float, low: 1e-4, high: 1e-2, log: true}, depth: {type: int, low: 1, high: 3}, "
-    "width: {type: int, low: 8, high: 32, step: 8}, dropout: {type: float, low: 0.0, high: 0.2, step: 0.05}}, "
+    "search.space={trainable: {lr: {type: float, low: 1e-4, high: 1e-2, log: true}, "
+    "depth: {type: int, low: 1, high: 3}, width: {type: int, low: 8, high: 32, step: 8}, "
+    "dropout: {type: float, low: 0.0, high: 0.2, step: 0.05}}, "
     "data: {batch_size: {type: int, low: 16, high: 64, step: 16}}}"
 )
 NODES: dict[str, Any] = {
@@ -136,7 +138,7 @@ def test_a_copy_counts_its_own_epochs_and_a_pause_does_not_make_one(tmp_path: Pa
         running = DirectTrial.__new__(DirectTrial)
         (tmp_path / name).mkdir(exist_ok=True)
         given = {"trial": name, "number": number, "values": {"trainable.lr": 0.1}, **facts}
-        running.setup(given, config, str(tmp_path), None)
+        running.setup(given, config, str(tmp_path), None, current_trust())
         return running
 
     donor = trial("trial_0000", 0)

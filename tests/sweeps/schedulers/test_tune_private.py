@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import ray
-from ray.tune.experiment import Trial
 from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import PopulationBasedTraining
 
 from gatesweep.sweeps.schedulers.tune_private import CloningScheduler, call_trial_method
