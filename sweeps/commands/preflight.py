@@ -46,7 +46,7 @@ def check_sweep(folder: Path, config: Config, space: Space) -> None:
 
 def check_search(config: Config, space: Space) -> None:
     """Raise InputError unless sampler and scheduler can be made, and suit the space and each other."""
-    scheduler = make_scheduler(config.scheduler, config.training.max_epochs, space)
+    scheduler = make_scheduler(config.scheduler, config.training.max_epochs, space, config=config)
     make_sampler(config.search.sampler, config.seed)
     if isinstance(scheduler, Population) and several_workers(config.resources, space):
         raise InputError("resources.workers: scheduler=pbt copies trials, which needs workers of 1")

@@ -29,7 +29,7 @@ TUNE_FOLDER = ".tune"  # in the sweep's folder: Tune's own files, of no use once
 def train_trials(folder: Path, config: Config, space: Space, recorder: Recorder, concurrent: int) -> None:
     """Hand the trials that are left to Tune, `concurrent` at a time."""
     search = recorder.search
-    scheduler = make_scheduler(config.scheduler, config.training.max_epochs, space, recorded_scores(folder))
+    scheduler = make_scheduler(config.scheduler, config.training.max_epochs, space, recorded_scores(folder), config)
     recorder.finish_unended(getattr(scheduler, "stopped", set()))
     stopper = SweepStopper(recorder, config.stop_after_passes, config.time_budget)
     if search.is_over() or stopper.stop_all():

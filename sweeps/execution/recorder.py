@@ -44,7 +44,7 @@ class Recorder(tune.Callback):
         self.outcomes = Counter(event["outcome"] for event in past if event["event"] == "end")
         self.records: dict[str, Record] = {}
         self.false_starts: Counter[str] = Counter()  # deaths of a trial's process before the trial began
-        self.values: dict[str, dict[str, Any]] = {}  # of each trial in `records`
+        self.facts: dict[str, dict[str, Any]] = {}  # values of each trial in `records`, and the donor that it copied
         self.deaths, self.alike = Deaths(config), AlikeFailures(config.resources.max_alike)
         self.progress = Progress(config.name, config.num_samples, config.training.max_epochs, self.outcomes)
 
@@ -143,9 +143,9 @@ class Recorder(tune.Callback):
             self._record(config)
             return
         name, record = config["trial"], self._record(config)
-        if config["values"] != self.values[name]:  # population-based training changed them
+        if (changed := _facts(config)) != self.facts[name]:  # by population-based training
+            record.append("values", **changed)
             self._configure(config)
-            record.append("values", values=config["values"])
         facts = {"score": result["score"], "outcome": result["outcome"]}
         facts["reason"] = result["reason"] and redact(result["reason"])
         if record.epoch(result["epoch"], metrics, losses, **facts, elapsed=elapsed):
@@ -172,19 +172,22 @@ class Recorder(tune.Callback):
         return self.records[name]
 
     def _configure(self, trial: dict[str, Any]) -> None:
-        folder, self.values[trial["trial"]] = self.sweep / trial["trial"], trial["values"]
+        folder, self.facts[trial["trial"]] = self.sweep / trial["trial"], _facts(trial)
         folder.mkdir(exist_ok=True)
         write_atomically(folder / CONFIG, to_yaml(trial_config(self.config, trial)))
 
     def _end(self, name: str, outcome: str, reason: str | None, detail: str | None = None) -> None:
         record = self.records.pop(name)
         reason, detail = reason and redact(reason), detail and redact(detail)
-        del self.values[name]
+        del self.facts[name]
         if detail:
             (record.directory / ERROR).write_text(detail + "\n")
         last = record.last or NO_EPOCH
         if outcome not in CUT_SHORT and not record.last:
             outcome, reason = "failed", reason or "it reported nothing"
+        elif outcome not in ("stopped", "failed") and outcome != last["outcome"]:  # the outcome of an unrecorded epoch
+            reason = f"it reported to have {outcome}, after epoch {last['epoch']}, whose record says {last['outcome']}"
+            outcome = "failed"
         result = record.end(outcome, reason, self.gate)
         self.search.tell(name, outcome, last["epoch"], last["metrics"])
         self.outcomes[outcome] += 1
@@ -193,6 +196,11 @@ class Recorder(tune.Callback):
         else:
             self.alike.end(name)
         self.progress.end(name, outcome, last["epoch"], result)
+
+
+def _facts(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a trial's values and, for a copy of another trial, the donor and the trial's own epochs until then."""
+    return {key: config[key] for key in ("values", "donor", "epochs") if key in config}
 
 
 def _error_of(trial: Any) -> str:

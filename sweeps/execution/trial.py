@@ -15,6 +15,7 @@ from gatesweep.core import checkpoint
 from gatesweep.core.cache import join_cache
 from gatesweep.core.gate import WORST_SCORE
 from gatesweep.core.loop import Epoch
+from gatesweep.core.resume import copied_state
 from gatesweep.sweeps.config.schema import Config, ResourcesConfig
 from gatesweep.sweeps.config.trust import Trust, adopt_trust
 from gatesweep.sweeps.config.values import with_values
@@ -66,12 +67,14 @@ class DirectTrial(tune.Trainable):
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the last epoch, for schedulers that pause or copy trials."""
         assert self.latest, "nothing trained yet"
-        write_checkpoint(Path(checkpoint_dir) / "epoch", self.latest)
+        write_checkpoint(Path(checkpoint_dir) / "epoch", self.latest, trial=self.trial["trial"])
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
-        """Go on from the epoch that `save_checkpoint` wrote. Raises DamagedCheckpoint."""
+        """Go on from the epoch that `save_checkpoint` wrote, of this trial or of a donor. Raises DamagedCheckpoint."""
         self.cleanup()
-        self.resume = checkpoint.read(Path(checkpoint_dir) / "epoch").state()
+        saved = checkpoint.read(Path(checkpoint_dir) / "epoch")
+        is_own = saved.meta["trial"] == self.trial["trial"]
+        self.resume = saved.state() if is_own else copied_state(saved.state(), self.trial["epochs"])
 
     def cleanup(self) -> None:
         """End the current run."""

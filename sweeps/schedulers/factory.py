@@ -10,18 +10,23 @@ from ray.tune.schedulers import TrialScheduler
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.options import check_options
+from gatesweep.sweeps.config.schema import Config
 from gatesweep.sweeps.config.targets import locate
 from gatesweep.sweeps.schedulers.history import EpochScore
 from gatesweep.sweeps.search.space import Space
 
 
 def make_scheduler(
-    node: Mapping[str, Any], max_epochs: int, space: Space, seen: Iterable[Sequence[EpochScore]] = ()
+    node: Mapping[str, Any],
+    max_epochs: int,
+    space: Space,
+    seen: Iterable[Sequence[EpochScore]] = (),
+    config: Config | None = None,
 ) -> TrialScheduler:
     """Make the scheduler that the section `scheduler` names in its `_target_`.
 
-    The arguments `metric`, `mode`, `time_attr`, `max_t`, `space` and `seen` are filled in where its constructor takes
-    them. `seen` is the history of a resumed sweep, as `recorded_scores` returns it.
+    The arguments `metric`, `mode`, `time_attr`, `max_t`, `space`, `seen` and `config` are filled in where its
+    constructor takes them. `seen` is the history of a resumed sweep, as `recorded_scores` returns it.
     Raises InputError for a name that cannot be imported, and for a key or value that the constructor refuses.
     """
     target = locate("scheduler", node)
@@ -32,6 +37,7 @@ def make_scheduler(
         "max_t": max_epochs,
         "space": space,
         "seen": seen,
+        "config": config,
     }
     accepted = inspect.signature(target).parameters
     options = {name: value for name, value in node.items() if name != "_target_"}
