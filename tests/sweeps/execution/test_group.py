@@ -102,7 +102,7 @@ def test_a_worker_or_who_holds_it_is_killed_and_the_trial_goes_on_with_others(tm
 def test_trials_may_differ_in_workers(tmp_path: Path) -> None:
     """Each then gets a group of its own."""
     before = groups()
-    base = [override for override in trivial(tmp_path, None, *TWO) if not override.startswith("search.space=")]
+    base = [override for override in trivial(tmp_path, None, TWO[1]) if not override.startswith("search.space=")]
     shown = "search.space={resources:{workers:{type:categorical,choices:[1,2]}}}"
     _, _, summary = run([*base, shown, "search=grid", "num_samples=null", "scheduler=none"])
     assert summary["trials"] == summary["passed"] == 2
