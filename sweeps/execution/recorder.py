@@ -41,6 +41,7 @@ class Recorder(tune.Callback):
         past = [event for folder in trial_folders(sweep, kind) for event in read_events(folder / EVENTS)]
         self.offset = max((event.get("elapsed", 0.0) for event in past), default=0.0)
         self.began = time.monotonic()
+        self.first_start: float | None = None  # of a trial, by the clock of `began`
         self.outcomes = Counter(event["outcome"] for event in past if event["event"] == "end")
         self.records: dict[str, Record] = {}
         self.false_starts: Counter[str] = Counter()  # deaths of a trial's process before the trial began
@@ -53,8 +54,14 @@ class Recorder(tune.Callback):
         """Seconds of sweeping so far, including those before an interruption."""
         return self.offset + time.monotonic() - self.began
 
+    @property
+    def budget_used(self) -> float:
+        """Seconds of `elapsed` without the start of this sweep's first process."""
+        return self.offset + (time.monotonic() - self.first_start if self.first_start else 0.0)
+
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Begin the record of a trial. Members of a stack begin with their first epoch, or are declined."""
+        self.first_start = self.first_start or time.monotonic()
         if "members" not in trial.config:
             self._record(trial.config)
 

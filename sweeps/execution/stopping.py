@@ -10,7 +10,10 @@ from gatesweep.sweeps.execution.recorder import Recorder
 
 
 class SweepStopper(tune.Stopper):
-    """Ends the sweep after `passes` trials have passed, or after `seconds` of sweeping; None means no such limit."""
+    """Ends the sweep after `passes` trials have passed, or after `seconds`; None means no such limit.
+
+    The seconds count from the moment when the first trial is ready: starting processes uses up no budget.
+    """
 
     def __init__(self, recorder: Recorder, passes: int | None, seconds: float | None) -> None:
         self.recorder = recorder
@@ -24,4 +27,4 @@ class SweepStopper(tune.Stopper):
         """Return True once a limit is reached. Raises FailedAlike where the trials all fail with the same cause."""
         self.recorder.alike.check()
         enough = self.passes is not None and self.recorder.outcomes["passed"] >= self.passes
-        return enough or (self.seconds is not None and self.recorder.elapsed >= self.seconds)
+        return enough or (self.seconds is not None and self.recorder.budget_used >= self.seconds)
