@@ -123,10 +123,6 @@ def check_run(config: Config, space: Space) -> None:
     check_figures(config.figures, trainable, data)
     check_patience(config, reported | {"train/grad_norm"}, owns_step(trainable))
     gate.require(dict.fromkeys(reported | {"train/grad_norm"}, 0.0))
-    patience = config.training.patience
-    if patience and patience.metric not in reported and not patience.metric.startswith(("train/", "system/")):
-        expected = f"expected one of {', '.join(sorted(reported))}"
-        raise InputError(f"training.patience.metric: got {patience.metric!r}, {expected}")
     cost = config.search.cost
     if cost and cost not in (*TRIAL_COSTS, *reported) and not cost.startswith("system/"):
         raise InputError(f"search.cost: got {cost!r}, expected epochs, seconds or one of {', '.join(sorted(reported))}")
