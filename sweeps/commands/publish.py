@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.commands.cli import FAULT, PASSED, run_command
+from gatesweep.sweeps.commands.signals import hold_signals
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.records.layout import CONFIG, require_sweep
 from gatesweep.sweeps.records.reader import read_sweep
@@ -80,6 +81,8 @@ def publish_command(arguments: argparse.Namespace) -> int:
     for name, value in MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(name, value)  # MLflow reads them when it is imported, below
     if arguments.follow:
+        if not sys.stdin.isatty():
+            hold_signals()  # its sweep got the signal too, records its end first, and then closes the pipe
         return PASSED if follow_sweep(sweep, uri, tracking.experiment) else FAULT
     read_sweep(sweep)  # a damaged record is named before anything is sent
     try:

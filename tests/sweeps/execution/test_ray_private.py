@@ -16,6 +16,8 @@ PINNED = f"expected as in the pinned ray 2.60.0, got ray {ray.__version__}"
     ("module", "name", "parameters"),
     [
         ("ray._private.services", "canonicalize_bootstrap_address", ["addr"]),
+        ("ray._private.services", "ConsolePopen", []),
+        ("ray._private.utils", "set_sigterm_handler", ["sigterm_handler"]),
         ("ray._private.ray_constants", "DEBUG_AUTOSCALING_STATUS", None),
         ("ray._private.ray_constants", "ENABLE_RAY_CLUSTER", None),
         ("ray.autoscaler.v2.sdk", "get_cluster_status", ["gcs_address"]),
