@@ -21,7 +21,10 @@ def choose(name: str = "auto") -> torch.device:
     """
     if name != "auto":
         try:
-            return torch.empty(0, device=name).device
+            device = torch.empty(0, device=name).device
+            if device.type == "meta":
+                raise RuntimeError("it holds no numbers")
+            return device
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"device: got {name!r}, which this machine cannot use ({error}); expected auto") from error
     if torch.cuda.is_available():

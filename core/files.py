@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import fcntl
@@ -111,8 +112,11 @@ def _say_no_locks(folder: Path) -> None:
 
 
 def read_utf8(path: Path) -> str:
-    """Read a text file of the user's. Raises InputError, with file and line, for a byte that is not UTF-8."""
-    content = path.read_bytes()
+    """Read a text file of the user's, without a byte order mark, which spreadsheets write.
+
+    Raises InputError, with file and line, for a byte that is not UTF-8.
+    """
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

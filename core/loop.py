@@ -15,10 +15,10 @@ from gatesweep.core import rng
 from gatesweep.core.data import micro_batches, mix_seeds, shard_for_rank
 from gatesweep.core.device import peak_memory, release_memory, reset_peak_memory, usage
 from gatesweep.core.distributed import all_ranks_true, average, average_metrics, rank, world_size
-from gatesweep.core.errors import InputError
 from gatesweep.core.gate import WORST_SCORE
 from gatesweep.core.precision import autocast
-from gatesweep.core.settings import EarlyStopping, Settings
+from gatesweep.core.resume import RESTORED, ran_out_of_epochs
+from gatesweep.core.settings import Settings
 from gatesweep.core.step import TrainStep
 from gatesweep.core.trainable import Batch, Data, Diverged, Mean, Metrics, Trainable, owns_step, samples, to_host
 
@@ -59,7 +59,8 @@ def fit(
 
     Args:
         wrap: puts the trainable into its DistributedDataParallel wrapper.
-        resume: what `Epoch.state()` returned earlier. A run that had ended trains no further.
+        resume: what `Epoch.state()` returned earlier. A run that had ended trains no further, unless it ended at a
+            smaller `max_epochs`; schedules then follow the new one.
         recorded: how many epochs the caller's record has. Later epochs that `resume` holds are yielded again, for a
             record that is behind its checkpoint. None: the record has all of them.
 
@@ -187,6 +188,8 @@ class Run:
         self.epoch, self.streak, self.seed = state["epoch"], state["streak"], state.get("seed", self.seed)
         self.outcome, self.reason = state["outcome"], state["reason"]
         self.history, self.best = list(state["history"]), state["best"]
+        if self.outcome == "finished" and ran_out_of_epochs(self.reason) and self.epoch < self.settings.max_epochs:
+            self.outcome = self.reason = None  # `max_epochs` has grown since
 
     def _model(self, wrap: Callable[[nn.Module], nn.Module]) -> nn.Module:
         """Return the module that `train_step` calls.
@@ -239,8 +242,22 @@ class Run:
         elif self.epoch + 1 == self.settings.max_epochs:
             self._end("finished")
         if self.outcome == "finished" and self.best:
-            self.trainable.load_state_dict(self.best["weights"])
-            self.reason = f"{self.reason + '; ' if self.reason else ''}weights of epoch {self.best['epoch']} restored"
+            self._restore_best(metrics)
+
+    def _restore_best(self, metrics: Metrics) -> None:
+        """Put the weights of the best epoch back, and its metrics into those of the last epoch.
+
+        The metrics that the last epoch's own weights had are kept as `discarded/`, so that its point is not lost.
+        """
+        assert self.best
+        self.trainable.load_state_dict(self.best["weights"])
+        self.reason = f"{self.reason + '; ' if self.reason else ''}{RESTORED.format(self.best['epoch'])}"
+        kept = next((entry["metrics"] for entry in self.history if entry["epoch"] == self.best["epoch"]), metrics)
+        if kept is metrics:  # the last epoch was the best
+            return
+        for name in [name for name in metrics if not name.startswith("system/")]:
+            metrics[f"discarded/{name}"] = metrics.pop(name)
+        metrics |= {name: value for name, value in kept.items() if not name.startswith("system/")}
 
     def _carry_metrics(self, metrics: Metrics) -> bool:
         """Copy gated metrics that were not evaluated in this epoch from the last one; returns True if there are any."""
@@ -255,7 +272,7 @@ class Run:
         patience = self.settings.patience
         if patience is None:
             return None
-        value = self._patience_value(patience, metrics)
+        value = patience.value(metrics, [entry["metrics"] for entry in self.history])
         threshold = self.best["value"] + patience.min_delta if self.best else -math.inf
         if value > threshold:  # False for NaN
             weights = {name: tensor.clone() for name, tensor in self.trainable.state_dict().items()}
@@ -265,18 +282,6 @@ class Run:
         if self.epoch + 1 - (self.best["epoch"] if self.best else 0) >= patience.epochs:
             return f"no better {patience.metric} for {patience.epochs} epochs"
         return None
-
-    def _patience_value(self, patience: EarlyStopping, metrics: Metrics) -> float:
-        """Return the number to maximise; NaN in an epoch that did not evaluate the metric. Raises InputError."""
-        value = patience.value(metrics)
-        if value is not None:
-            return value
-        if any(patience.metric in entry["metrics"] for entry in self.history):
-            return math.nan
-        raise InputError(
-            f"training.patience.metric: {patience.metric!r} is not reported; "
-            f"this trainable reports {', '.join(sorted(metrics))}"
-        )
 
     def _end(self, outcome: Outcome, reason: str | None = None) -> None:
         self.outcome, self.reason = outcome, reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -38,9 +39,19 @@ class EarlyStopping:
         """1 where the metric is maximised, -1 where it is minimised."""
         return 1 if self.mode == "max" else -1
 
-    def value(self, metrics: Metrics) -> float | None:
-        """Return the metric as a number to maximise; None where it is absent."""
-        return metrics[self.metric] * self.sign if self.metric in metrics else None
+    def value(self, metrics: Metrics, earlier: Sequence[Metrics]) -> float:
+        """Return the metric as a number to maximise; NaN in an epoch that did not evaluate it.
+
+        `earlier` holds the metrics of the epochs before. Raises InputError where no epoch has reported the metric.
+        """
+        if self.metric in metrics:
+            return metrics[self.metric] * self.sign
+        if any(self.metric in past for past in earlier):
+            return math.nan
+        raise InputError(
+            f"training.patience.metric: {self.metric!r} is not reported; "
+            f"this trainable reports {', '.join(sorted(metrics))}"
+        )
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Variables of this shell for a cluster's storage and MLflow must not decide where tests write.
 for name in ("GATESWEEP_RESULTS", "GATESWEEP_STORAGE", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
     os.environ.pop(name, None)
+# Sweeps of the tests' own trainables are resumed and loaded again.
+os.environ["GATESWEEP_TRUST"] = "tests"
 # torch's compiler builds code cached for wide vectors again for narrow ones: NaN, or an error of the C++ compiler.
 if CAPABILITY := os.environ.get("ATEN_CPU_CAPABILITY"):
     CACHE = Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}_{CAPABILITY}"

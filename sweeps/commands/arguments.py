@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.commands.help_text import HelpFormatter, config_help, help_width
 
-EXIT_CODES = """Exit codes: 0 a trial passed, 3 none did, 2 bad input, 1 a fault of gatesweep, 130 interrupted."""
+EXIT_CODES = """Exit codes: 0 a trial passed, 3 none did, 2 bad input, 130 interrupted, 1 a fault of
+gatesweep, or trials that all fail alike."""
 
 RUN_HELP = f"""Run a sweep: gatesweep run experiment=walk_transformer training.max_epochs=30
 
@@ -119,6 +120,7 @@ def parse(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
 def _add_run(parser: Parser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="in Hydra's grammar: training.max_epochs=30")
     parser.add_argument("--cfg", action="store_true", help="print the configuration and exit")
+    _add_trust(parser)
 
 
 def _add_train(parser: Parser) -> None:
@@ -129,8 +131,14 @@ def _add_train(parser: Parser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="a config.yaml to start from")
 
 
+def _add_trust(parser: Parser) -> None:
+    code = "a module whose classes a folder's config.yaml may name, beside gatesweep's own; may be repeated"
+    parser.add_argument("--trust", action="append", default=[], metavar="MODULE", help=code)
+
+
 def _add_report(parser: Parser) -> None:
     parser.add_argument("sweep", type=Path, metavar="FOLDER", help="of a sweep, e.g. results/latest")
+    _add_trust(parser)
 
 
 def _add_compare(parser: Parser) -> None:
@@ -151,6 +159,7 @@ def _add_replay(parser: Parser) -> None:
     parser.add_argument("--in-order", action="store_true", help="the trials as they came, once, instead of shuffled")
     save = "write the curves of one sweep there, a few kB, and replay none"
     parser.add_argument("--save", type=Path, metavar="FOLDER", help=save)
+    _add_trust(parser)
 
 
 def _add_ui(parser: Parser) -> None:

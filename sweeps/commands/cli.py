@@ -12,6 +12,8 @@ from gatesweep.core.errors import InputError
 from gatesweep.sweeps.commands.arguments import COMMANDS, parse
 from gatesweep.sweeps.commands.faults import describe_fault
 from gatesweep.sweeps.commands.signals import INTERRUPTED, handle_signals, leave_at_once
+from gatesweep.sweeps.config.secrets import redact
+from gatesweep.sweeps.config.trust import trust_modules
 
 if TYPE_CHECKING:
     from gatesweep.sweeps.config.schema import Config
@@ -28,13 +30,14 @@ def run_command(name: str, argv: Sequence[str] | None = None, last: bool | None 
     try:
         with handle_signals(argv is None if last is None else last):
             arguments = parse(name, argv)
+            trust_modules(name for names in getattr(arguments, "trust", []) for name in names.split(","))
             with leave_at_once():
                 work: Callable[..., int] = pkgutil.resolve_name(COMMANDS[name].work)
             code = work(arguments)
             sys.stdout.flush()
             return code
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

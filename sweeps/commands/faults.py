@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gatesweep.core.errors import InputError
+from gatesweep.sweeps.config.secrets import redact
 
 FAULT_FILE = "fault.txt"  # in the folder of a sweep or of a run
 
@@ -33,14 +34,14 @@ def keep_traceback(fault: Exception, folder: Path | None = None) -> Path:
     if folder is None or not folder.is_dir():
         folder = Path(tempfile.mkdtemp(prefix="gatesweep-"))
     path = folder / FAULT_FILE
-    path.write_text("".join(traceback.format_exception(fault)))
+    path.write_text(redact("".join(traceback.format_exception(fault))))
     fault.kept_in = path  # type: ignore[attr-defined]
     return path
 
 
 def describe_fault(fault: Exception, folder: Path | None = None) -> str:
     """The line that a command prints; the traceback is kept before."""
-    message = " ".join(str(fault).split())
+    message = redact(" ".join(str(fault).split()))
     return (
         f"gatesweep: a fault of ours, {type(fault).__name__}: {message}; traceback in {keep_traceback(fault, folder)}"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,19 +22,32 @@ def check_results_folder(path: Path) -> None:
             f"results: got {str(path)!r}, which goes with the job's code: "
             "results=/a/folder/that/stays, or GATESWEEP_RESULTS"
         )
-    existing = path
-    while not existing.exists():
-        existing = existing.parent
-    writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
-    if not writable or os.statvfs(existing).f_flag & os.ST_RDONLY:
-        raise InputError(f"results: got {str(path)!r}, expected a folder that can be written ({existing} cannot)")
+    try:
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        make_folder(path, new=False)
+    except OSError as error:
+        raise InputError(
+            f"results: got {str(path)!r}, expected a folder that can be made ({error.strerror})"
+        ) from error
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"results: got {str(path)!r}, expected a folder that can be written ({error.strerror})"
+        ) from error
+    finally:
+        for folder in missing:
+            with contextlib.suppress(OSError):  # another process may use it by now
+                folder.rmdir()
 
 
 def new_folder(config: Config, suffix: str = "") -> Path:
     """A name that is not taken, in the results folder; nothing is made."""
     root = Path(config.results).resolve()
     name = "-".join(part for part in (time.strftime("%Y%m%d-%H%M%S"), config.name, suffix) if part)
-    return next(path for path in _candidates(root / name) if not path.exists())
+    # os.path.exists is False, too, for a name that is too long
+    return next(path for path in _candidates(root / name) if not os.path.exists(path))
 
 
 def make_folder(path: Path, new: bool) -> Path:

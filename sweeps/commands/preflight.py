@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import urllib.request
 from pathlib import Path
 
 import ray
@@ -15,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from gatesweep.core.errors import InputError
 from gatesweep.core.trainable import owns_step, samples
 from gatesweep.sweeps.commands.folders import check_results_folder
+from gatesweep.sweeps.commands.preflight_step import check_patience, check_step, evaluate_once
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import Config, make_gate, make_settings
@@ -26,11 +26,11 @@ from gatesweep.sweeps.records.pareto import TRIAL_COSTS
 from gatesweep.sweeps.schedulers.asha import GateASHA
 from gatesweep.sweeps.schedulers.factory import make_scheduler
 from gatesweep.sweeps.schedulers.pbt import Population
-from gatesweep.sweeps.search.leaves import Float
 from gatesweep.sweeps.search.sampler import is_exhaustive, make_sampler
-from gatesweep.sweeps.search.space import Space
+from gatesweep.sweeps.search.space import Space, check_grid
 from gatesweep.sweeps.search.warm_start import check_warm_start, warm_start_folders
 from gatesweep.sweeps.storage.store import Store
+from gatesweep.sweeps.tracking.server import check_tracking
 
 
 def check_sweep(folder: Path, config: Config, space: Space) -> None:
@@ -44,23 +44,9 @@ def check_sweep(folder: Path, config: Config, space: Space) -> None:
     check_run(config, space)
 
 
-def check_tracking(uri: str | None) -> None:
-    """Raise InputError unless an MLflow server answers at an http(s) `uri`."""
-    if uri is None or uri.startswith(("sqlite:///", "postgresql")):
-        return
-    if not uri.startswith(("http://", "https://")):
-        raise InputError(f"tracking.uri: got {uri!r}, expected http://host:port, sqlite:///file or postgresql://...")
-    try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
-            return
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise InputError(f"tracking.uri: got {uri!r}, expected a running MLflow server ({reason})") from error
-
-
 def check_search(config: Config, space: Space) -> None:
     """Raise InputError unless sampler and scheduler can be made, and suit the space and each other."""
-    scheduler = make_scheduler(config.scheduler, config.training.max_epochs, space)
+    scheduler = make_scheduler(config.scheduler, config.training.max_epochs, space, config=config)
     make_sampler(config.search.sampler, config.seed)
     if isinstance(scheduler, Population) and several_workers(config.resources, space):
         raise InputError("resources.workers: scheduler=pbt copies trials, which needs workers of 1")
@@ -75,9 +61,7 @@ def check_search(config: Config, space: Space) -> None:
             f"confirm.seeds: got {config.confirm.seeds}, expected 0: with scheduler=pbt no trial keeps its values"
         )
     if is_exhaustive(config.search.sampler):
-        for key, leaf in space.items():
-            if isinstance(leaf, Float) and leaf.step is None and leaf.low < leaf.high:
-                raise InputError(f"search.space.{key}.step: missing, expected one: search=grid needs a finite space")
+        check_grid(space)
     elif config.num_samples is None:
         raise InputError("num_samples: got None, expected a number of trials (null is for search=grid)")
     before = read_config(Path(config.resume) / CONFIG) if config.resume else None
@@ -123,15 +107,20 @@ def check_run(config: Config, space: Space) -> None:
     batch, workers = data.train(0)[0], config.resources.workers
     if samples(batch) < workers:
         raise InputError(f"resources.workers: got {workers}, expected at most {samples(batch)}, the samples of a batch")
+    check_step(config, space)
     with torch.no_grad():
         reported = {f"train/{name}" for name in trainable(batch)}
-        trainable.eval()
-        reported |= {f"val/{name}" for name in trainable.evaluate(data)}
+    reported |= {f"val/{name}" for name in evaluate_once(trainable, data)}
     gate = make_gate(config.gate)
     if owns_step(trainable):  # what such a step reports is seen only in training
         reported |= {metric for metric in gate.reads if metric.startswith("train/")}
     check_figures(config.figures, trainable, data)
+    check_patience(config, reported | {"train/grad_norm"}, owns_step(trainable))
     gate.require(dict.fromkeys(reported | {"train/grad_norm"}, 0.0))
+    patience = config.training.patience
+    if patience and patience.metric not in reported and not patience.metric.startswith(("train/", "system/")):
+        expected = f"expected one of {', '.join(sorted(reported))}"
+        raise InputError(f"training.patience.metric: got {patience.metric!r}, {expected}")
     cost = config.search.cost
     if cost and cost not in (*TRIAL_COSTS, *reported) and not cost.startswith("system/"):
         raise InputError(f"search.cost: got {cost!r}, expected epochs, seconds or one of {', '.join(sorted(reported))}")

@@ -14,10 +14,12 @@ from gatesweep.core.errors import InputError
 from gatesweep.sweeps.commands.cli import FAULT, PASSED, run_command
 from gatesweep.sweeps.commands.signals import hold_signals
 from gatesweep.sweeps.config.recorded import read_config
+from gatesweep.sweeps.config.secrets import TRACKING_VARIABLE, bare_address, learn_secrets, redact, with_secrets
 from gatesweep.sweeps.records.layout import CONFIG, require_sweep
 from gatesweep.sweeps.records.reader import read_sweep
 from gatesweep.sweeps.tracking.database import default_uri
 from gatesweep.sweeps.tracking.publisher import Publisher
+from gatesweep.sweeps.tracking.server import login_variables
 
 # Quiet, and quick to give up: whatever was not sent is sent at the next attempt.
 MLFLOW_ENVIRONMENT = {
@@ -50,7 +52,8 @@ def follow_sweep(sweep: Path, uri: str, experiment: str, every: float = 2.0) -> 
             attempts += closing
             if not warned:
                 warned = True
-                print(f"tracking: {uri}: {_reason(error)}; the sweep goes on, the record is kept", file=sys.stderr)
+                failure = redact(f"tracking: {uri}: {_reason(error)}")
+                print(f"{failure}; the sweep goes on, the record is kept", file=sys.stderr)
             if attempts >= 3:
                 return False
         if closing:
@@ -77,9 +80,13 @@ def publish_command(arguments: argparse.Namespace) -> int:
         if key not in ("tracking.uri", "tracking.experiment"):
             raise InputError(f"got {override!r}, expected tracking.uri=... or tracking.experiment=...")
         tracking = tracking.replace(**{key.removeprefix("tracking."): value})
-    uri = tracking.uri or default_uri(sweep)
+    uri = with_secrets("tracking.uri", tracking.uri, TRACKING_VARIABLE) or default_uri(sweep)
     for name, value in MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(name, value)  # MLflow reads them when it is imported, below
+    if login := login_variables(uri):  # by the environment: MLflow quotes the address in messages
+        os.environ.update(login)
+        uri = bare_address(uri)
+    learn_secrets(uri)
     if arguments.follow:
         if not sys.stdin.isatty():
             hold_signals()  # its sweep got the signal too, records its end first, and then closes the pipe
@@ -93,6 +100,6 @@ def publish_command(arguments: argparse.Namespace) -> int:
         raise
     except Exception as error:  # of many kinds: of sqlite, of the network, of MLflow
         raise InputError(
-            f"tracking.uri: got {uri!r}, expected an MLflow that takes the sweep ({_reason(error)})"
+            redact(f"tracking.uri: got {uri!r}, expected an MLflow that takes the sweep ({_reason(error)})")
         ) from error
     return PASSED

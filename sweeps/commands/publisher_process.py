@@ -11,16 +11,23 @@ from pathlib import Path
 
 import gatesweep
 from gatesweep.core.record import DamagedRecord
+from gatesweep.sweeps.config.schema import Config
+from gatesweep.sweeps.config.secrets import STORAGE_VARIABLE, TRACKING_VARIABLE
 from gatesweep.sweeps.records.layout import MLFLOW_POINTER
 from gatesweep.sweeps.records.reader import read_json
 
 PATIENCE_SECONDS = 60  # how long the publisher may take for what is left when the sweep has ended
 
 
-def start_publisher(folder: Path) -> subprocess.Popen:
-    """Start to publish what comes in a sweep's folder, at a lower priority than the trials."""
+def start_publisher(folder: Path, config: Config) -> subprocess.Popen:
+    """Start to publish what comes in a sweep's folder, at a lower priority than the trials.
+
+    Passwords in the addresses of MLflow and of the storage are not in that folder: they go by the environment.
+    """
     command = [sys.executable, "-m", "gatesweep", "publish", str(folder), "--follow"]
-    publisher = subprocess.Popen(command, stdin=subprocess.PIPE, env=_environment(), start_new_session=True)
+    addresses = {TRACKING_VARIABLE: config.tracking.uri, STORAGE_VARIABLE: config.storage}
+    environment = _environment() | {name: address for name, address in addresses.items() if address}
+    publisher = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
     # Its imports take two seconds of processor time while the trials' processes start.
     os.setpriority(os.PRIO_PROCESS, publisher.pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10))
     return publisher

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from hydra.core.override_parser.types import Override
 
 from gatesweep.core.errors import InputError
-from gatesweep.sweeps.config.compose import changed_config, compose_config, parse_override
+from gatesweep.sweeps.config.compose import changed_config, compose_config
+from gatesweep.sweeps.config.overrides import parse_override, refuse_several_values
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import Config
+from gatesweep.sweeps.config.secrets import (
+    STORAGE_VARIABLE,
+    TRACKING_VARIABLE,
+    bare_address,
+    is_redacted,
+    redact_address,
+    with_secrets,
+)
 from gatesweep.sweeps.records.layout import CONFIG, belongs_to_trial, require_sweep
+from gatesweep.sweeps.search.space import check_typed_keys
 from gatesweep.sweeps.search.study import open_study
 from gatesweep.sweeps.search.warm_start import warm_start_numbers
 from gatesweep.sweeps.storage.store import Store
@@ -25,11 +36,22 @@ def configure(overrides: Sequence[str]) -> Config:
     Raises InputError in one line.
     """
     parsed = [parse_override(item) for item in overrides]
-    for override in parsed:
-        if override.key_or_group == "resume" and override.value():
-            others = [other for other in parsed if other is not override]
-            return _resumed(_local_folder(str(override.value()), others), others)
-    return compose_config(overrides)
+    sweeps = [override for override in parsed if override.key_or_group == "resume" and not override.is_delete()]
+    sweeps = [override for override in sweeps if override.value() is not None]
+    for override in sweeps:
+        refuse_several_values(override)
+        if not isinstance(override.value(), str) or not override.value():
+            raise InputError(f"resume: got {override.value()!r}, expected the folder of a sweep")
+    if len(sweeps) > 1:
+        raise InputError(f"resume: got {' and '.join(str(item.value()) for item in sweeps)}, expected one sweep")
+    others = [override for override in parsed if override not in sweeps]
+    if sweeps:
+        sweep = str(sweeps[0].value())
+        config = _resumed(_local_folder(sweep, others), others, sweep)
+    else:
+        config = compose_config(overrides)
+    check_typed_keys([override.key_or_group for override in others if not override.is_delete()], config)
+    return config
 
 
 def _local_folder(sweep: str, overrides: Sequence[Override]) -> Path:
@@ -37,7 +59,8 @@ def _local_folder(sweep: str, overrides: Sequence[Override]) -> Path:
     if "://" not in sweep and not _is_copy(Path(sweep)):
         return Path(sweep)
     typed = [str(override.value()) for override in overrides if override.key_or_group == "results"]
-    return restore_sweep(sweep, Path(typed[0] if typed else os.environ.get("GATESWEEP_RESULTS", "results")).resolve())
+    results = Path(typed[0] if typed else os.environ.get("GATESWEEP_RESULTS", "results")).resolve()
+    return restore_sweep(sweep, results, lambda path: changed_config(path, overrides))
 
 
 def _is_copy(folder: Path) -> bool:
@@ -46,26 +69,52 @@ def _is_copy(folder: Path) -> bool:
     return storage is not None and Path(storage).expanduser().resolve() == folder.resolve().parent
 
 
-def _resumed(folder: Path, overrides: Sequence[Override]) -> Config:
-    """The configuration of an earlier sweep, with `overrides` of its existing keys."""
+def _resumed(folder: Path, overrides: Sequence[Override], typed: str) -> Config:
+    """The configuration of an earlier sweep, with `overrides` of its existing keys, and with its secrets again.
+
+    `typed` is the place of the sweep as the user gave it: a copy's may hold the storage's secrets.
+    """
     config = changed_config(require_sweep(folder, "resume") / CONFIG, overrides)
-    return config.replace(resume=str(folder.resolve()), results=str(folder.resolve().parent))
+    storage, tracking = config.storage, config.tracking
+    if storage and is_redacted(storage) and bare_address(_parent(typed)) == bare_address(storage):
+        storage = _parent(typed)
+    storage = with_secrets("storage", storage, STORAGE_VARIABLE)
+    if tracking.enabled:
+        tracking = tracking.replace(uri=with_secrets("tracking.uri", tracking.uri, TRACKING_VARIABLE))
+    place = {"resume": str(folder.resolve()), "results": str(folder.resolve().parent)}
+    return config.replace(storage=storage, tracking=tracking, **place)
 
 
-def restore_sweep(uri: str, results: Path) -> Path:
-    """Bring the record of a sweep back from storage, into `results`; returns its folder. Raises InputError."""
-    store = Store(uri)
+def _parent(address: str) -> str:
+    """The address of the folder above, with the same query."""
+    path, question, query = address.partition("?")
+    return f"{path.rstrip('/').rpartition('/')[0]}{question}{query}"
+
+
+def restore_sweep(uri: str, results: Path, check: Callable[[Path], object] = lambda path: None) -> Path:
+    """Bring the record of a sweep back from storage, into `results`; returns its folder.
+
+    Raises InputError; where `check`, of its config.yaml, does, nothing is left in `results`.
+    """
+    store, shown = Store(uri), redact_address(uri)
     folder = results / store.root.name
     if folder.exists():
-        raise InputError(f"resume: got {uri!r}, which is in {str(folder)!r} already: resume={folder}")
+        raise InputError(f"resume: got {shown!r}, which is in {str(folder)!r} already: resume={folder}")
     names = store.listed()
     if CONFIG not in names:
-        raise InputError(f"resume: got {uri!r}, expected the copy of a sweep (it has no {CONFIG})")
+        raise InputError(f"resume: got {shown!r}, expected the copy of a sweep (it has no {CONFIG})")
     aside = results / f".{folder.name}.part"
     shutil.rmtree(aside, ignore_errors=True)
     for name in names:
         if not belongs_to_trial(name):
             store.get(name, aside / name)
+    try:
+        check(aside / CONFIG)
+    except InputError:
+        shutil.rmtree(aside)
+        with contextlib.suppress(OSError):  # it is not empty
+            results.rmdir()
+        raise
     aside.rename(folder)
     _forget_unknown(store, folder)
     return folder
@@ -77,6 +126,7 @@ def _forget_unknown(store: Store, folder: Path) -> None:
     trials_of_study = len(study.get_trials(deepcopy=False)) - len(warm_start_numbers(study))
     for name in store.listed():
         trial = PurePosixPath(name).parts[0]
-        if trial.startswith("trial_") and int(trial.removeprefix("trial_")) >= trials_of_study:
+        number = trial.removeprefix("trial_")
+        if trial.startswith("trial_") and number.isdecimal() and int(number) >= trials_of_study:
             store.delete(name)
             shutil.rmtree(folder / trial, ignore_errors=True)

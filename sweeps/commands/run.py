@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from gatesweep.core.cache import cache_scope
 from gatesweep.core.errors import InputError
 from gatesweep.core.files import try_lock, write_atomically
 from gatesweep.core.record import append_event
-from gatesweep.sweeps.commands.cli import NONE_PASSED, PASSED, print_config, run_command
+from gatesweep.sweeps.commands.cli import FAULT, NONE_PASSED, PASSED, print_config, run_command
 from gatesweep.sweeps.commands.faults import describe_fault, describe_interruption, faults_kept_in
 from gatesweep.sweeps.commands.folders import make_folder, new_folder, point_link
 from gatesweep.sweeps.commands.preflight import check_machines, check_sweep
@@ -26,7 +27,10 @@ from gatesweep.sweeps.commands.resume import configure
 from gatesweep.sweeps.commands.signals import INTERRUPTED, handle_signals, hold_signals, leave_at_once
 from gatesweep.sweeps.commands.trials import TUNE_FOLDER, train_trials
 from gatesweep.sweeps.config.schema import Config, make_gate
+from gatesweep.sweeps.config.secrets import redact
+from gatesweep.sweeps.config.trust import trust_option
 from gatesweep.sweeps.config.values import to_yaml
+from gatesweep.sweeps.execution.alike import FailedAlike
 from gatesweep.sweeps.execution.cluster import start_ray, stop_ray
 from gatesweep.sweeps.execution.recorder import Recorder
 from gatesweep.sweeps.execution.stack import stack_size
@@ -68,7 +72,8 @@ def run_sweep(config: Config, overrides: Sequence[str] = ()) -> int:
             read_sweep(folder)  # a damaged record is named before anything is written
         check_sweep(folder, config, space)
         with _cluster(config) as cluster, _sweep_folder(folder, config) as folder, faults_kept_in(folder):
-            append_event(folder / EVENTS, "start", overrides=list(overrides), **(facts := provenance()))
+            typed = [redact(override) for override in overrides]
+            append_event(folder / EVENTS, "start", overrides=typed, **(facts := provenance()))
             print(f"sweep {folder}", flush=True)
             with _followers(folder, config):
                 ending = _train(folder, config, space, cluster)
@@ -90,12 +95,12 @@ class _Cluster:
 class _Ending:
     """The end of a sweep: the seconds of its search, the limits that ended it early, and the interruption of all of it.
 
-    An interruption is Ctrl-C, SIGTERM or SIGHUP, or a record that cannot be written.
+    An interruption is Ctrl-C, SIGTERM or SIGHUP, a record that cannot be written, or trials that all fail alike.
     """
 
     seconds: float
     limits: list[str]
-    interruption: KeyboardInterrupt | OSError | None
+    interruption: KeyboardInterrupt | OSError | FailedAlike | None
 
 
 @contextlib.contextmanager
@@ -136,7 +141,7 @@ def _sweep_folder(folder: Path, config: Config) -> Iterator[Path]:
 @contextlib.contextmanager
 def _followers(folder: Path, config: Config) -> Iterator[None]:
     """The processes that copy the record while it grows, to MLflow and to storage; they get the rest at the end."""
-    publisher = start_publisher(folder) if config.tracking.enabled else None
+    publisher = start_publisher(folder, config) if config.tracking.enabled else None
     mirror = Mirror(config.storage, folder) if config.storage else None
     try:
         yield
@@ -176,7 +181,7 @@ def _train(folder: Path, config: Config, space: Space, cluster: _Cluster) -> _En
             recorder = Recorder(folder, config, gate, winners, kind=CONFIRM)
             train_trials(folder, config, space, recorder, cluster.concurrent)
         hold_signals()
-    except (KeyboardInterrupt, OSError) as end:
+    except (KeyboardInterrupt, OSError, FailedAlike) as end:
         hold_signals()
         interruption = end
         if recorder:
@@ -210,10 +215,14 @@ def _report(folder: Path, ending: _Ending, facts: dict[str, Any]) -> dict[str, A
 
 def _end(folder: Path, config: Config, summary: dict[str, Any] | OSError, ending: _Ending) -> int:
     """Print how the sweep ended; returns the exit code."""
+    resume = f"gatesweep run resume={folder}{trust_option(config.to_dict())}"
     interruption = ending.interruption or (summary if isinstance(summary, OSError) else None)
     if isinstance(summary, OSError) or interruption:
         assert interruption
-        print(f"{describe_interruption(interruption)}; go on with: gatesweep run resume={folder}", flush=True)
+        if isinstance(interruption, FailedAlike):
+            print(f"ended: {interruption}; once it is mended, go on with: {resume}", file=sys.stderr, flush=True)
+            return FAULT
+        print(f"{describe_interruption(interruption)}; go on with: {resume}", flush=True)
         return INTERRUPTED
     best, line = summary["best"], f"{summary['passed']} of {summary['trials']} trials passed"
     line += f" in {summary['seconds']:.0f} s"
@@ -224,17 +233,16 @@ def _end(folder: Path, config: Config, summary: dict[str, Any] | OSError, ending
         )
     lines = [line, *confirmation_lines(summary.get("confirmed", {})), *pareto_lines(summary.get("front", []))]
     if ending.limits:
-        lines.append(_limits_line(folder, config, summary, ending.limits))
+        lines.append(_limits_line(resume, config, summary, ending.limits))
     print("\n".join(lines), flush=True)
     return PASSED if summary["passed"] else NONE_PASSED
 
 
-def _limits_line(folder: Path, config: Config, summary: dict[str, Any], limits: list[str]) -> str:
+def _limits_line(resume: str, config: Config, summary: dict[str, Any], limits: list[str]) -> str:
     """The limits that ended a sweep, what is left of it, and the command that goes on."""
     reached = " and ".join(f"{key}={getattr(config, key):g}" for key in limits)
     left = "the rest of the grid" if config.num_samples is None else config.num_samples - summary["trials"]
     lifted = " ".join(f"{key}=null" for key in limits)
     return (
-        f"ended by {reached}: interrupted {summary['interrupted']}, never began {left}; "
-        f"go on with: gatesweep run resume={folder} {lifted}"
+        f"ended by {reached}: interrupted {summary['interrupted']}, never began {left}; go on with: {resume} {lifted}"
     )

@@ -24,10 +24,11 @@ from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.compose import compose_config, load_file
 from gatesweep.sweeps.config.recorded import read_values
 from gatesweep.sweeps.config.schema import Config, check_config, make_gate
+from gatesweep.sweeps.config.trust import trust_option
 from gatesweep.sweeps.config.values import to_yaml
 from gatesweep.sweeps.execution.figures import check_figures
 from gatesweep.sweeps.execution.training import train_epochs
-from gatesweep.sweeps.records.layout import CONFIG
+from gatesweep.sweeps.records.layout import CONFIG, refuse_links
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +74,8 @@ def _train_in(folder: Path, config: Config) -> int:
         bar.close()
         with contextlib.suppress(OSError):
             record.append("interrupted")
-        print(f"{describe_interruption(end)}; go on with: gatesweep train --resume {folder}", flush=True)
+        options = trust_option(config.to_dict())
+        print(f"{describe_interruption(end)}; go on with: gatesweep train --resume {folder}{options}", flush=True)
         return INTERRUPTED
     why = result["reason"] or "; ".join(result["missed"])
     print(f"{result['outcome']} after {result['epochs']} epochs{': ' if why else ''}{why}", flush=True)
@@ -88,6 +90,7 @@ def _run_of(arguments: argparse.Namespace) -> tuple[Config, Path]:
         folder = Path(arguments.resume or f"{results}/latest_run").resolve()
         if not (folder / CONFIG).is_file():
             raise InputError(f"--resume: got {str(folder)!r}, expected the folder of a run (it has no config.yaml)")
+        refuse_links(folder, "--resume")
         return check_config(read_values(folder / CONFIG)), folder
     if arguments.config:
         if not arguments.config.is_file():

@@ -13,11 +13,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from gatesweep.core.cache import cache_name
 from gatesweep.sweeps.commands.signals import raise_if_interrupted
 from gatesweep.sweeps.config.schema import Config
+from gatesweep.sweeps.config.trust import current_trust
 from gatesweep.sweeps.execution.recorder import Recorder
 from gatesweep.sweeps.execution.stack import StackTrial
 from gatesweep.sweeps.execution.stopping import Budget
 from gatesweep.sweeps.execution.trial import DirectTrial, several_workers
 from gatesweep.sweeps.execution.tune_loop import run_tune
+from gatesweep.sweeps.execution.watchdog import Watchdog
 from gatesweep.sweeps.schedulers.factory import make_scheduler
 from gatesweep.sweeps.schedulers.history import recorded_scores
 from gatesweep.sweeps.search.space import Space
@@ -32,7 +34,7 @@ def train_trials(folder: Path, config: Config, space: Space, recorder: Recorder,
     KeyboardInterrupt, and OSError where the record cannot be written.
     """
     search = recorder.search
-    scheduler = make_scheduler(config.scheduler, config.training.max_epochs, space, recorded_scores(folder))
+    scheduler = make_scheduler(config.scheduler, config.training.max_epochs, space, recorded_scores(folder), config)
     recorder.finish_unended(getattr(scheduler, "stopped", set()))
     budget = Budget(recorder, config)
     reached: list[str] = [] if search.is_over() else budget.reached()
@@ -59,6 +61,7 @@ def train_trials(folder: Path, config: Config, space: Space, recorder: Recorder,
         concurrent=concurrent,
         resources=reservation,
         max_failures=config.resources.max_failures,
+        watchdog=Watchdog(config.resources.silence, recorder.deaths),
     )
     return reached
 
@@ -68,7 +71,7 @@ def _trial_class(
 ) -> tuple[Any, tune.PlacementGroupFactory, list[tune.Callback]]:
     """The class that Tune runs a trial as, its reservation, and the callbacks that clear up after it."""
     resources = config.resources
-    parameters = {"base": config, "sweep": str(folder), "cache": cache_name()}
+    parameters = {"base": config, "sweep": str(folder), "cache": cache_name(), "trust": current_trust()}
     if not several_workers(config.resources, space):
         reservation = tune.PlacementGroupFactory([{"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}])
         trial = DirectTrial if resources.stack == 1 else StackTrial

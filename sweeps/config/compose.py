@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -17,9 +18,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.faults import hydra_message
-from gatesweep.sweeps.config.groups import CONFIGS, MAIN
+from gatesweep.sweeps.config.groups import CONFIGS, MAIN, group_choices
+from gatesweep.sweeps.config.overrides import (
+    check_choice,
+    check_choices,
+    is_group_choice,
+    parse_override,
+    refuse_several_values,
+)
 from gatesweep.sweeps.config.recorded import read_values
+from gatesweep.sweeps.config.rules import check_name
 from gatesweep.sweeps.config.schema import Config, check_config
+from gatesweep.sweeps.config.trust import trust_typed
+from gatesweep.sweeps.config.values import flatten
 
 
 def compose_config(overrides: Sequence[str]) -> Config:
@@ -30,20 +41,18 @@ def compose_config(overrides: Sequence[str]) -> Config:
     parsed = [parse_override(item) for item in overrides]
     if any(override.key_or_group == "resume" and override.value() for override in parsed):
         raise ValueError("resume: an earlier sweep is composed already: commands.resume.configure reads it")
-    groups = [override for override in parsed if is_group_choice(override) and override.value() is not None]
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            lines = [str(override.input_line) for override in groups] + _default_experiment(parsed)
-            composed = compose(MAIN, lines, return_hydra_config=True)
-        choices = composed.hydra.runtime.choices
-        config = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-        _apply(config, [override for override in parsed if not is_group_choice(override)])
-        config.name = config.name or choices.experiment or choices.trainable
-        config.data.setdefault("seed", config.seed)  # trials have seeds of their own, and share the data
-        return check_config(_plain_values(config))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(hydra_message(error)) from error
+    groups = [override for override in parsed if is_group_choice(override)]
+    check_choices(groups)
+    config, choices = _compose([override for override in groups if override.value() is not None], parsed)
+    values = _changed_values(config, [override for override in parsed if not is_group_choice(override)])
+    if values.get("name") is None:
+        values["name"] = choices["experiment"] or choices["trainable"]
+    if isinstance(values.get("data"), dict):
+        values["data"].setdefault("seed", values.get("seed"))  # trials have seeds of their own, and share the data
+    trust_typed(values)  # nothing here comes from a folder: it is typed, or of gatesweep's own files
+    checked = check_config(values)
+    check_name(checked.name)
+    return checked
 
 
 def load_file(path: Path, overrides: Sequence[str]) -> Config:
@@ -51,7 +60,9 @@ def load_file(path: Path, overrides: Sequence[str]) -> Config:
 
     Raises InputError in one line, and OSError.
     """
-    return changed_config(path, [parse_override(item) for item in overrides])
+    config = changed_config(path, [parse_override(item) for item in overrides])
+    check_name(config.name)
+    return config
 
 
 def changed_config(path: Path, overrides: Sequence[Override]) -> Config:
@@ -60,13 +71,10 @@ def changed_config(path: Path, overrides: Sequence[Override]) -> Config:
         if is_group_choice(override):
             got = f"{override.key_or_group}: got {override.value()!r}"
             raise InputError(f"{got}, expected keys only: {path} is already composed")
-    values = read_values(path)
-    try:
-        config = OmegaConf.create(values)
-        _apply(config, overrides)
-        return check_config(_plain_values(config))
-    except OmegaConfBaseException as error:
-        raise InputError(hydra_message(error)) from error
+    config = check_config(_changed_values(OmegaConf.create(_escaped(read_values(path))), overrides))
+    if any(override.key_or_group == "name" for override in overrides):  # older versions recorded any name
+        check_name(config.name)
+    return config
 
 
 def config_variants(recorded: Config, overrides: Sequence[str]) -> list[tuple[str, Config]]:
@@ -83,17 +91,29 @@ def config_variants(recorded: Config, overrides: Sequence[str]) -> list[tuple[st
     return variants
 
 
-def parse_override(item: str) -> Override:
-    """Parse one override of a command line. Raises InputError."""
+def _compose(groups: Sequence[Override], overrides: Sequence[Override]) -> tuple[DictConfig, dict[str, str]]:
+    """Compose the files that the choices `groups` ask for; returns them, and the choice of each group."""
+    lines = [f"{override.key_or_group}={override.value()}" for override in groups]
     try:
-        return OverridesParser.create().parse_override(item)
-    except HydraException as error:
-        raise InputError(f"got {item!r}, expected KEY=VALUE in Hydra's grammar") from error
+        values, choices = _composed_files((*lines, *_default_experiment(overrides)))
+        return OmegaConf.create(values), choices
+    except (HydraException, OmegaConfBaseException) as error:
+        for override in groups:
+            if repr(override.key_or_group) in str(error):
+                got = f"{override.key_or_group}: got {override.value()!r}"
+                raise InputError(f"{got}, but the trainable that is chosen has no such part") from error
+        raise InputError(hydra_message(error)) from error
 
 
-def is_group_choice(override: Override) -> bool:
-    """Return True if an override names a file of a config group. A dict as its value replaces the node instead."""
-    return (CONFIGS / override.key_or_group).is_dir() and not isinstance(override.value(), dict)
+@cache
+def _composed_files(lines: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Compose files, without resolving interpolations. Hydra takes a tenth of a second. Raises its exceptions."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        composed = compose(MAIN, list(lines), return_hydra_config=True)
+    values = OmegaConf.to_container(composed, resolve=False)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items() if key != "hydra"}, dict(composed.hydra.runtime.choices)
 
 
 def _default_experiment(overrides: Sequence[Override]) -> list[str]:
@@ -101,7 +121,7 @@ def _default_experiment(overrides: Sequence[Override]) -> list[str]:
     values = {override.key_or_group: override.value() for override in overrides}
     defaults = OmegaConf.load(CONFIGS / f"{MAIN}.yaml").defaults
     trainable = values.get("trainable", next(entry["trainable"] for entry in defaults if "trainable" in entry))
-    if "experiment" in values or not (CONFIGS / "experiment" / f"{trainable}.yaml").exists():
+    if "experiment" in values or trainable not in group_choices()["experiment"]:
         return []
     return [f"experiment={trainable}"]
 
@@ -110,15 +130,15 @@ def _apply(config: DictConfig, overrides: Sequence[Override]) -> None:
     """Set and delete keys. A dict replaces the node before it. `check_config` refuses unknown keys later."""
     for override in overrides:
         key = override.key_or_group
-        if override.is_sweep_override():
-            raise InputError(f"{key}: got a Hydra sweep; what a sweep varies is search.space")
+        refuse_several_values(override)
         if override.is_delete():
             parent, _, name = key.rpartition(".")
             node = OmegaConf.select(config, parent) if parent else config
-            if node is None or name not in node:
+            if not isinstance(node, DictConfig) or name not in node:
                 raise InputError(f"~{key}: there is no such key to delete")
             del node[name]
         else:
+            trust_typed({key: override.value()})
             OmegaConf.update(config, key, override.value(), merge=False, force_add=True)
 
 
@@ -135,20 +155,14 @@ def _split_sweep(override: Override) -> list[str]:
 
 def _make_variant(recorded: Config, overrides: Sequence[Override]) -> Config:
     """Apply choices of groups, then keys, to a recorded configuration, and check the result."""
-    try:
-        config = OmegaConf.create(recorded.to_dict())
-        for override in overrides:
-            if is_group_choice(override):
-                path = CONFIGS / override.key_or_group / f"{override.value()}.yaml"
-                if not path.is_file():
-                    names = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
-                    got = f"{override.key_or_group}: got {override.value()!r}"
-                    raise InputError(f"{got}, expected one of {names}")
-                _replace_group(config, override.key_or_group, OmegaConf.load(path))
-        _apply(config, [override for override in overrides if not is_group_choice(override)])
-        return check_config(_plain_values(config))
-    except OmegaConfBaseException as error:
-        raise InputError(hydra_message(error)) from error
+    config = OmegaConf.create(_escaped(recorded.to_dict()))
+    for override in overrides:
+        if is_group_choice(override):
+            check_choice(override)
+            path = CONFIGS / override.key_or_group / f"{override.value()}.yaml"
+            _replace_group(config, override.key_or_group, OmegaConf.load(path))
+    keys = [override for override in overrides if not is_group_choice(override)]
+    return check_config(_changed_values(config, keys))
 
 
 def _replace_group(config: DictConfig, group: str, content: Any) -> None:
@@ -159,8 +173,31 @@ def _replace_group(config: DictConfig, group: str, content: Any) -> None:
         OmegaConf.update(config, f"{group}.{key}", value, merge=False)
 
 
-def _plain_values(config: DictConfig) -> dict[str, Any]:
-    """Return plain nested values, with interpolations resolved."""
-    values = OmegaConf.to_container(config, resolve=True)
+def _escaped(value: Any) -> Any:
+    """Return recorded values in which OmegaConf finds no interpolation: a record must not read the environment."""
+    if isinstance(value, dict):
+        return {key: _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+
+
+def _changed_values(config: DictConfig, overrides: Sequence[Override]) -> dict[str, Any]:
+    """Set and delete keys, then return plain nested values with interpolations resolved. Raises InputError."""
+    try:
+        _apply(config, overrides)
+        values = OmegaConf.to_container(config, resolve=True)
+    except (OmegaConfBaseException, RecursionError) as error:
+        raise InputError(_interpolation_fault(config, error)) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def _interpolation_fault(config: DictConfig, error: BaseException) -> str:
+    """Return the line about a value as `${another.key}` that cannot be looked up."""
+    raw = flatten(OmegaConf.to_container(config, resolve=False))  # type: ignore[arg-type]
+    key = str(getattr(error, "full_key", ""))
+    if key not in raw:
+        key = next((name for name, value in raw.items() if isinstance(value, str) and "${" in value), key)
+    reason = "it refers to itself" if isinstance(error, RecursionError) else hydra_message(error)
+    return f"{key}: got {raw.get(key)!r}, expected a value that can be looked up ({reason})"

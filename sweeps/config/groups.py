@@ -44,6 +44,7 @@ class ConfigFile:
     comments: dict[str, str] = field(default_factory=dict)  # the comments in the list of defaults, by group
 
 
+@cache
 def group_choices() -> dict[str, list[str]]:
     """Return the configuration groups, e.g. `search/space`, and the sorted names of the files in each."""
     folders = sorted(path for path in CONFIGS.glob("*/**/") if path.relative_to(CONFIGS).parts[0] not in NO_GROUPS)

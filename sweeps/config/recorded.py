@@ -16,7 +16,7 @@ MOVED_TARGETS = {
     "gatesweep.sweeps.scheduler.Population": "gatesweep.sweeps.schedulers.pbt.Population",
 }
 OLDER_DEFAULTS: dict[str, dict[str, Any]] = {  # by section, the behaviour of versions that did not have the key
-    "resources": {"workers": 1, "reuse_workers": True, "stack": 1},
+    "resources": {"workers": 1, "reuse_workers": True, "stack": 1, "silence": None, "max_alike": None},
     "search": {"gate_after": 1, "cost": None},
     "confirm": {"seeds": 0, "trials": 1},
     "training": {"log_grad_norm_every": None, "system_metrics": False},

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import typing
-from collections.abc import Mapping
-from typing import Any, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PlainValidator,
+    PositiveFloat,
+)
 
 from gatesweep.core import schedule
 from gatesweep.core.errors import InputError
@@ -15,8 +24,19 @@ from gatesweep.core.gate import Gate
 from gatesweep.core.precision import Precision
 from gatesweep.core.settings import EarlyStopping, Settings
 from gatesweep.sweeps.config.faults import first_fault
-from gatesweep.sweeps.config.targets import check_arguments, check_data_type
+from gatesweep.sweeps.config.rules import (
+    MAX_THREADS,
+    SEED_LIMIT,
+    check_gpus,
+    check_place,
+    check_places,
+    check_rules,
+    check_share,
+)
+from gatesweep.sweeps.config.targets import accepted_arguments, check_arguments, check_data_type
 
+PositiveInt = Annotated[int, Field(gt=0, lt=2**53)]  # what JSON and floats hold exactly
+Folder = Annotated[str, AfterValidator(check_place)]
 RENAMED_KEYS = {  # "section.old": "new"; records of older versions have the old keys
     "resources.cpus": "cpus_per_worker",
     "resources.gpus": "gpus_per_worker",
@@ -27,7 +47,7 @@ RENAMED_KEYS = {  # "section.old": "new"; records of older versions have the old
 class Section(BaseModel):
     """A part of a configuration. It is immutable, and keeps values as they were typed: an int may stand for a float."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
@@ -78,7 +98,7 @@ class Section(BaseModel):
 class GateConfig(Section):
     """The section `gate`: the fields of `core.gate.Gate`."""
 
-    thresholds: dict[str, str]
+    thresholds: dict[str, Any]
     objective: str | None = None
     mode: Literal["min", "max"] = "max"
     bound: Literal["point", "wilson"] = "point"
@@ -141,13 +161,18 @@ class ConfirmConfig(Section):
 
 
 class ResourcesConfig(Section):
-    """The section `resources`: processes, CPUs and GPUs of one trial. CPUs and GPUs may be fractions."""
+    """The section `resources`: processes, CPUs and GPUs of one trial, and its failures.
+
+    CPUs may be fractions, GPUs only up to 1. `silence` counts seconds, `max_alike` trials.
+    """
 
     workers: PositiveInt
-    cpus_per_worker: PositiveFloat
-    gpus_per_worker: NonNegativeFloat
-    threads: PositiveInt
+    cpus_per_worker: Annotated[PositiveFloat, AfterValidator(check_share)]
+    gpus_per_worker: Annotated[NonNegativeFloat, AfterValidator(check_gpus)]
+    threads: int = Field(gt=0, le=MAX_THREADS)
     max_failures: int = Field(ge=0)
+    silence: PositiveFloat | Literal["auto"] | None
+    max_alike: PositiveInt | None
     reuse_workers: bool
     stack: PositiveInt | Literal["auto"]
 
@@ -185,16 +210,16 @@ class Config(Section):
     tracking: TrackingConfig
     figures: FiguresConfig
     device: str
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=SEED_LIMIT)
     num_samples: PositiveInt | None
     max_concurrent: PositiveInt | None
     stop_after_passes: PositiveInt | None
     grace_period: PositiveInt
     time_budget: PositiveFloat | None
     confirm: ConfirmConfig
-    results: str
-    storage: str | None
-    warm_start: str | list[str] | None
+    results: Folder
+    storage: Folder | None
+    warm_start: Annotated[str | list[str], PlainValidator(check_places)] | None
     resume: str | None
 
 
@@ -207,12 +232,12 @@ def check_config(values: Mapping[str, Any]) -> Config:
     try:
         Config.model_validate(values)
     except pydantic.ValidationError as error:
-        raise InputError(first_fault(error, keys=_schema_keys(), renamed=RENAMED_KEYS)) from error
+        raise InputError(first_fault(error, keys=_known_keys(values), renamed=RENAMED_KEYS)) from error
     config = Config.of(values)
     check_arguments("trainable", config.trainable)
     check_arguments("data", config.data)
     check_data_type(config.trainable, config.data)
-    make_settings(config)
+    check_rules(make_settings(config).gate, config.training.max_epochs, config.data)
     return config
 
 
@@ -229,11 +254,19 @@ def make_settings(config: Config) -> Settings:
     return Settings(gate=make_gate(config.gate), **training)
 
 
-def _schema_keys() -> list[str]:
-    """List the keys of the schema, to two levels."""
-    keys = list(Config.model_fields)
-    for name, field in Config.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, Section):
-            keys += [f"{name}.{key}" for key in section.model_fields]
+def _known_keys(values: Mapping[str, Any]) -> list[str]:
+    """List the keys of the schema, and those that the classes of `trainable` and `data` in `values` take."""
+    keys = list(_schema_keys(Config))
+    for section in ("trainable", "data"):
+        with contextlib.suppress(InputError, TypeError):  # no class, or none that can be imported
+            keys += [f"{section}.{name}" for name in accepted_arguments(section, values[section])]
     return keys
+
+
+def _schema_keys(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of a section and of the sections within it."""
+    for name, field in section.model_fields.items():
+        yield f"{prefix}{name}"
+        for kind in (field.annotation, *typing.get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, Section):
+                yield from _schema_keys(kind, f"{prefix}{name}.")

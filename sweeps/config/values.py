@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from gatesweep.sweeps.config.schema import Config
+from gatesweep.sweeps.config.secrets import redact_values
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
@@ -27,7 +28,9 @@ def set_values(nested: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
         *path, last = key.split(".")
         node = changed
         for part in path:
-            node = node.setdefault(part, {})
+            if not isinstance(node.get(part), dict):  # missing, or null as training.patience is by default
+                node[part] = {}
+            node = node[part]
         node[last] = value
     return changed
 
@@ -41,11 +44,12 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def to_yaml(config: Config) -> str:
-    """Return the text of a `config.yaml`.
+    """Return the text of a `config.yaml`. Passwords and tokens in it are `***`.
 
     Sections that were written before come from a cache, because a sweep writes a file a trial.
     """
-    return "".join(_section_yaml(key, json.dumps(value)) for key, value in config.to_dict().items())
+    values = redact_values(config.to_dict())
+    return "".join(_section_yaml(key, json.dumps(value)) for key, value in values.items())
 
 
 @lru_cache(maxsize=256)

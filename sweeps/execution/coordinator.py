@@ -12,6 +12,7 @@ from ray import tune
 
 from gatesweep.core.gate import WORST_SCORE
 from gatesweep.sweeps.config.schema import Config
+from gatesweep.sweeps.execution.trial import WORKERS_DIED
 
 FAULT_SECONDS = 5.0  # a fault of the trial's own shows on every rank within this time
 
@@ -104,7 +105,7 @@ class WorkerGroupCoordinator:
             if start not in state.starts:
                 state.starts.append(start)
                 if (deaths := len(state.starts) - 1) > job.max_failures:
-                    reason = f"its workers died, {deaths} x{state.last_fault}"
+                    reason = f"{WORKERS_DIED}, {deaths} x{state.last_fault}"
                     await self._fail(state, {"score": WORST_SCORE, "outcome": "failed", "reason": reason})
                     continue
             return Assignment(job, group, state.serial, start, recorded=state.epoch, reported=state.reported)

@@ -17,13 +17,14 @@ import ray.train
 import torch
 import torch.distributed as dist
 from ray import tune
-from ray.train.torch import TorchConfig, get_device, prepare_model
+from ray.train.torch import get_device, prepare_model
 from torch import nn
 
 from gatesweep.core.cache import join_cache
 from gatesweep.sweeps.config.schema import Config, ResourcesConfig
+from gatesweep.sweeps.config.trust import Trust, adopt_trust
 from gatesweep.sweeps.execution.coordinator import Assignment, Job
-from gatesweep.sweeps.execution.train_private import WorkerGroup
+from gatesweep.sweeps.execution.train_private import LoopbackTorchConfig, WorkerGroup
 from gatesweep.sweeps.execution.training import train_epochs
 from gatesweep.sweeps.execution.trial import epoch_report, failure_report, trial_config
 
@@ -43,9 +44,11 @@ class RankOutOfMemory(Exception):
 class TrainTrial(tune.Trainable):
     """Tune's side of trials with several workers: a thread of it holds the worker group."""
 
-    def setup(self, config: dict[str, Any], base: Config, sweep: str, cache: str | None, coordinator: Any) -> None:
+    def setup(
+        self, config: dict[str, Any], base: Config, sweep: str, cache: str | None, trust: Trust, coordinator: Any
+    ) -> None:
         """Start with the trial of `config`; `base` is the sweep's configuration and `sweep` its folder."""
-        self.base, self.sweep, self.cache, self.coordinator = base, Path(sweep), cache, coordinator
+        self.base, self.sweep, self.cache, self.trust, self.coordinator = base, Path(sweep), cache, trust, coordinator
         self.group: str | None = None
         self.size: ResourcesConfig | None = None
         self.reset_config(config)
@@ -90,12 +93,13 @@ class TrainTrial(tune.Trainable):
             os.environ.setdefault(name, value)
         gpu = size.gpus_per_worker > 0
         amounts = {"CPU": size.cpus_per_worker, "GPU": size.gpus_per_worker}
-        loop = {"coordinator": self.coordinator, "group": group, "sweep": str(self.sweep), "cache": self.cache}
+        loop = {"coordinator": self.coordinator, "group": group, "sweep": str(self.sweep)}
+        loop |= {"cache": self.cache, "trust": self.trust}
         try:
             WorkerGroup(
                 run_worker,
                 train_loop_config=loop,
-                torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+                torch_config=LoopbackTorchConfig(backend="nccl" if gpu else "gloo"),
                 scaling_config=ray.train.ScalingConfig(
                     num_workers=size.workers,
                     use_gpu=gpu,
@@ -114,10 +118,11 @@ class TrainTrial(tune.Trainable):
 def run_worker(loop: dict[str, Any]) -> None:
     """Train, as one worker of a group, trial after trial until there are no more.
 
-    `loop` holds the coordinator, the name of the group, the sweep's folder and the cache.
+    `loop` holds the coordinator, the name of the group, the sweep's folder, the cache and the trusted modules.
     """
     coordinator, group = loop["coordinator"], loop["group"]
     join_cache(loop["cache"])
+    adopt_trust(loop["trust"])
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     device = get_device()
@@ -136,7 +141,9 @@ def run_worker(loop: dict[str, Any]) -> None:
             raise  # this process is unusable, or another one has gone: Ray Train starts the group again
         except Exception as error:
             final = isinstance(error, RankOutOfMemory)
-            report = failure_report(error, assignment.recorded) | ({"reason": str(error)} if final else {})
+            report = failure_report(error, assignment.recorded, assignment.job.config)
+            if final:
+                report["reason"] = str(error)
             if "gloo" in str(error) or not ray.get(
                 coordinator.report_fault.remote(assignment, rank, world_size, final, report)
             ):

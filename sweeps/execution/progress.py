@@ -40,8 +40,7 @@ class Progress:
         """Print the line of a trial that ended; `result` is the content of its result.json."""
         self.running.pop(name, None)
         why = result["reason"] or "; ".join(result["missed"])
-        with tqdm.external_write_mode():
-            print(f"{name} {outcome:9} after {epoch:3} epochs  {why}", flush=True)
+        say(f"{name} {outcome:9} after {epoch:3} epochs  {why}")
         self._refresh()
 
     def close(self) -> None:
@@ -54,3 +53,9 @@ class Progress:
         counts = [f"{self.outcomes[name]} {name}" for name in OUTCOMES]
         best = f"best {self.best[0]:.3f}: {self.best[1]}" if self.best[1] else "no epoch yet"
         self.bar.set_postfix_str(f"{len(self.running)} running, {', '.join(counts)}; {best}")
+
+
+def say(line: str) -> None:
+    """Print a line, above the bar where there is one."""
+    with tqdm.external_write_mode():
+        print(line, flush=True)

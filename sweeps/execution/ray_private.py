@@ -12,11 +12,18 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants, services, utils
+from ray._common.utils import get_system_memory
+from ray._private import ray_constants, services, state, utils
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray._private.utils import get_used_memory
+from ray._private.worker import global_worker
+from ray.air.execution import PlacementGroupResourceManager
+from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.experimental.internal_kv import _internal_kv_get
@@ -91,6 +98,72 @@ def has_autoscaler() -> bool:
     return any(not name.startswith(FIXED_NODE_TYPE) for name in types)
 
 
+@dataclass(frozen=True)
+class ActorProcess:
+    """An actor as Ray's control service knows it."""
+
+    pid: int  # 0 until it has a process
+    node: str  # identifier of its machine
+    alive: bool
+    death: str  # Ray's message; empty while it lives
+
+
+class ActorTable:
+    """Ray's table of actors at one moment; of those that live or begin, or `with_dead` of all."""
+
+    def __init__(self, with_dead: bool = False) -> None:
+        states = [None] if with_dead else ["ALIVE", "PENDING_CREATION"]
+        self.actors = {key: actor for name in states for key, actor in state.actors(actor_state_name=name).items()}
+
+    def family(self, actor_id: str) -> list[ActorProcess]:
+        """Return an actor, found by its identifier in hexadecimal digits, the actors that it started, and so on."""
+        members: list[dict[str, Any]] = []
+        new = [self.actors[actor_id]] if actor_id in self.actors else []
+        while new:
+            members += new
+            owners = {_port(actor["Address"]) for actor in new}
+            others = [actor for actor in self.actors.values() if actor not in members]
+            new = [actor for actor in others if _port(actor["OwnerAddress"]) in owners]
+        return [_actor_process(actor) for actor in members]
+
+
+def memory_of_machine() -> tuple[int, int]:
+    """Return the bytes in use and the bytes that there are, on this machine or in this container."""
+    return int(get_used_memory()), int(get_system_memory())
+
+
+def process_errors(pid: int) -> str:
+    """Return the standard error of a Ray worker process of this machine; empty where there is none."""
+    if global_worker.node is None:
+        return ""
+    logs = Path(global_worker.node.get_logs_dir_path())
+    return "".join(path.read_text(errors="replace") for path in logs.glob(f"worker-*-{pid}.err"))
+
+
+def _port(address: dict[str, Any]) -> tuple[str, int]:
+    return address["NodeID"], address["Port"]
+
+
+def _actor_process(actor: dict[str, Any]) -> ActorProcess:
+    cause, alive = actor["DeathCause"], actor["State"] != "DEAD"
+    context = cause.WhichOneof("context") if cause and not alive else None
+    death = getattr(getattr(cause, context), "error_message", context) if context else ""
+    return ActorProcess(actor["Pid"], actor["Address"]["NodeID"], alive, death)
+
+
+class LeanActorManager(RayActorManager):
+    """Tune's manager of processes, for which every fault of Ray's own is the death of an actor.
+
+    Ray reports a process that its memory monitor ended by an error that Tune does not expect.
+    """
+
+    def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
+        known = (ray.exceptions.RayActorError, ray.exceptions.RayTaskError)
+        if isinstance(exception, ray.exceptions.RayError) and not isinstance(exception, known):
+            exception = ray.exceptions.RayActorError(error_msg=f"{type(exception).__name__}: {exception}")
+        super()._actor_task_failed(tracked_actor_task, exception)
+
+
 class CountingSearchGenerator(SearchGenerator):
     """Tune's search generator with a public way to count the trials that a subclass makes."""
 
@@ -101,6 +174,21 @@ class CountingSearchGenerator(SearchGenerator):
 
 class LeanTuneController(TuneController):
     """Tune's controller without snapshots of its state and without a list of ended trials: nobody would read them."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._actor_manager: Any = LeanActorManager(resource_manager=PlacementGroupResourceManager())
+
+    def awaited_actors(self) -> dict[tuple[str, str], tuple[Any, Trial | None]]:
+        """Return the actors that owe Tune an answer, each with its trial; None for one that was asked to end.
+
+        The keys are the identifiers of actor and trial. An actor that waits for resources is not among them.
+        """
+        started = self._actor_manager._live_actors_to_ray_actors_resources
+        awaited: list[tuple[Any, Trial | None]] = [(actor, trial) for trial, actor in self._trial_to_actor.items()]
+        awaited += [(actor, None) for actor in self._stopping_actors]
+        handles = [(started[actor][0], trial) for actor, trial in awaited if actor in started]
+        return {(handle._actor_id.hex(), trial.trial_id if trial else ""): (handle, trial) for handle, trial in handles}
 
     def checkpoint(self, force: bool = False, wait: bool = False) -> None:
         """Write nothing."""

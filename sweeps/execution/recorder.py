@@ -15,9 +15,12 @@ from gatesweep.core.gate import Gate
 from gatesweep.core.loop import CUT_SHORT
 from gatesweep.core.record import Event, Record, read_events
 from gatesweep.sweeps.config.schema import Config
+from gatesweep.sweeps.config.secrets import redact
 from gatesweep.sweeps.config.values import to_yaml
-from gatesweep.sweeps.execution.progress import Progress
-from gatesweep.sweeps.execution.trial import trial_config, trial_members
+from gatesweep.sweeps.execution.alike import AlikeFailures
+from gatesweep.sweeps.execution.deaths import Deaths
+from gatesweep.sweeps.execution.progress import Progress, say
+from gatesweep.sweeps.execution.trial import WORKERS_DIED, trial_config, trial_members
 from gatesweep.sweeps.records.layout import CONFIG, ERROR, EVENTS, TRIAL, trial_folders
 from gatesweep.sweeps.search.confirmation import Confirmation
 from gatesweep.sweeps.search.searcher import Search
@@ -43,7 +46,8 @@ class Recorder(tune.Callback):
         self.outcomes = Counter(event["outcome"] for event in past if event["event"] == "end")
         self.records: dict[str, Record] = {}
         self.false_starts: Counter[str] = Counter()  # deaths of a trial's process before the trial began
-        self.values: dict[str, dict[str, Any]] = {}  # of each trial in `records`
+        self.facts: dict[str, dict[str, Any]] = {}  # values of each trial in `records`, and the donor that it copied
+        self.deaths, self.alike = Deaths(config), AlikeFailures(config.resources.max_alike)
         self.progress = Progress(config.name, config.num_samples, config.training.max_epochs, self.outcomes)
 
     @property
@@ -87,13 +91,26 @@ class Recorder(tune.Callback):
         last = trial.last_result or {}
         outcome = last.get("outcome") or "stopped"
         reason = last.get("reason") or (_scheduler_reason(last.get("epoch", 0)) if outcome == "stopped" else None)
+        if outcome == "failed" and reason and reason.startswith(WORKERS_DIED):
+            reason = self.deaths.explain_workers(trial.trial_id, reason)
         self._end(trial.config["trial"], outcome, reason, last.get("traceback"))
+
+    def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """Record that the process of a trial, or of a stack, died, and that another one goes on with it."""
+        if self.over:
+            return
+        reason = self.deaths.explain(trial.trial_id, _error_of(trial))
+        for config in trial_members(trial.config):
+            if record := self.records.get(config["trial"]):
+                record.append("process_died", reason=reason, elapsed=self.elapsed)
+        say(f"{trial.config['trial']}: {reason}; it goes on from its last checkpoint in a new process")
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Record the failure of a trial, or of a stack's members, whose process died."""
-        error = str(trial.get_error() or "the process died").strip().splitlines()
+        error = _error_of(trial)
+        reason = self.deaths.explain(trial.trial_id, error)
         for config in [] if self.over else trial_members(trial.config):
-            self._on_process_death(config, error)
+            self._on_process_death(config, reason, error)
 
     def on_experiment_end(self, trials: list, **info: Any) -> None:
         """Mark trials that still run as interrupted; a sweep that ends by itself has none."""
@@ -140,22 +157,24 @@ class Recorder(tune.Callback):
             self._record(config)
             return
         name, record = config["trial"], self._record(config)
-        if config["values"] != self.values[name]:  # population-based training changed them
+        if (changed := _facts(config)) != self.facts[name]:  # by population-based training
+            record.append("values", **changed)
             self._configure(config)
-            record.append("values", values=config["values"])
-        facts = {key: result[key] for key in ("score", "outcome", "reason")}
+        facts = {"score": result["score"], "outcome": result["outcome"]}
+        facts["reason"] = result["reason"] and redact(result["reason"])
         if record.epoch(result["epoch"], metrics, losses, **facts, elapsed=elapsed):
+            self.alike.report(name, result["epoch"])
             missed = [] if result["outcome"] in CUT_SHORT else self.gate.missed(metrics)
             self.progress.epoch(name, result["epoch"], result["score"], missed)
 
-    def _on_process_death(self, config: dict[str, Any], error: list[str]) -> None:
+    def _on_process_death(self, config: dict[str, Any], reason: str, error: str) -> None:
         name = config["trial"]
         if name not in self.records:  # Tune gives up a trial whose process, kept from the trial before, was dead
             self.false_starts[name] += 1
             if self.false_starts[name] <= self.config.resources.max_failures:
                 return self.search.hand_back(name)
             self._record(config)
-        self._end(name, "failed", error[-1], "\n".join(error))
+        self._end(name, "failed", reason, error)
 
     def _record(self, trial: dict[str, Any]) -> Record:
         name = trial["trial"]
@@ -163,25 +182,44 @@ class Recorder(tune.Callback):
             self._configure(trial)  # before the first event: readers of events expect config.yaml
             self.records[name] = Record(self.sweep / name, values=trial["values"], elapsed=self.elapsed)
             self.progress.start(name)
+            self.alike.begin(name, self.records[name].epochs)
         return self.records[name]
 
     def _configure(self, trial: dict[str, Any]) -> None:
-        folder, self.values[trial["trial"]] = self.sweep / trial["trial"], trial["values"]
+        folder, self.facts[trial["trial"]] = self.sweep / trial["trial"], _facts(trial)
         folder.mkdir(exist_ok=True)
         write_atomically(folder / CONFIG, to_yaml(trial_config(self.config, trial)))
 
     def _end(self, name: str, outcome: str, reason: str | None, detail: str | None = None) -> None:
         record = self.records.pop(name)
-        del self.values[name]
+        reason, detail = reason and redact(reason), detail and redact(detail)
+        del self.facts[name]
         if detail:
             (record.directory / ERROR).write_text(detail + "\n")
         last = record.last or NO_EPOCH
         if outcome not in CUT_SHORT and not record.last:
             outcome, reason = "failed", reason or "it reported nothing"
+        elif outcome not in ("stopped", "failed") and outcome != last["outcome"]:  # the outcome of an unrecorded epoch
+            reason = f"it reported to have {outcome}, after epoch {last['epoch']}, whose record says {last['outcome']}"
+            outcome = "failed"
         result = record.end(outcome, reason, self.gate)
         self.search.tell(name, outcome, last["epoch"], last["metrics"])
         self.outcomes[outcome] += 1
+        if outcome == "failed":
+            self.alike.fail(name, reason or "", detail, record.directory / ERROR)
+        else:
+            self.alike.end(name)
         self.progress.end(name, outcome, last["epoch"], result)
+
+
+def _facts(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a trial's values and, for a copy of another trial, the donor and the trial's own epochs until then."""
+    return {key: config[key] for key in ("values", "donor", "epochs") if key in config}
+
+
+def _error_of(trial: Any) -> str:
+    """Return Tune's text about the end of a trial's process."""
+    return str(trial.get_error() or "the process died").strip()
 
 
 def _scheduler_reason(epoch: int) -> str:

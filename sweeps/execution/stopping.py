@@ -13,7 +13,8 @@ class Budget:
         self.recorder, self.config = recorder, config
 
     def reached(self) -> list[str]:
-        """Return the keys of the limits that are reached."""
+        """Return the keys of the limits that are reached. Raises FailedAlike where all trials fail with one cause."""
+        self.recorder.alike.check()
         passes, seconds = self.config.stop_after_passes, self.config.time_budget
         enough = passes is not None and self.recorder.outcomes["passed"] >= passes
         late = seconds is not None and self.recorder.elapsed >= seconds

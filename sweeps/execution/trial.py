@@ -15,10 +15,15 @@ from gatesweep.core import checkpoint
 from gatesweep.core.cache import join_cache
 from gatesweep.core.gate import WORST_SCORE
 from gatesweep.core.loop import Epoch
+from gatesweep.core.resume import copied_state
 from gatesweep.sweeps.config.schema import Config, ResourcesConfig
+from gatesweep.sweeps.config.trust import Trust, adopt_trust
 from gatesweep.sweeps.config.values import with_values
+from gatesweep.sweeps.execution.memory import is_memory_error, memory_reason
 from gatesweep.sweeps.execution.training import train_epochs, write_checkpoint
 from gatesweep.sweeps.search.space import Space
+
+WORKERS_DIED = "its workers died"  # start of the reason of a trial that a worker group gave up
 
 
 class DirectTrial(tune.Trainable):
@@ -30,11 +35,12 @@ class DirectTrial(tune.Trainable):
 
     running: Generator[Epoch] | None = None
 
-    def setup(self, config: dict[str, Any], base: Config, sweep: str, cache: str | None) -> None:
+    def setup(self, config: dict[str, Any], base: Config, sweep: str, cache: str | None, trust: Trust) -> None:
         """Start with the trial of `config`; `base` is the sweep's configuration and `sweep` its folder."""
         warnings.simplefilter("ignore")  # nobody would see them here
         self.base, self.sweep = base, Path(sweep)
         join_cache(cache)
+        adopt_trust(trust)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -55,18 +61,20 @@ class DirectTrial(tune.Trainable):
         except torch.AcceleratorError:
             raise
         except Exception as error:
-            return failure_report(error, self.latest.index if self.latest else 0)
+            return failure_report(error, self.latest.index if self.latest else 0, self.base)
         return epoch_report(self.latest)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the last epoch, for schedulers that pause or copy trials."""
         assert self.latest, "nothing trained yet"
-        write_checkpoint(Path(checkpoint_dir) / "epoch", self.latest)
+        write_checkpoint(Path(checkpoint_dir) / "epoch", self.latest, trial=self.trial["trial"])
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
-        """Go on from the epoch that `save_checkpoint` wrote. Raises DamagedCheckpoint."""
+        """Go on from the epoch that `save_checkpoint` wrote, of this trial or of a donor. Raises DamagedCheckpoint."""
         self.cleanup()
-        self.resume = checkpoint.read(Path(checkpoint_dir) / "epoch").state()
+        saved = checkpoint.read(Path(checkpoint_dir) / "epoch")
+        is_own = saved.meta["trial"] == self.trial["trial"]
+        self.resume = saved.state() if is_own else copied_state(saved.state(), self.trial["epochs"])
 
     def cleanup(self) -> None:
         """End the current run."""
@@ -103,13 +111,16 @@ def epoch_report(epoch: Epoch) -> dict[str, Any]:
     }
 
 
-def failure_report(error: Exception, epoch: int) -> dict[str, Any]:
-    """Return the report to Tune of a trial that its own fault ended after `epoch`; call it where `error` is handled."""
+def failure_report(error: Exception, epoch: int, config: Config) -> dict[str, Any]:
+    """Return the report to Tune of a trial that its own fault ended after `epoch`; call it where `error` is handled.
+
+    A lack of memory is named, with what `config` could do about it.
+    """
     return {
         "epoch": epoch,
         "score": WORST_SCORE,
         "outcome": "failed",
-        "reason": f"{type(error).__name__}: {error}",
+        "reason": memory_reason(error, config) if is_memory_error(error) else f"{type(error).__name__}: {error}",
         "traceback": traceback.format_exc(),
         "done": True,
     }

@@ -14,6 +14,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from gatesweep.sweeps.execution.ray_private import CountingSearchGenerator, LeanTuneController
+from gatesweep.sweeps.execution.watchdog import Watchdog
 
 
 def run_tune(
@@ -27,6 +28,7 @@ def run_tune(
     concurrent: int,
     resources: tune.PlacementGroupFactory,
     max_failures: int,
+    watchdog: Watchdog,
 ) -> None:
     """Run the trials that `search` suggests, `concurrent` at a time, until it has no more or `stop()` is true.
 
@@ -50,7 +52,7 @@ def run_tune(
     controller = LeanTuneController(
         search_alg=generator,
         scheduler=scheduler,
-        callbacks=callbacks,
+        callbacks=[watchdog, *callbacks],  # before the recorder, which takes the metrics out of a report
         reuse_actors=True,
         storage=experiment.storage,
         trial_checkpoint_config=experiment.checkpoint_config,
@@ -59,6 +61,7 @@ def run_tune(
     try:
         while not controller.is_finished() and not stop():
             controller.step()
+            watchdog.look(controller.awaited_actors())
     except Exception as fault:
         controller.cleanup()
         if isinstance(fault, TuneError) and isinstance(fault.__context__, OSError):

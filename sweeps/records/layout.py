@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePosixPath
 
 from gatesweep.core.errors import InputError
@@ -38,9 +39,23 @@ def is_sweep(folder: Path) -> bool:
 def require_sweep(folder: Path, key: str = "sweep") -> Path:
     """Return `folder`. Raises InputError, which names `key`, unless it is the folder of a sweep."""
     if is_sweep(folder):
+        refuse_links(folder, key)
         return folder
     fault = f"it has no {CONFIG}" if not (folder / CONFIG).is_file() else f"it has {SCALARS}: it is that of one run"
     raise InputError(f"{key}: got {str(folder)!r}, expected the folder of a sweep ({fault})")
+
+
+def refuse_links(folder: Path, key: str) -> None:
+    """Raise InputError, which names `key`, for a link in the folder of a record that leads out of it.
+
+    Through such a link, a folder of somebody else's could have files of this machine read, sent to MLflow or deleted.
+    """
+    root = folder.resolve()
+    for parent, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                raise InputError(f"{key}: got {str(path)!r}, a link out of the folder, expected files: copy them there")
 
 
 def is_running(sweep: Path) -> bool:

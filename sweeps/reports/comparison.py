@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from urllib.parse import quote
 
 from gatesweep.core.files import write_atomically
 from gatesweep.core.gate import Gate
@@ -114,7 +115,7 @@ def write_comparison(path: Path, sweeps: Sequence[SweepRecord], rows: Sequence[M
     """Write the page of a comparison to `path`: the table, and for each gate a plot of its sweeps' progress."""
     links = {sweep.folder.name: sweep.folder / REPORT for sweep in sweeps}
     here = path.resolve().parent
-    hrefs = {name: os.path.relpath(page, here) for name, page in links.items() if page.exists()}
+    hrefs = {name: quote(os.path.relpath(page, here)) for name, page in links.items() if page.exists()}  # no scheme
     figures = [
         {"gate": describe_gate(group[0].gate), "note": gate_note(group[0].gate), "figure": plot_comparison(group)}
         for group in group_by_gate(sweeps)

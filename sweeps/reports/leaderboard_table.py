@@ -69,4 +69,5 @@ def mlflow_links(sweep: Path) -> dict[str, Any]:
     """Return the addresses of the sweep's runs in MLflow; empty where they are not known."""
     path = sweep / MLFLOW_POINTER
     links = read_json(path) if path.exists() else {}
-    return links if str(links.get("base")).startswith(("http://", "https://")) else {}
+    bases = (links.get("base"), links.get("compare", "http://"))
+    return links if all(str(base).startswith(("http://", "https://")) for base in bases) else {}  # no javascript:

@@ -13,6 +13,8 @@ from typing import Any
 
 from gatesweep.core.files import write_atomically
 from gatesweep.core.gate import Gate
+from gatesweep.sweeps.config.secrets import redact
+from gatesweep.sweeps.config.trust import trust_option
 from gatesweep.sweeps.records.layout import CONFIG, REPORT
 from gatesweep.sweeps.records.reader import SweepRecord, read_sweep
 from gatesweep.sweeps.records.summary import confirmations
@@ -106,8 +108,8 @@ def timing_note(sweep: SweepRecord) -> str:
 
 def next_commands(sweep: SweepRecord) -> list[dict[str, str]]:
     """Return commands for the next steps with this sweep, each with a name."""
-    folder = shown_path(sweep.folder)
-    resume = f"gatesweep run resume={shlex.quote(folder)}"
+    folder, trust = shown_path(sweep.folder), trust_option(sweep.config.to_dict())
+    resume = f"gatesweep run resume={shlex.quote(folder)}{trust}"
     if sweep.ended:
         commands = {"Search on with more trials": f"{resume} num_samples={2 * len(sweep.trials)}"}
     else:
@@ -116,8 +118,9 @@ def next_commands(sweep: SweepRecord) -> list[dict[str, str]]:
         commands["Measure how often the best trial passes"] = f"{resume} confirm.seeds=5"
     if sweep.trials and sweep.trials[0].score is not None:
         trial = f"{folder}/{sweep.trials[0].name}"
-        train = f"gatesweep train --config {shlex.quote(f'{trial}/{CONFIG}')}"
-        code = f"from gatesweep import load\n\ntrainable, data = load({json.dumps(trial)})"
+        train = f"gatesweep train --config {shlex.quote(f'{trial}/{CONFIG}')}{trust}"
+        modules = f", trust={json.dumps(trust.split()[1::2])}" if trust else ""
+        code = f"from gatesweep import load\n\ntrainable, data = load({json.dumps(trial)}{modules})"
         commands |= {"Train the best trial again": train, "Load its model, in Python": code}
     return [{"name": name, "text": text} for name, text in commands.items()]
 
@@ -147,5 +150,5 @@ def page_footer(sweep: SweepRecord) -> list[str]:
         f"{shown_path(sweep.folder)}, seed {sweep.config.seed}",
         versions,
         f"commit {commit}" if commit else "commit not known",
-        *([f"overrides: {shlex.join(start['overrides'])}"] if start.get("overrides") else []),
+        *([f"overrides: {redact(shlex.join(start['overrides']))}"] if start.get("overrides") else []),
     ]

@@ -9,18 +9,24 @@ from typing import Any
 from ray.tune.schedulers import TrialScheduler
 
 from gatesweep.core.errors import InputError
+from gatesweep.sweeps.config.options import check_options
+from gatesweep.sweeps.config.schema import Config
 from gatesweep.sweeps.config.targets import locate
 from gatesweep.sweeps.schedulers.history import EpochScore
 from gatesweep.sweeps.search.space import Space
 
 
 def make_scheduler(
-    node: Mapping[str, Any], max_epochs: int, space: Space, seen: Iterable[Sequence[EpochScore]] = ()
+    node: Mapping[str, Any],
+    max_epochs: int,
+    space: Space,
+    seen: Iterable[Sequence[EpochScore]] = (),
+    config: Config | None = None,
 ) -> TrialScheduler:
     """Make the scheduler that the section `scheduler` names in its `_target_`.
 
-    The arguments `metric`, `mode`, `time_attr`, `max_t`, `space` and `seen` are filled in where its constructor takes
-    them. `seen` is the history of a resumed sweep, as `recorded_scores` returns it.
+    The arguments `metric`, `mode`, `time_attr`, `max_t`, `space`, `seen` and `config` are filled in where its
+    constructor takes them. `seen` is the history of a resumed sweep, as `recorded_scores` returns it.
     Raises InputError for a name that cannot be imported, and for a key or value that the constructor refuses.
     """
     target = locate("scheduler", node)
@@ -31,13 +37,11 @@ def make_scheduler(
         "max_t": max_epochs,
         "space": space,
         "seen": seen,
+        "config": config,
     }
     accepted = inspect.signature(target).parameters
     options = {name: value for name, value in node.items() if name != "_target_"}
-    for name in options:
-        if name not in accepted:
-            expected = ", ".join(set(accepted) - set(filled_in))
-            raise InputError(f"scheduler.{name}: unknown key, expected one of {expected}")
+    check_options("scheduler", target, options, filled_in)
     arguments = {name: value for name, value in filled_in.items() if name in accepted}
     try:
         return target(**arguments, **options)

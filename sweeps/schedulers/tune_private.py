@@ -16,12 +16,18 @@ def call_trial_method(tune_controller: Any, trial: Any, method: str, *arguments:
 
 
 class CloningScheduler(PopulationBasedTraining):
-    """Tune's population-based training with a public hook for the configuration of a clone."""
+    """Tune's population-based training with a hook for the configuration of a clone, which keeps its own time."""
 
-    def clone_config(self, trial: Any, config: dict[str, Any]) -> dict[str, Any]:
-        """Return the configuration for `trial`, which becomes a copy of another one; `config` is Tune's proposal."""
-        return config
+    def clone_config(self, trial: Any, epochs: int, donor: Any, donor_epochs: int) -> dict[str, Any]:
+        """Return the configuration for `trial`, at its epoch `epochs`, which becomes a copy of `donor` at its own."""
+        raise NotImplementedError
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> Any:
-        config, changes = super()._get_new_config(trial, trial_to_clone)
-        return self.clone_config(trial, config), changes
+        epochs = [self._trial_state[side].last_result["epoch"] for side in (trial, trial_to_clone)]
+        return self.clone_config(trial, epochs[0], trial_to_clone, epochs[1]), {}
+
+    def _exploit(self, tune_controller: Any, trial: Any, trial_to_clone: Any) -> None:
+        state = self._trial_state[trial]
+        times = state.last_perturbation_time, state.last_train_time
+        super()._exploit(tune_controller, trial, trial_to_clone)
+        state.last_perturbation_time, state.last_train_time = times  # Tune would set the donor's

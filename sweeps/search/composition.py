@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from itertools import combinations, pairwise
 from typing import Any, Literal
@@ -12,6 +13,8 @@ from pydantic import Field, PositiveInt, model_validator
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.search.leaves import Leaf
+
+MOST_SPLITS = 2**1000  # a float, which a sampler's quantile is multiplied with, holds no more
 
 
 class Composition(Leaf):
@@ -34,7 +37,13 @@ class Composition(Leaf):
                 f"a possible composition: total={self.total} less the minima ({sum(self.parts.values())}) "
                 f"leaves {rest}, which must be a multiple of step={self.step}, at least 0"
             )
+        if self.count() >= MOST_SPLITS:
+            raise InputError(f"fewer parts or a larger step: {len(self.parts)} parts share {self.units} steps")
         return self
+
+    def count(self) -> int:
+        """Return the number of splits."""
+        return math.comb(self.units + len(self.parts) - 1, len(self.parts) - 1)
 
     @property
     def units(self) -> int:
@@ -96,8 +105,8 @@ class Composition(Leaf):
 
 def split_at_quantile(fraction: float, units: int, parts: int) -> int:
     """Return the size of the first part at quantile `fraction`, over all splits of `units` units into `parts` parts."""
-    total = count_splits_below(units + 1, units, parts)
-    return next((size for size in range(units) if fraction * total < count_splits_below(size + 1, units, parts)), units)
+    below = fraction * count_splits_below(units + 1, units, parts)
+    return bisect_right(range(units), below, key=lambda size: count_splits_below(size + 1, units, parts))
 
 
 def count_splits_below(edge: int, units: int, parts: int) -> int:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from decimal import Decimal
+from typing import Annotated, Any, Literal
 
 import optuna
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from gatesweep.core.errors import InputError
 
-Choice = bool | int | float | str | None
+Scalar = bool | int | float | str | None
+LARGEST_INT = 2**53  # samplers compute with floats, which hold every whole number up to here
 
 
 class Leaf(BaseModel):
     """The part that all leaves share: the condition `when`, values of other leaves by key."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     when: dict[str, Any] = Field(default_factory=dict)
 
     def active(self, values: Mapping[str, Any]) -> bool:
@@ -41,13 +45,26 @@ class Range(Leaf):
             raise InputError(f"low <= high, with low={self.low:g} and high={self.high:g}")
         if self.log and self.low <= 0:
             raise InputError(f"low above 0 for log: true, with low={self.low:g}")
-        if self.log and getattr(self, "step", None) not in (None, 1):
+        if not math.isfinite(self.high - self.low):
+            raise InputError(f"a finite high - low, with low={self.low:g} and high={self.high:g}")
+        step = getattr(self, "step", None)
+        if self.log and step not in (None, 1):
             raise InputError("either log: true or a step, not both")
+        if step and (rest := (Decimal(str(self.high)) - Decimal(str(self.low))) % Decimal(str(step))):
+            reached = Decimal(str(self.high)) - rest
+            raise InputError(
+                f"a step that divides high - low, with low={self.low:g}, high={self.high:g} and step={step:g}: "
+                f"the last value is {reached.normalize():f}"
+            )
         return self
 
     def extremes(self, key: str) -> list[dict[str, Any]]:
         """Return the ends of the leaf, each as values by dotted key."""
         return [{key: self.low}, {key: self.high}]
+
+    def params(self, key: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the Optuna parameter that stands for `values[key]`. Raises KeyError."""
+        return {key: values[key]}
 
     def admits(self, value: Any) -> bool:
         """Return True if the leaf can have this value."""
@@ -64,29 +81,48 @@ class Float(Range):
         """Let the trial's sampler draw the value."""
         return {key: trial.suggest_float(key, self.low, self.high, log=self.log, step=self.step)}
 
+    def count(self) -> int | None:
+        """Return the number of values on the grid; None without a grid."""
+        if self.step is None:
+            return None if self.low < self.high else 1
+        return 1 + round((self.high - self.low) / self.step)
+
 
 class Int(Range):
     """A whole number between two bounds."""
 
     type: Literal["int"]
-    low: int
-    high: int
+    low: int = Field(ge=-LARGEST_INT, le=LARGEST_INT)
+    high: int = Field(ge=-LARGEST_INT, le=LARGEST_INT)
     step: PositiveInt = 1
 
     def suggest(self, trial: optuna.Trial, key: str, exhaustive: bool) -> dict[str, Any]:
         """Let the trial's sampler draw the value."""
         return {key: trial.suggest_int(key, self.low, self.high, log=self.log, step=self.step)}
 
+    def count(self) -> int | None:
+        """Return the number of values."""
+        return 1 + (self.high - self.low) // self.step
+
 
 class Categorical(Leaf):
-    """One of a list of choices."""
+    """One of a list of choices, each a scalar or a list of scalars. Optuna knows a list by its JSON."""
 
     type: Literal["categorical"]
-    choices: list[Choice] = Field(min_length=1)
+    choices: Annotated[list[Any], Field(min_length=1), AfterValidator(lambda choices: _require_distinct(choices))]
 
     def suggest(self, trial: optuna.Trial, key: str, exhaustive: bool) -> dict[str, Any]:
         """Let the trial's sampler draw the choice."""
-        return {key: trial.suggest_categorical(key, self.choices)}
+        labels = [_label(choice) for choice in self.choices]
+        return {key: self.choices[labels.index(trial.suggest_categorical(key, labels))]}
+
+    def params(self, key: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the Optuna parameter that stands for `values[key]`. Raises KeyError."""
+        return {key: _label(values[key])}
+
+    def count(self) -> int | None:
+        """Return the number of choices."""
+        return len(self.choices)
 
     def extremes(self, key: str) -> list[dict[str, Any]]:
         """Return every choice, as values by dotted key."""
@@ -95,3 +131,25 @@ class Categorical(Leaf):
     def admits(self, value: Any) -> bool:
         """Return True if the leaf can have this value."""
         return value in self.choices
+
+
+def _require_distinct(choices: list[Any]) -> list[Any]:
+    """Return `choices`. Raises ValueError for one that is neither a scalar nor a list of scalars, and for a repetition.
+
+    Equal numbers are a repetition, as 1, 1.0 and true: Optuna could not tell them apart.
+    """
+    for position, choice in enumerate(choices):
+        for item in choice if isinstance(choice, list) else [choice]:
+            if not isinstance(item, Scalar):
+                raise ValueError(f"got {choice!r}, expected scalars, or lists of scalars")
+            if isinstance(item, float) and not math.isfinite(item):
+                raise ValueError(f"got {choice!r}, expected a finite number")
+        labels = [_label(other) for other in choices[:position]]
+        if _label(choice) in labels:
+            raise ValueError(f"got {choice!r} twice, expected choices that differ (1, 1.0 and true are equal)")
+    return choices
+
+
+def _label(choice: Any) -> Scalar:
+    """Return the choice as Optuna takes it: a list as its JSON."""
+    return json.dumps(choice) if isinstance(choice, list) else choice

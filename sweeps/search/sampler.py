@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 import optuna
 
 from gatesweep.core.errors import InputError
+from gatesweep.sweeps.config.options import check_options
 from gatesweep.sweeps.config.targets import locate
 
 
@@ -21,10 +20,7 @@ def make_sampler(node: Mapping[str, Any], seed: int, offset: int = 0) -> optuna.
     """
     target = locate("search.sampler", node)
     fields = {name: value for name, value in node.items() if name != "_target_"}
-    accepted = _parameters(target)
-    for name in fields:
-        if name not in accepted:
-            raise InputError(f"search.sampler.{name}: unknown key, expected one of {', '.join(accepted)}")
+    check_options("search.sampler", target, fields, filled_in=("seed",))
     try:
         return target(**fields, seed=(seed * 100_003 + offset) % 2**32)
     except (TypeError, ValueError) as error:
@@ -34,9 +30,3 @@ def make_sampler(node: Mapping[str, Any], seed: int, offset: int = 0) -> optuna.
 def is_exhaustive(node: Mapping[str, Any]) -> bool:
     """Return True if the sampler visits every point of a finite space. Raises InputError for a bad `_target_`."""
     return locate("search.sampler", node) is optuna.samplers.BruteForceSampler
-
-
-@cache
-def _parameters(target: Any) -> Mapping[str, Any]:
-    """Return the parameters of a sampler's constructor. Reading a signature is slow, and a sampler is made a trial."""
-    return inspect.signature(target).parameters

@@ -27,7 +27,7 @@ from gatesweep.sweeps.search.journal import StudyJournal
 from gatesweep.sweeps.search.optuna_private import reopen_trial, set_trial_param
 from gatesweep.sweeps.search.sampler import is_exhaustive, make_sampler
 from gatesweep.sweeps.search.space import Space, suggest_values
-from gatesweep.sweeps.search.study import open_study
+from gatesweep.sweeps.search.study import open_study, refuse_pickles
 from gatesweep.sweeps.search.warm_start import add_warm_start, warm_start_numbers
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -60,6 +60,7 @@ class Search(Searcher):
         self.sweep, self.window = sweep, HistoryWindow()
         self.journal = StudyJournal(sweep / JOURNAL) if sweep else None
         self.study = open_study(sweep, study_directions(config.search), self.journal)
+        refuse_pickles(self.study)
         add_warm_start(self.study, config, space)
         self.warm_start = warm_start_numbers(self.study)
         self.asked = len(self.study.get_trials(deepcopy=False)) - len(self.warm_start)  # trials of this sweep

@@ -9,6 +9,7 @@ import optuna
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.study import StudyDirection
 
+from gatesweep.core.errors import InputError
 from gatesweep.sweeps.records.layout import JOURNAL
 from gatesweep.sweeps.search.journal import StudyStorage, journal_damage
 
@@ -34,3 +35,12 @@ def open_study(
     for name in optuna.get_all_study_names(storage):  # not the folder's name: the folder may have been renamed
         return optuna.load_study(storage=storage, study_name=name)
     return optuna.create_study(storage=storage, study_name=sweep.name, directions=directions)
+
+
+def refuse_pickles(study: optuna.Study) -> None:
+    """Raise InputError for a study in which Optuna's CmaEsSampler left its state: pickles, which run code when read."""
+    if any("cma" in key for trial in study.get_trials(deepcopy=False) for key in trial.system_attrs):
+        raise InputError(
+            f"{JOURNAL}: got the pickles of CmaEsSampler, which run code, expected a sweep of another sampler: "
+            "start a new one with warm_start=<this folder>"
+        )

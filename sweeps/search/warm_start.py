@@ -94,15 +94,16 @@ def place_values(values: Mapping[str, Any], space: Space) -> FixedTrial | None:
     params: dict[str, Any] = {}
     for key, leaf in space.items():
         with contextlib.suppress(KeyError, ValueError):  # the leaf may belong to a branch that is not active
-            params |= leaf.fractions(key, values) if isinstance(leaf, Composition) else {key: values[key]}
+            params |= leaf.fractions(key, values) if isinstance(leaf, Composition) else leaf.params(key, values)
     point = FixedTrial(params)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # FixedTrial warns of a value out of its range
+            warnings.filterwarnings("ignore", message=".*not divisible by `step`")  # Optuna cuts the range
             drawn = suggest_values(point, space)  # type: ignore[arg-type]
     except (ValueError, UserWarning):
         return None
-    return point if all(values[key] == value for key, value in drawn.items()) else None
+    return point if all(values.get(key) == value for key, value in drawn.items()) else None
 
 
 def outcome_here(gate: Gate, trial: TrialRecord, own_epochs: int, max_epochs: int) -> tuple[str, Event] | None:

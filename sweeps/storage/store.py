@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 from pyarrow import ArrowInvalid, fs
 
 from gatesweep.core.errors import InputError
+from gatesweep.sweeps.config.secrets import STORAGE_VARIABLE, redact, with_secrets
 
 FileVersion = tuple[int, int]  # size in bytes, and time of the last change in ns
 COPY_BYTES = 1 << 22  # bytes that are in memory at a time while a file is copied
@@ -24,6 +26,7 @@ class Store:
         `uri` is a plain folder, `s3://bucket/sweeps`, or any other URI that pyarrow or fsspec opens. Raises InputError
         for a URI that neither opens.
         """
+        uri = str(with_secrets("storage", uri, STORAGE_VARIABLE))
         try:
             if "://" not in uri:
                 self.files, root = fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
@@ -31,8 +34,9 @@ class Store:
                 self.files, root = _from_uri(uri)
         except (OSError, ValueError, ImportError, KeyError) as error:
             expected = f"expected a folder or a URI like s3://bucket/sweeps ({error})"
-            raise InputError(f"storage: got {uri!r}, {expected}") from error
-        self.root = PurePosixPath(root).joinpath(*parts)
+            raise InputError(redact(f"storage: got {uri!r}, {expected}")) from error
+        self.top = PurePosixPath(root)
+        self.root = self.top.joinpath(*parts)
 
     def check(self, sweep: Path) -> None:
         """Write a file and remove it again. Raises InputError where that fails, or where the root holds `sweep`."""
@@ -44,17 +48,22 @@ class Store:
             self.files.open_output_stream(probe).close()
             self.files.delete_file(probe)
         except OSError as error:
-            raise InputError(f"storage: got {str(self.root)!r}, which cannot be written ({error})") from error
+            raise InputError(
+                f"storage: got {str(self.root)!r}, which cannot be written ({redact(str(error))})"
+            ) from error
 
     def listed(self) -> list[str]:
-        """List every file by its path below the root."""
-        root = str(self.root)
+        """List every file by its path below the root. Raises InputError for a path that leads out of it."""
+        root = str(self._inside(""))
         entries = self.files.get_file_info(fs.FileSelector(root, allow_not_found=True, recursive=True))
-        return [entry.path[len(root) :].lstrip("/") for entry in entries if entry.type == fs.FileType.File]
+        names = [entry.path[len(root) :].lstrip("/") for entry in entries if entry.type == fs.FileType.File]
+        for name in names:
+            self._inside(name)
+        return names
 
     def put(self, name: str, content: bytes | Path) -> None:
         """Write one file, from bytes or from a local file. Readers see the whole file or none."""
-        path = self.root / name
+        path = self._inside(name)
         self.files.create_dir(str(path.parent), recursive=True)
         # An object store shows a file only once it is whole. In a folder the file is written aside, then renamed.
         aside = path.with_name(f".{path.name}.part") if isinstance(self.files, fs.LocalFileSystem) else path
@@ -70,12 +79,22 @@ class Store:
     def get(self, name: str, path: Path) -> None:
         """Copy one file to the local `path`; missing folders are made."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self.files.open_input_stream(str(self.root / name)) as stream, path.open("wb") as target:
+        with self.files.open_input_stream(str(self._inside(name))) as stream, path.open("wb") as target:
             shutil.copyfileobj(stream, target, COPY_BYTES)
 
     def delete(self, name: str) -> None:
         """Delete one file."""
-        self.files.delete_file(str(self.root / name))
+        self.files.delete_file(str(self._inside(name)))
+
+    def _inside(self, name: str) -> PurePosixPath:
+        """Return the path of a file. Raises InputError where a `..`, or a link in a folder, leads out of it."""
+        path = self.root / name
+        is_local = isinstance(self.files, fs.LocalFileSystem)
+        if ".." in path.parts or (is_local and not Path(path).resolve().is_relative_to(Path(self.top).resolve())):
+            raise InputError(
+                f"storage: got {str(path)!r}, which leads out of {str(self.top)!r}, expected files below it"
+            )
+        return path
 
 
 def visible_files(folder: Path) -> Iterator[Path]:
@@ -99,4 +118,6 @@ def _from_uri(uri: str) -> tuple[fs.FileSystem, str]:
         return fs.FileSystem.from_uri(uri)
     except (ArrowInvalid, NotImplementedError):  # pyarrow does not know the scheme, or was built without it
         opened, root = fsspec.core.url_to_fs(uri)
+        if isinstance(opened, LocalFileSystem):
+            return fs.LocalFileSystem(), root
         return fs.PyFileSystem(fs.FSSpecHandler(opened)), root

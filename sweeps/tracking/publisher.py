@@ -16,6 +16,7 @@ from gatesweep.core.files import hold_lock, write_atomically
 from gatesweep.core.record import Event
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import make_gate
+from gatesweep.sweeps.config.secrets import redact_values
 from gatesweep.sweeps.config.values import flatten
 from gatesweep.sweeps.execution.figures import epoch_figures
 from gatesweep.sweeps.records.layout import (
@@ -56,7 +57,7 @@ class Publisher:
             self.began = int((sweep / CONFIG).stat().st_mtime * 1000)
             self.parent = self.runs.find_or_create("sweep", sweep.name, {"sweep.kind": "sweep"}, self.began)
             shown = {key: value for key, value in self.config.to_dict().items() if key != "search"}
-            self.runs.log_params(self.parent, flatten(shown))
+            self.runs.log_params(self.parent, flatten(redact_values(shown)))
             if self.runs.stage(self.parent) == "active":
                 self.runs.client.update_run(self.parent, status="RUNNING")
             self.children: dict[str, str] = {}  # identifiers of the trials' runs
@@ -157,7 +158,7 @@ class Publisher:
             tags = {"sweep.kind": kind, "trial": folder.name, PARENT_RUN: self.parent}
             tags[RUN_COLOUR] = run_colour(int(folder.name.rpartition("_")[2]))
             run = self.runs.find_or_create(kind, folder.name, tags, milliseconds(event))
-            self.runs.log_params(run, {**flatten(shown), **values})
+            self.runs.log_params(run, {**flatten(redact_values(shown)), **values})
             self._update_view(list(values))
             self.children[folder.name] = run
             self._write_pointer()

@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 
 from gatesweep.core.gate import Gate
 from gatesweep.core.record import STEP_LOSS
+from gatesweep.sweeps.config.secrets import bare_address
 from gatesweep.sweeps.records.pareto import pareto_lines
 from gatesweep.sweeps.records.summary import confirmation_lines
 
@@ -64,8 +65,8 @@ def run_url(pointer: Mapping[str, Any], sweep: str, trial: str) -> str:
 
 
 def ui_base(uri: str) -> str:
-    """Return the address of the UI for a tracking URI."""
-    return uri.rstrip("/") if uri.startswith("http") else UI_ADDRESS
+    """Return the address of the UI for a tracking URI, without a password in it."""
+    return bare_address(uri).rstrip("/") if uri.startswith("http") else UI_ADDRESS
 
 
 def sweep_note(summary: Mapping[str, Any], gate: Mapping[str, str]) -> str:

@@ -20,6 +20,7 @@ from gatesweep.core import rng
 from gatesweep.core.errors import InputError
 from gatesweep.core.gate import WORST_SCORE, Gate
 from gatesweep.core.loop import Epoch, fit
+from gatesweep.core.resume import copied_state
 from gatesweep.core.schedule import schedule
 from gatesweep.core.settings import EarlyStopping, Settings
 from gatesweep.core.trainable import Data, Diverged, Losses, Metrics, Step, Trainable
@@ -299,10 +300,13 @@ def test_epochs_that_kept_a_value_neither_count_nor_break_a_row_that_clears() ->
 # Patience
 
 
-def patient(values: Sequence[float], max_epochs: int = 9, **options: Any) -> tuple[Slope, list[Epoch]]:
+def patient(
+    values: Sequence[float], max_epochs: int = 9, gate: Gate | None = None, **options: Any
+) -> tuple[Slope, list[Epoch]]:
     trainable = Slope(values=values)
     patience = EarlyStopping(**{"metric": "val/value", "epochs": 2, **options})
-    return trainable, list(fit(trainable, ONE, Settings(max_epochs=max_epochs, patience=patience)))
+    settings = Settings(max_epochs=max_epochs, patience=patience, gate=gate or Gate())
+    return trainable, list(fit(trainable, ONE, settings))
 
 
 def test_patience_ends_the_run_and_restores_the_best_weights() -> None:
@@ -311,6 +315,16 @@ def test_patience_ends_the_run_and_restores_the_best_weights() -> None:
     assert epochs[-1].reason == "no better val/value for 2 epochs; weights of epoch 2 restored"
     assert trainable.weight.item() == -2.0
     assert epochs[-1].state()["trainable"]["weight"].item() == -2.0
+
+
+def test_the_metrics_reported_at_the_end_are_those_of_the_weights_that_are_kept() -> None:
+    _, epochs = patient([3.0, 1.0, 2.0, 1.5, 0.5], gate=Gate({"val/value": "< 0.5"}))
+    last, best = epochs[-1], epochs[1]
+    assert last.metrics["val/value"] == 1.0 and last.metrics["discarded/val/value"] == 1.5
+    assert last.metrics["train/loss"] == best.metrics["train/loss"] and last.score == best.score
+    assert last.state()["history"][-1]["metrics"] is last.metrics and last.outcome == "finished"
+    _, epochs = patient([3.0, 2.0], max_epochs=2)  # the last is the best: nothing is discarded
+    assert epochs[-1].metrics["val/value"] == 2.0 and not any(name.startswith("disc") for name in epochs[-1].metrics)
 
 
 def test_patience_may_look_for_the_largest() -> None:
@@ -465,3 +479,23 @@ def test_a_copied_run_takes_moments_from_the_state_and_rates_from_its_own_config
     still = line(lr=0.0)
     list(fit(still, Points(), Settings(max_epochs=3), resume=state))
     assert torch.equal(still.layer.weight, state["trainable"]["layer.weight"])
+
+
+def test_a_run_that_used_its_epochs_up_goes_on_with_more_of_them_and_one_that_patience_ended_does_not() -> None:
+    run, longer = line(dropout=0.5), Settings(max_epochs=5, schedule=schedule("cosine"))
+    state = stored(list(fit(run, Points(), Settings(max_epochs=3, schedule=schedule("cosine"))))[-1].state())
+    rest = list(fit(line(1), Points(), longer, resume=state, recorded=2))
+    assert [(epoch.index, epoch.outcome) for epoch in rest] == [(3, None), (4, None), (5, "finished")]
+    patience = EarlyStopping("val/value", 2)
+    _, epochs = patient([3.0, 1.0, 2.0, 1.5, 0.5])
+    settings = Settings(max_epochs=20, patience=patience)
+    assert list(fit(Slope(), ONE, settings, resume=stored(epochs[-1].state()))) == []
+
+
+def test_a_copy_of_another_run_counts_its_own_epochs_and_its_own_streak() -> None:
+    settings = Settings(max_epochs=9, gate=Gate({"val/value": "> 1.5"}, consecutive=2))
+    donor = list(fit(Slope(values=[1.0, 2.0, 2.0]), ONE, settings))
+    assert donor[-1].outcome == "passed" and donor[-1].index == 3
+    copied = copied_state(stored(donor[-1].state()), epoch=6)
+    rest = list(fit(Slope(values=[2.0] * 9), ONE, settings, resume=copied))
+    assert [(epoch.index, epoch.outcome) for epoch in rest] == [(7, None), (8, "passed")]

@@ -3,10 +3,10 @@
     python -m tests.support.chaos driver trial worker node nodes --rounds 20 --seed 0
 
 A round is a small sweep that loses processes once to three times. Its kind says which: the driver, followed by
-`resume=` (`job`: on a cluster that outlives the driver); a trial's process; one of two Ray Train workers; the process
-that holds the workers (`holder`); or a whole node of a cluster of three, which a new node replaces (`nodes`: with two
-trials at once; `gang`: with two workers). The round is compared with an undisturbed run of the same trials
-(tests/support/undisturbed.py).
+`resume=` (`job`: on a cluster that outlives the driver); a trial's process, killed or (`freeze`) stopped by SIGSTOP;
+one of two Ray Train workers; the process that holds the workers (`holder`); or a whole node of a cluster of three,
+which a new node replaces (`nodes`: with two trials at once; `gang`: with two workers). The round is compared with an
+undisturbed run of the same trials (tests/support/undisturbed.py).
 """
 
 from __future__ import annotations
@@ -50,12 +50,14 @@ TWO_WORKERS = [*IN_TURN, "resources.workers=2"]
 TRIAL = ("ray::DirectTrial", "ray::_Inner")  # the first words of process titles: idle, and in Tune's wrapper
 HOLDER = ("ray::TrainTrial", "ray::_Inner", "ray::TrainController")
 WORKER = ("ray::RayTrainWorker",)
+SILENCE = 15  # seconds; a process starts in less, also on a busy machine
 HEALTH = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3, "health_check_initial_delay_ms": 0}
 KINDS = {
     "driver": Kind(IN_TURN),
     "job": Kind(IN_TURN, cluster=True),
     "trial": Kind(IN_TURN, TRIAL),
     "worker": Kind(TWO_WORKERS, WORKER),
+    "freeze": Kind([*IN_TURN, f"resources.silence={SILENCE}"], TRIAL, freeze=True),
     "holder": Kind(TWO_WORKERS, HOLDER),
     "node": Kind(IN_TURN, TRIAL, cluster=True),
     "nodes": Kind(TOGETHER, TRIAL, cluster=True),

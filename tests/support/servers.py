@@ -9,11 +9,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,7 @@ import pytest
 from tests.support.processes import await_end, descendants, kill
 
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+UNFORWARDED = ("host", "authorization", "content-length", "connection", "accept-encoding")
 
 
 @dataclass
@@ -119,3 +123,43 @@ def postgresql() -> Iterator[str]:
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd="/")
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+
+
+@contextmanager
+def guarded(uri: str, *allowed: str) -> Iterator[str]:
+    """Yield the address of a server before `uri`: it passes requests on whose Authorization is among `allowed`.
+
+    Any other request gets 401, one for /health too.
+    """
+
+    class Guard(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if self.headers.get("Authorization") not in allowed:
+                return self.answer(401, b"You are not authenticated.")
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in UNFORWARDED}
+            request = urllib.request.Request(uri + self.path, body or None, headers, method=self.command)
+            try:
+                with urllib.request.urlopen(request, timeout=60) as reply:
+                    self.answer(reply.status, reply.read(), reply.headers.get("Content-Type", ""))
+            except urllib.error.HTTPError as error:
+                self.answer(error.code, error.read(), error.headers.get("Content-Type", ""))
+
+        do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
+
+        def answer(self, status: int, body: bytes, kind: str = "text/plain") -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Guard) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()

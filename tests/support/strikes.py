@@ -39,6 +39,7 @@ class Kind:
     options: list[str]
     victims: tuple[str, ...] = ()  # first words of the titles of processes to kill; empty: the driver
     cluster: bool = False  # on three nodes; a victim's node is killed with it
+    freeze: bool = False  # the victims are stopped by SIGSTOP, and the sweep must end them
 
 
 @dataclass
@@ -77,7 +78,10 @@ class Round:
         assert self.folder
         where = state(self.folder, self.length)
         names = dict.fromkeys(Path(title(pid).split(" ")[0]).name for pid in pids)
-        kill(pids)
+        if self.kind.freeze:
+            os.kill(pids[0], signal.SIGSTOP)
+        else:
+            kill(pids)
         self.hits.append(f"{where}: {' '.join(names)} ({pids[0]})")
 
 

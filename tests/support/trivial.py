@@ -36,7 +36,10 @@ class Points:
 
 
 class Line(Trainable):
-    """A linear fit whose `val/closeness` rises to 1. It can misbehave at an epoch, or train slowly."""
+    """A linear fit whose `val/closeness` rises to 1. It can misbehave at an epoch, or train slowly.
+
+    `misbehave` may end with " on rank 1": the other ranks then do not misbehave.
+    """
 
     stackable = frozenset({"lr"})
 
@@ -49,14 +52,14 @@ class Line(Trainable):
         dropout: float = 0.0,
         misbehave: str | None = None,
         at_epoch: int = 1,
-        on_rank: int | None = None,
         epoch_seconds: float = 0.0,
         split: dict[str, int] | None = None,
         marker: str | None = None,
     ) -> None:
         super().__init__(lr=lr, weight_decay=weight_decay)
         self.marker = Path(marker) if marker else None
-        self.misbehave = misbehave if on_rank in (None, rank()) else None
+        fault, _, on_rank = (misbehave or "").partition(" on rank ")
+        self.misbehave = fault if on_rank in ("", str(rank())) else ""
         self.at_epoch, self.epoch_seconds = at_epoch, epoch_seconds
         self.layer, self.dropout = nn.Linear(data.x.shape[1], 1, bias=False), nn.Dropout(dropout)
         self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))

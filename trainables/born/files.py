@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gatesweep.core.errors import InputError
+from gatesweep.core.files import read_utf8
 
 
 def read_series(
@@ -51,9 +52,9 @@ def _lines(path: str, key: str) -> list[tuple[int, str]]:
     if not file.is_file():
         raise _error(key, path, "a file that exists")
     try:
-        lines = [line.strip() for line in file.read_text().splitlines()]
-    except UnicodeDecodeError as error:
-        raise _error(key, path, "a text file") from error
+        lines = [line.strip() for line in read_utf8(file).splitlines()]
+    except InputError as error:
+        raise _error(key, path, f"a text file: {error}") from error
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line and line[0] not in "@#"]
     if not numbered:
         raise _error(key, path, "at least one series")

@@ -171,7 +171,7 @@ def _rows(path: str) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the line number and the fields of every row; blank lines are skipped."""
     reader = csv.reader(io.StringIO(read_utf8(Path(path)), newline=""))
     try:
-        header = next(reader, [])
+        header = [field.strip() for field in next(reader, [])]
         if tuple(header) != COLUMNS:
             raise InputError(f"{path}, line 1: got {','.join(header)!r}, expected the columns {','.join(COLUMNS)}")
         for fields in reader:
@@ -179,7 +179,7 @@ def _rows(path: str) -> Iterator[tuple[int, dict[str, str]]]:
                 expected = f"{len(COLUMNS)}, as in the header"
                 raise InputError(f"{path}, line {reader.line_num}: got {len(fields)} fields, expected {expected}")
             if fields:
-                yield reader.line_num, dict(zip(COLUMNS, fields, strict=True))
+                yield reader.line_num, dict(zip(COLUMNS, (field.strip() for field in fields), strict=True))
     except csv.Error as error:  # e.g. a quote that is never closed
         raise InputError(f"{path}, line {reader.line_num}: {error}, expected {','.join(COLUMNS)}") from error
 

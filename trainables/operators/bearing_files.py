@@ -15,6 +15,7 @@ used: the vibration is analysed over the angle of the shaft.
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from gatesweep.core.cache import machine_cache
 from gatesweep.core.data import require
 from gatesweep.core.errors import InputError
+from gatesweep.core.files import read_utf8
 from gatesweep.trainables.operators.bearing_data import PARTS, Batch, BearingData
 from gatesweep.trainables.operators.bearing_model import DECIMATION
 
@@ -90,20 +92,24 @@ def read_index(path: str) -> list[dict[str, str]]:
     file = Path(path)
     require(file.is_file(), "data.path", path, f"a CSV file with {','.join(FIELDS)}")
     try:
-        with file.open(newline="") as lines:
-            reader = csv.DictReader(lines)
-            numbered = [(reader.line_num, row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(read_utf8(file), newline=""))
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+        numbered = [(reader.line_num, row) for row in reader]
+    except (InputError, csv.Error) as error:
         raise InputError(f"data.path: got {path!r}, expected a CSV file: {error}") from error
     require(len(numbered) > 0, "data.path", path, "at least one recording")
     missing = [field for field in FIELDS if field not in numbered[0][1]]
     require(not missing, "data.path", path, f"the columns {','.join(FIELDS)}; it has no {', '.join(missing)}")
     split_of: dict[str, str] = {}
+    rows = []
     for number, row in numbered:
-        _check_row(row, f"data.path line {number}", split_of)
+        where = f"data.path line {number}"
+        require(None not in row, where, row.get(None), "no field beyond the columns of the header")
+        rows.append({field: row[field] and row[field].strip() for field in FIELDS})
+        _check_row(rows[-1], where, split_of)
     for part in PARTS:
         require(part in split_of.values(), "data.path", path, f"at least one bearing in split {part!r}")
-    return [row for _, row in numbered]
+    return rows
 
 
 def read_vibration(file: Path, key: str) -> NDArray[np.float64]:
@@ -187,9 +193,9 @@ def _windows(
 def _check_row(row: dict[str, str], where: str, split_of: dict[str, str]) -> None:
     """Check a line of an index, and enter its bearing in `split_of`, the splits of earlier bearings."""
     for field in FIELDS:
-        require(row[field] is not None, where, row[field], f"a value in column {field!r}")
+        require(bool(row[field]) or field == "load", where, row[field], f"a value in column {field!r}")
     require(row["split"] in PARTS, where, row["split"], f"a split of {', '.join(PARTS)}")
-    require(_number(row["rpm"]) > 0, where, row["rpm"], "rpm above 0")
+    require(0 < _number(row["rpm"]) < math.inf, where, row["rpm"], "rpm above 0")
     first = split_of.setdefault(row["bearing"], row["split"])
     expected = f"split {first!r} as on its other lines: windows of one bearing reveal each other's class"
     require(row["split"] == first, f"{where}, bearing {row['bearing']!r}", row["split"], expected)

@@ -14,21 +14,31 @@ from pathlib import Path
 
 import pytest
 
+from gatesweep.sweeps.tracking.database import create_database
 from tests.conftest import trivial
+from tests.support.processes import kill
+from tests.support.servers import free_port
 
 ROOT = Path(__file__).parents[3]
 MARK = "GATESWEEP_TEST_FAMILY"  # an environment variable that every process of one sweep inherits
-API = """
-import sys
+NOTEBOOK = """
+import asyncio, sys
 import ray, ray.tune
 from gatesweep.sweeps.commands.run import run_sweep
 from gatesweep.sweeps.config.compose import compose_config
-sys.exit(run_sweep(compose_config(sys.argv[1:])))
+
+async def cell():
+    sys.exit(run_sweep(compose_config(sys.argv[1:])))
+
+asyncio.run(cell())
 """
-ENTRY_POINTS = {
-    "script": [str(ROOT / "sweeps" / "run.py")],
-    "module": ["-m", "gatesweep", "run"],
-    "api, Ray imported before": ["-c", API],
+TWO_WORKERS = ["resources.workers=2", "resources.cpus_per_worker=0.5", "tracking=mlflow"]
+ENTRY_POINTS = {  # how a sweep is started, and what it is asked for besides
+    "script": ([sys.executable, str(ROOT / "sweeps" / "run.py")], []),
+    "module, two workers, MLflow": ([sys.executable, "-m", "gatesweep", "run"], TWO_WORKERS),
+    "installed command": ([str(Path(sys.executable).with_name("gatesweep")), "run"], []),
+    # As a kernel runs a cell: the API, from standard input, within a running loop, and with Ray imported before.
+    "notebook": ([sys.executable, "-"], []),
 }
 
 
@@ -56,10 +66,11 @@ def listening(pids: list[int]) -> Iterator[tuple[str, int]]:
                 continue
             if target.startswith("socket:["):
                 inodes.add(target[8:-1])
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in Path(table).read_text().splitlines()[1:]:
+    waiting = {"tcp": "0A", "tcp6": "0A", "udp": "07", "udp6": "07"}  # TCP_LISTEN, and UDP that anybody may send to
+    for table, state in waiting.items():
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
             fields = line.split()
-            if fields[3] == "0A" and fields[9] in inodes:
+            if fields[3] == state and fields[9] in inodes:
                 address, _, port = fields[1].partition(":")
                 yield _address(address), int(port, 16)
 
@@ -86,15 +97,20 @@ def test_no_socket_is_open_off_loopback_and_a_stranger_is_refused(entry: str, tm
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {MARK: mark, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path / "home")}
     (tmp_path / "home").mkdir()
-    options = ["num_samples=1", "scheduler=none", "training.max_epochs=1000"]
+    command, more = ENTRY_POINTS[entry]
+    options = ["num_samples=1", "scheduler=none", "training.max_epochs=1000", *more]
     overrides = trivial(tmp_path / "results", None, *options, epoch_seconds=1.0)
-    command = [sys.executable, *ENTRY_POINTS[entry], *overrides]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen([*command, *overrides], cwd=tmp_path, env=environment, text=True, **pipes)
+    assert process.stdin
+    process.stdin.write(NOTEBOOK)
+    process.stdin.close()
+    process.stdin = None
     try:
-        pids = wait_for_workers(process, mark)
+        pids = wait_for_epoch(process, mark, tmp_path / "results")
         servers = list(listening(pids))
+        titles = " ".join(map(title, pids))
+        assert not more or (titles.count("ray::RayTrainWorker") == 2 and "publish" in titles)
         assert {address for address, _ in servers} == {"127.0.0.1"}, servers
         assert knock(list(listening([pid for pid in pids if "gcs_server" in title(pid)])), environment) == {"refused"}
         assert list((tmp_path / "home").iterdir()) == []  # the token is nowhere on disk
@@ -103,14 +119,31 @@ def test_no_socket_is_open_off_loopback_and_a_stranger_is_refused(entry: str, tm
         process.communicate(timeout=90)
 
 
-def wait_for_workers(process: subprocess.Popen, mark: str) -> list[int]:
-    """The processes of a sweep, once a trial's is among them."""
+def test_the_ui_of_a_results_folder_is_open_on_loopback_alone(tmp_path: Path) -> None:
+    create_database(tmp_path / "mlflow.db")
+    mark, port = uuid.uuid4().hex, free_port()
+    command = [sys.executable, "-m", "gatesweep", "ui", str(tmp_path), "--port", str(port)]
+    log = (tmp_path / "log").open("w")
+    process = subprocess.Popen(command, env={**os.environ, MARK: mark}, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 90
+        while port not in dict(map(reversed, listening(family(mark)))):
+            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.2)
+        time.sleep(2)  # for what it starts after that
+        assert {address for address, _ in listening(family(mark))} == {"127.0.0.1"}
+    finally:
+        kill(family(mark))
+        process.wait()
+
+
+def wait_for_epoch(process: subprocess.Popen, mark: str, results: Path) -> list[int]:
+    """The processes of a sweep, once a trial has trained an epoch."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         assert process.poll() is None, process.stdout and process.stdout.read()
-        pids = family(mark)
-        if any(title(pid).startswith("ray::_Inner") for pid in pids):  # a trial, as Tune wraps it
-            return pids
+        if any('"epoch"' in path.read_text() for path in results.glob("2*/trial_0000/events.jsonl")):
+            return family(mark)
         time.sleep(0.5)
     raise AssertionError("the sweep did not get that far")
 

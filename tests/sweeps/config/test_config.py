@@ -38,20 +38,20 @@ BEFORE_ANYTHING = [
     ),
     ("trainable=gan_autoencoder trainable.denoiser_width=3", "trainable.denoiser_width: unknown key, expected one of"),
     ("trainable._target_=5", "trainable._target_: got 5, expected the dotted name of a class"),
-    ("trainable=no_such", "Could not find 'trainable/no_such' Available options in 'trainable': autoencoder"),
+    ("trainable=no_such", "trainable: got 'no_such', expected one of autoencoder"),
     (
         "data=regression",
         "data._target_: got 'gatesweep.trainables.autoencoders.linear_data.LinearData', expected WalkData: "
         "gatesweep.trainables.walks.trainable.WalkTransformer trains on it",
     ),
-    ("search=luck", "Could not find 'search/luck'"),
+    ("search=luck", "search: got 'luck', expected one of gp, grid, random, tpe"),
     (
         "gate.thresholds={val/edge_compliance:'about 0.9'}",
         "'val/edge_compliance' got 'about 0.9', expected e.g. '> 0.95'",
     ),
     ("gate.consecutive=0", "gate.consecutive: got 0, expected greater than 0"),
     ("no value", "got 'no value', expected KEY=VALUE"),
-    ("trainable.lr=1,2", "trainable.lr: got a Hydra sweep"),
+    ("trainable.lr=1,2", "trainable.lr: got '1,2', expected one value"),
     ("~training.pace", "~training.pace: there is no such key to delete"),
     ("resume=/no/such/sweep", "expected the folder of a sweep"),
 ]
@@ -167,6 +167,14 @@ def test_a_sweep_of_ones_own_graph_runs_from_any_working_directory(tmp_path: Pat
     assert done.stdout.splitlines()[-1].startswith("0 of 2 trials passed")
     summary = json.loads((tmp_path / "results" / "latest" / "summary.json").read_text())
     assert summary["finished"] == 2 and summary["best"]["metrics"]["val/edge_compliance"] >= 0
+
+
+def test_a_key_that_varies_is_fixed_as_the_message_says() -> None:
+    with pytest.raises(ValueError, match=r"type '~search\.space\.trainable\.lr' too") as caught:
+        configure(["trainable=mlp", "trainable.lr=0.01"])
+    remedy = str(caught.value).split("'")[1]
+    config = configure(["trainable=mlp", "trainable.lr=0.01", remedy])
+    assert config.trainable["lr"] == 0.01 and "lr" not in config.search.space["trainable"]
 
 
 def test_a_configuration_is_written_as_yaml_writes_it() -> None:

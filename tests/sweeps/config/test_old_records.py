@@ -14,10 +14,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from gatesweep.core.record import read_events
+from gatesweep.sweeps.commands.compare import main as compare
 from gatesweep.sweeps.commands.load import load
 from gatesweep.sweeps.commands.publish import MLFLOW_ENVIRONMENT
+from gatesweep.sweeps.commands.report import main as report
 from gatesweep.sweeps.commands.resume import configure
 from gatesweep.sweeps.commands.run import run_sweep
 from gatesweep.sweeps.config.recorded import read_values
@@ -51,6 +54,16 @@ def test_keys_that_were_renamed_are_read_under_their_new_names(tmp_path: Path) -
     values = read_values(path)
     assert values["training"] == {"log_grad_norm_every": 5, "system_metrics": False}
     assert {"cpus_per_worker": 2, "gpus_per_worker": 0}.items() <= values["resources"].items()
+
+
+def test_a_record_that_breaks_a_younger_rule_is_still_reported_and_compared(old: Path) -> None:
+    path = old / "config.yaml"
+    values = yaml.safe_load(path.read_text())
+    values["name"], values["seed"] = "two words", 2**63
+    values["gate"]["thresholds"] = dict.fromkeys(values["gate"]["thresholds"], ">= 1e999")
+    values["gate"]["consecutive"], values["resources"]["threads"] = 99, 100_000
+    path.write_text(yaml.safe_dump(values))
+    assert report([str(old)]) == compare([str(old)]) == 0
 
 
 def test_the_model_comes_back(old: Path) -> None:

@@ -109,8 +109,9 @@ def test_known_runs_in_mlflow_are_linked(tmp_path: Path) -> None:
     html = write_page(folder).read_text()
     assert 'href="http://127.0.0.1:5000/#/experiments/1/runs/abc"' in html and html.count("/runs/") == 1
     assert 'href="http://127.0.0.1:5000/#/x?a=1&amp;b=2"' in html
-    (folder / "mlflow.json").write_text(json.dumps({**links, "base": "javascript:alert(1)", "runs": {}}))
-    assert "javascript:" not in re.sub(r"<script>.*?</script>", "", write_page(folder).read_text(), flags=re.DOTALL)
+    for key in ("base", "compare"):
+        (folder / "mlflow.json").write_text(json.dumps({**links, key: "javascript:alert(1)", "runs": {}}))
+        assert "javascript:" not in re.sub(r"<script>.*?</script>", "", write_page(folder).read_text(), flags=re.DOTALL)
 
 
 def test_without_a_pass_the_page_says_by_how_much_the_best_trial_misses(tmp_path: Path) -> None:

@@ -1,0 +1,101 @@
+"""One training step before the first trial: a step that cannot be taken is said before there is a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import optuna
+import torch
+
+from gatesweep.core import rng
+from gatesweep.core.device import release_memory
+from gatesweep.core.errors import InputError
+from gatesweep.core.loop import Run
+from gatesweep.core.trainable import Data, Diverged, Metrics, Trainable
+from gatesweep.sweeps.commands.faults import keep_traceback
+from gatesweep.sweeps.config.build import build_run
+from gatesweep.sweeps.config.schema import Config, make_settings
+from gatesweep.sweeps.config.values import with_values
+from gatesweep.sweeps.search.space import Space, suggest_values
+
+POINTS = 2  # of the space, that are tried where the configuration itself cannot take a step
+
+
+def check_step(config: Config, space: Space) -> None:
+    """Raise InputError where neither the configuration nor points of its space can take one training step.
+
+    The step is taken on a run of its own, on the run's device, not compiled, and in one process; the random generators
+    are as before when this returns. A trainable that prepares itself in `begin` is left to its trials where it fails.
+    """
+    before, faults = rng.state(), []
+    try:
+        for point in _points(config, space):
+            fault = _step_fault(point)
+            if fault is None:
+                return
+            faults.append(fault)
+    finally:
+        rng.restore(before)
+        if torch.cuda.is_available():
+            release_memory()
+    raise InputError(faults[0])
+
+
+def check_patience(config: Config, reported: set[str], own_step: bool) -> None:
+    """Raise InputError where early stopping reads a metric that is not among those `reported`.
+
+    What a step of the trainable's own reports is known in training only.
+    """
+    patience = config.training.patience
+    if patience is None or patience.metric in reported or (own_step and patience.metric.startswith("train/")):
+        return
+    expected = f"expected one of {', '.join(sorted(reported))}"
+    raise InputError(f"training.patience.metric: got {patience.metric!r}, {expected}")
+
+
+def evaluate_once(trainable: Trainable, data: Data) -> Metrics:
+    """Return the metrics of one evaluation. Raises InputError where the trainable's own code fails in it."""
+    try:
+        trainable.eval()
+        with torch.no_grad():
+            return trainable.evaluate(data)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a family raises
+        raise InputError(_describe(error, trainable, "evaluate")) from error
+
+
+def _points(config: Config, space: Space) -> Iterator[Config]:
+    """Yield the configuration, then points of its space, each as a trial would have it."""
+    yield config
+    if space:
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=config.seed))
+        for _ in range(POINTS):
+            yield with_values(config, suggest_values(study.ask(), space))
+
+
+def _step_fault(config: Config) -> str | None:
+    """Take one training step; return in one line what went wrong."""
+    settings = dataclasses.replace(make_settings(config), compile=False)
+    trainable, run = None, None
+    try:
+        trainable, data = build_run(config)
+        run = Run(trainable, settings, lambda module: module)
+        run.train_epoch([data.train(0)[0]], {}, [])
+    except torch.OutOfMemoryError as error:
+        return settings.out_of_memory_advice(run.batch_size) if run else _describe(error, trainable, "constructor")
+    except Exception as error:  # whatever a family or an optimizer raises
+        if trainable is not None and type(trainable).begin is not Trainable.begin:
+            return None
+        if isinstance(error, InputError | Diverged):
+            return f"{error}, in the first training step" if isinstance(error, Diverged) else str(error)
+        return _describe(error, trainable, "training step")
+    return None
+
+
+def _describe(error: Exception, trainable: Trainable | None, where: str) -> str:
+    """Return a fault of a trainable's code in one line; the traceback is kept in a file."""
+    name = type(trainable).__name__ if trainable is not None else "trainable"
+    path = keep_traceback(error)
+    return f"trainable: the {where} of {name} raised {type(error).__name__}: {error}; traceback in {path}"

@@ -1,0 +1,181 @@
+"""Secrets: passwords and tokens in addresses, which are never written or printed, and where they come from again.
+
+`***` stands in the place of a secret in whatever is recorded. A sweep that goes on takes it from the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote, unquote_plus
+
+from gatesweep.core.errors import InputError
+
+MARK = "***"
+TRACKING_VARIABLE, STORAGE_VARIABLE = "MLFLOW_TRACKING_URI", "GATESWEEP_STORAGE"
+SERVER_LOGINS = (("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), ("MLFLOW_TRACKING_TOKEN",))
+WEB, STORES = ("http", "https"), ("s3", "s3a", "gs", "gcs", "hdfs", "abfs", "abfss", "az", "file")
+# Names of keys. A `pad_token` is none: tokens are words to language models.
+_NAME = r"(?:[\w.-]*[_.-])?(?:password|passwd|passphrase|pwd|secret|api_?key|access_?key|secret_?key|private_?key)"
+_TOKEN = r"(?:[\w.-]*\.)?(?:[\w-]*(?:auth|access|api|bearer|refresh|session|security|tracking|hf)_)?token"
+SECRET_KEY = re.compile(f"(?:{_NAME}|{_TOKEN})", re.IGNORECASE)
+SECRET_VARIABLE = re.compile(r".*(?:PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|ACCESS_?KEY|SECRET_?KEY)", re.IGNORECASE)
+QUERY_SECRET = re.compile(
+    r"pass(?!file)|pwd|secret|token|credential|signature|(?:api|access|account|private)[_-]?key|^(?:key|sig|auth)$",
+    re.IGNORECASE,
+)
+URL = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>`]+")
+SETTING = re.compile(rf"(?<![\w.-])({_NAME}|{_TOKEN})(['\"]?\s*[=:]\s*['\"]?)([^\s'\",;&}})\]]+)", re.IGNORECASE)
+HEADER = re.compile(r"\b(Basic|Bearer)\s+[\w+/.=~-]{8,}")
+MIN_LENGTH = 4  # of a secret that is looked for in messages: a shorter one would take letters out of words
+
+_known: set[str] = set()
+_addresses: dict[str, str] = {}  # that this process has redacted, by what was left of them
+
+
+def redact(text: str) -> str:
+    """Return a message without secrets: those of addresses, settings and headers in it, and those known by now."""
+    learn_secrets(text)
+    text = URL.sub(lambda match: redact_address(match[0]), text)
+    text = SETTING.sub(lambda match: f"{match[1]}{match[2]}{MARK}", text)
+    text = HEADER.sub(lambda match: f"{match[1]} {MARK}", text)
+    for secret in sorted(_known | _environment_secrets(), key=len, reverse=True):
+        text = text.replace(secret, MARK)
+    return text
+
+
+def redact_values(values: Any, key: str = "") -> Any:
+    """Return nested plain values, of a configuration, without the secrets of addresses and of keys like `password`."""
+    if isinstance(values, Mapping):
+        return {name: redact_values(value, str(name)) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [redact_values(value, key) for value in values]
+    if not isinstance(values, str):
+        return values
+    return MARK if values and SECRET_KEY.fullmatch(key) else redact_address(values)
+
+
+def redact_address(address: str) -> str:
+    """Return an address with `***` in the place of its secrets; any other text as it is."""
+    redacted = _rewrite(address, MARK)
+    if redacted != address:
+        _addresses[redacted] = address
+        learn_secrets(address)
+    return redacted
+
+
+def bare_address(address: str) -> str:
+    """Return an address without its secrets, e.g. for a link, and to compare two of them."""
+    return _rewrite(address, "")
+
+
+def is_redacted(values: Any) -> bool:
+    """Return True if nested plain values hold a `***` of `redact_values`."""
+    if isinstance(values, Mapping):
+        return any(is_redacted(value) for value in values.values())
+    if isinstance(values, list | tuple):
+        return any(is_redacted(value) for value in values)
+    if not isinstance(values, str) or MARK not in values:
+        return False
+    return values == MARK or ("://" in values and any(f"{before}{MARK}" in values for before in (":", "//", "=")))
+
+
+def learn_secrets(text: str) -> None:
+    """Remember the secrets of the addresses in a text, so that messages which quote a part of one lose them too."""
+    whole = [text] if re.match(r"[A-Za-z][\w+.-]*://", text) else []  # a password in it may hold a space
+    for address in (*whole, *URL.findall(text)):
+        for secret in _secrets(address):
+            _known.update(form for form in (secret, unquote(secret)) if len(form) >= MIN_LENGTH and form != MARK)
+
+
+def with_secrets(key: str, address: str | None, variable: str) -> str | None:
+    """Return the address under `key` with the secrets that its record has not, from the environment `variable`.
+
+    A process that has recorded the address knows it still. A web address also goes with MLflow's own variables, a
+    PostgreSQL one with PGPASSWORD. Raises InputError, which names what to set, where there are none.
+    """
+    if address is None or not is_redacted(address):
+        return address
+    if address in _addresses:
+        return _addresses[address]
+    given, bare = os.environ.get(variable, ""), bare_address(address)
+    if given and bare_address(given) == bare:
+        return given
+    is_server = address.startswith(WEB) and variable == TRACKING_VARIABLE
+    if is_server and any(all(os.environ.get(name) for name in names) for names in SERVER_LOGINS):
+        return bare
+    if address.startswith("postgresql") and os.environ.get("PGPASSWORD"):
+        return bare
+    login = f"{' and '.join(SERVER_LOGINS[0])}, or " if is_server else ""
+    raise InputError(
+        f"{key}: got {address!r}, whose password is not recorded: set {login}{variable} to the address with it, "
+        f"or type {key}=... again"
+    )
+
+
+def _rewrite(address: str, mark: str) -> str:
+    scheme, separator, rest = address.partition("://")
+    if not separator or not re.fullmatch(r"[A-Za-z][\w+.-]*", scheme):
+        return address
+    user, at, place = _split_user(scheme, rest)
+    name, colon, _ = user.partition(":")
+    if at and scheme.lower() in WEB:  # a token may stand in the place of the name
+        user, at = mark, at if mark else ""
+    elif colon:
+        user = f"{name}:{mark}" if mark else name
+    path, question, query = place.partition("?")
+    pairs = [pair for pair in (_rewrite_pair(pair, mark) for pair in query.split("&")) if pair is not None]
+    return f"{scheme}://{user}{at}{path}{question if pairs else ''}{'&'.join(pairs)}"
+
+
+def _rewrite_pair(pair: str, mark: str) -> str | None:
+    """Return a `name=value` of a query without its secret: with the mark, or None without one."""
+    if not _is_secret_pair(pair):
+        return pair
+    return f"{pair.partition('=')[0]}={mark}" if mark else None
+
+
+def _is_secret_pair(pair: str) -> bool:
+    name, equals, value = pair.partition("=")
+    return bool(equals and value and QUERY_SECRET.search(unquote(name)))
+
+
+def _split_user(scheme: str, rest: str) -> tuple[str, str, str]:
+    """Split `user:password@place`; the first two are empty where there is no user.
+
+    A password may hold `/`, `?` and `#`, which do not belong there: SQLAlchemy takes them.
+    """
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if "@" in host:
+        end = host.rindex("@")
+    else:
+        _, colon, port = host.partition(":")
+        is_port = port.isdecimal() and scheme.lower() in (*WEB, *STORES)
+        end = rest.find("@") if colon and port and not is_port else -1
+    return (rest[:end], "@", rest[end + 1 :]) if end >= 0 else ("", "", rest)
+
+
+def _secrets(address: str) -> Iterator[str]:
+    """Yield the secrets of an address, as they are written in it."""
+    scheme, separator, rest = address.partition("://")
+    if not separator:
+        return
+    user, _, place = _split_user(scheme, rest)
+    name, _, password = user.partition(":")
+    yield password
+    if scheme.lower() in WEB and not password:
+        yield name
+    for pair in place.partition("?")[2].split("&"):
+        if _is_secret_pair(pair):
+            yield pair.partition("=")[2]
+            yield unquote_plus(pair.partition("=")[2])
+
+
+def _environment_secrets() -> set[str]:
+    """Return the values of environment variables with the name of a secret."""
+    found = {value for name, value in os.environ.items() if len(value) >= 8 and SECRET_VARIABLE.fullmatch(name)}
+    for name in (TRACKING_VARIABLE, STORAGE_VARIABLE):
+        found |= {secret for secret in _secrets(os.environ.get(name, "")) if len(secret) >= MIN_LENGTH}
+    return found - {MARK}

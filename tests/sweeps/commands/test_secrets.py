@@ -1,0 +1,188 @@
+"""Passwords and tokens open servers, and are written nowhere: not in a record, not in MLflow, not in a message."""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gatesweep.core.errors import InputError
+from gatesweep.core.record import read_events
+from gatesweep.sweeps.commands.cli import run_command
+from gatesweep.sweeps.config import secrets
+from gatesweep.sweeps.config.secrets import (
+    bare_address,
+    is_redacted,
+    redact,
+    redact_address,
+    redact_values,
+    with_secrets,
+)
+from gatesweep.sweeps.tracking.server import check_tracking
+from tests.conftest import trivial
+from tests.support.servers import Server, guarded, mlflow_server
+
+ROOT = Path(__file__).parents[3]
+CANARY = "c4n4ry-Yq7"
+BASIC = "Basic " + base64.b64encode(f"lab:{CANARY}".encode()).decode()
+TOKEN = f"Bearer {CANARY}-token"
+LOGINS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_URI")
+SECRET = [
+    f"postgresql://lab:{CANARY}@db/mlflow",
+    f"postgresql+psycopg://lab:a/b#c?{CANARY}@db:5432/mlflow",
+    f"postgresql://lab:12#{CANARY}@db/mlflow",
+    f"postgresql:///mlflow?host=db&user=lab&password={CANARY}&sslmode=require",
+    f"postgresql://lab@db/mlflow?sslpassword={CANARY}",
+    f"mysql://lab:p@ss{CANARY}@db/x",
+    f"http://lab:{CANARY}@host:5000",
+    f"https://{CANARY}@host/path?x=1",
+    f"https://host/path?access_token={CANARY}&x=1",
+    f"https://host/path?x=1&acc%65ss_token={CANARY}",
+    f"s3://key:{CANARY}@bucket/sweeps?scheme=http&endpoint_override=127.0.0.1:80",
+    f"s3://bucket/sweeps?access_key=a&secret_key={CANARY}",
+]
+PLAIN = [
+    "http://host:5000",
+    "http://host:5000/a@b?viewStateShareKey=1",
+    "postgresql+psycopg://mlflow@localhost/mlflow",
+    "sqlite:////folder/mlflow.db",
+    "s3://bucket/sweeps@2?region=eu",
+    "results/a@b",
+    "edge_compliance > 0.95",
+]
+
+
+@pytest.mark.parametrize("address", SECRET)
+def test_an_address_loses_its_secrets_wherever_it_stands(address: str) -> None:
+    assert CANARY not in redact_address(address) and CANARY not in bare_address(address)
+    assert is_redacted(redact_address(address)) and not is_redacted(bare_address(address))
+    assert redact_address(redact_address(address)) == redact_address(address)
+    for text in (
+        f"tracking.uri={address}",
+        f"tracking={{uri:'{address}'}}",
+        f"got '{address}', expected",
+        f"({address})",
+    ):
+        assert CANARY not in redact(text), text
+    assert CANARY not in redact(f"the server does not know {CANARY}")  # a message that quotes a part of it
+
+
+@pytest.mark.parametrize("address", PLAIN)
+def test_an_address_without_secrets_stays_as_it_is(address: str) -> None:
+    assert redact_address(address) == bare_address(address) == address
+    assert not is_redacted(address)
+
+
+def test_keys_of_secrets_are_redacted_and_words_of_models_are_not() -> None:
+    values = {"data": {"password": CANARY, "api_key": CANARY, "pad_token": "<pad>", "tokens": 5}, "l": [SECRET[0]]}
+    kept = redact_values(values)
+    assert CANARY not in str(kept) and kept["data"]["pad_token"] == "<pad>" and kept["data"]["tokens"] == 5
+    assert CANARY not in redact(f"data.password={CANARY} +data.hf_token: {CANARY}; Authorization: {BASIC}")
+    assert (
+        redact("trainable.pad_token=<pad> training.max_epochs=3") == "trainable.pad_token=<pad> training.max_epochs=3"
+    )
+
+
+def test_a_printed_configuration_and_bad_input_show_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command("run", [f"tracking.uri={SECRET[0]}", f"storage='{SECRET[-2]}'", "--cfg"]) == 0
+    assert run_command("run", [f"tracking.uri=ftp://lab:{CANARY}@host", "experiment=mlp"]) == 2
+    assert run_command("run", [f"tracking={{uri:'{SECRET[0]}',nosuch:1}}"]) == 2
+    shown = capsys.readouterr()
+    assert CANARY not in shown.out + shown.err and "uri: postgresql://lab:***@db/mlflow" in shown.out
+
+
+@pytest.mark.parametrize("address", SECRET)
+def test_a_secret_comes_back_from_the_environment_alone(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*LOGINS, "GATESWEEP_STORAGE", "PGPASSWORD"):
+        monkeypatch.delenv(name, raising=False)
+    recorded = redact_address(address)
+    monkeypatch.setattr(secrets, "_addresses", {})  # another process
+    with pytest.raises(InputError, match=r"whose password is not recorded: set .*GATESWEEP_STORAGE"):
+        with_secrets("storage", recorded, "GATESWEEP_STORAGE")
+    monkeypatch.setenv("GATESWEEP_STORAGE", f"s3://key:{CANARY}@another")
+    with pytest.raises(InputError, match="whose password is not recorded"):
+        with_secrets("storage", recorded, "GATESWEEP_STORAGE")
+    monkeypatch.setenv("GATESWEEP_STORAGE", address)
+    assert with_secrets("storage", recorded, "GATESWEEP_STORAGE") == address
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
+    folder = tmp_path_factory.mktemp("mlflow")
+    with mlflow_server(f"sqlite:///{folder / 'server.db'}", folder / "artifacts") as started:
+        yield started, folder
+
+
+@pytest.fixture
+def protected(server: tuple[Server, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    for name in LOGINS:
+        monkeypatch.delenv(name, raising=False)
+    with guarded(server[0].uri, BASIC, TOKEN) as uri:
+        yield uri
+
+
+def with_password(uri: str) -> str:
+    return uri.replace("//", f"//lab:{CANARY}@")
+
+
+def test_a_protected_server_is_asked_with_the_credentials_that_mlflow_takes(
+    protected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=r"the server answers.*MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"):
+        check_tracking(protected)
+    with pytest.raises(InputError, match="the server answers") as refused:
+        check_tracking(with_password(protected).replace(CANARY, f"{CANARY}-wrong"))
+    assert CANARY not in str(refused.value)
+    check_tracking(with_password(protected))
+    assert not any(name in os.environ for name in LOGINS)  # no other server hears of it
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", f"{CANARY}-token")
+    check_tracking(protected)
+    monkeypatch.delenv("MLFLOW_TRACKING_TOKEN")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "lab")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", CANARY)
+    check_tracking(protected)
+
+
+def gatesweep(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gatesweep", *arguments]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=180)
+
+
+def holders(folder: Path) -> list[str]:
+    """The files in which a canary sits."""
+    return [str(path) for path in folder.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
+
+
+def test_a_sweep_publishes_with_a_password_that_stands_nowhere(
+    protected: str, server: tuple[Server, Path], tmp_path: Path
+) -> None:
+    """The trial fails with an error that quotes an address, too."""
+    options = ["tracking=mlflow", f"tracking.uri={with_password(protected)}", "num_samples=1", "scheduler=none"]
+    overrides = trivial(tmp_path / "results", None, *options, misbehave=SECRET[0], at_epoch=2)
+    done = gatesweep("run", *overrides, cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert CANARY not in done.stdout + done.stderr
+    [sweep] = (tmp_path / "results").glob("2*")
+    assert holders(tmp_path) == holders(server[1]) == []
+    assert yaml.safe_load((sweep / "config.yaml").read_text())["tracking"]["uri"] == protected.replace("//", "//***@")
+    assert f"tracking.uri={protected.replace('//', '//***@')}" in read_events(sweep / "events.jsonl")[0]["overrides"]
+    assert "postgresql://lab:***@db" in (sweep / "trial_0000" / "error.txt").read_text()
+    assert f"compare {protected}/#/experiments" in done.stdout  # the publisher has been let in
+
+    for command in (["publish", str(sweep)], ["run", f"resume={sweep}", "num_samples=2", "trainable.misbehave=null"]):
+        refused = gatesweep(*command, cwd=tmp_path)
+        assert refused.returncode == 2, refused.stderr
+        assert "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_URI" in refused.stderr
+        assert refused.stderr.count("\n") == 1
+    login = {"MLFLOW_TRACKING_USERNAME": "lab", "MLFLOW_TRACKING_PASSWORD": CANARY}
+    for environment in (login, {"MLFLOW_TRACKING_URI": with_password(protected)}):
+        sent = gatesweep("publish", str(sweep), cwd=tmp_path, **environment)
+        assert sent.returncode == 0 and CANARY not in sent.stdout + sent.stderr, sent.stderr
+    assert holders(tmp_path) == holders(server[1]) == []
