@@ -89,7 +89,7 @@ def replay_settings(recorded: RecordedSweep, overrides: Sequence[str], in_order:
     ):
         space = read_space(variant)
         check_search(variant, space)
-        make_stopping_scheduler(variant.scheduler, variant.training.max_epochs, space)
+        make_stopping_scheduler(variant, space)
         settings.append(Setting(name, variant, space, order))
     return settings
 

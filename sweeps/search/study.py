@@ -27,14 +27,28 @@ def open_study(
     """
     if sweep is None:
         return optuna.create_study(directions=directions)
+    storage = _open_storage(sweep / JOURNAL, backend)
+    return _first_study(storage) or optuna.create_study(storage=storage, study_name=sweep.name, directions=directions)
+
+
+def read_study(sweep: Path) -> optuna.Study | None:
+    """Return the study of a sweep, or None where there is none. Nothing is written. Raises as `open_study` does."""
     path = sweep / JOURNAL
+    return _first_study(_open_storage(path)) if path.exists() else None
+
+
+def _open_storage(path: Path, backend: BaseJournalBackend | None = None) -> StudyStorage:
     try:
-        storage = StudyStorage(backend or JournalFileBackend(str(path)))
+        return StudyStorage(backend or JournalFileBackend(str(path)))
     except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:  # a line that is no log
         raise journal_damage(path, error) from error
-    for name in optuna.get_all_study_names(storage):  # not the folder's name: the folder may have been renamed
+
+
+def _first_study(storage: StudyStorage) -> optuna.Study | None:
+    """Return the one study of a journal. It is not found by the folder's name: the folder may have been renamed."""
+    for name in optuna.get_all_study_names(storage):
         return optuna.load_study(storage=storage, study_name=name)
-    return optuna.create_study(storage=storage, study_name=sweep.name, directions=directions)
+    return None
 
 
 def refuse_pickles(study: optuna.Study) -> None:

@@ -156,15 +156,15 @@ class SimulatedTrial:
         return self.curve.seconds[self.epoch] if self.epoch < len(self.curve.seconds) else 0.0
 
 
-def make_stopping_scheduler(node: Mapping[str, Any], max_epochs: int, space: Space) -> TrialScheduler:
+def make_stopping_scheduler(config: Config, space: Space) -> TrialScheduler:
     """Make the scheduler that the section `scheduler` names. Raises InputError for one that does more than stop."""
-    scheduler = make_scheduler(node, max_epochs, space)
+    scheduler = make_scheduler(config.scheduler, config.training.max_epochs, space, config=config)
     stopping = GateASHA | AsyncHyperBandScheduler | MedianStoppingRule
     if isinstance(scheduler, stopping) or type(scheduler) is FIFOScheduler:
         return scheduler
     raise InputError(
-        f"scheduler: got {node['_target_']}, expected one that only stops trials (asha, hyperband, median, none): "
-        "there are no recorded curves of trials that are paused, copied or changed"
+        f"scheduler: got {config.scheduler['_target_']}, expected one that only stops trials "
+        "(asha, hyperband, median, none): there are no recorded curves of trials that are paused, copied or changed"
     )
 
 
@@ -174,7 +174,7 @@ def simulate_sweep(config: Config, recorded: RecordedSweep, space: Space, source
     A trial takes `recorded.start` seconds, then the recorded seconds of each of its epochs. Raises InputError where
     the scheduler asks for more than to stop trials.
     """
-    scheduler = make_stopping_scheduler(config.scheduler, config.training.max_epochs, space)
+    scheduler = make_stopping_scheduler(config, space)
     result = SimulatedSweep()
     budget, enough_passes = config.time_budget or math.inf, config.stop_after_passes or math.inf
     max_trials, workers = config.num_samples or math.inf, config.max_concurrent or recorded.concurrent

@@ -70,5 +70,5 @@ main(classifier(pathlib.Path({str(tmp_path)!r}), *options))
     lines = [
         line for line in done.stdout.splitlines() if "out of memory: Ray's memory monitor ended its process" in line
     ]
-    assert len(lines) == 2, done.stdout + done.stderr
-    assert "GiB in use" in lines[0] and "; try " in lines[0] and lines[1].startswith("trial_0000 failed")
+    assert len(lines) >= 2, done.stdout + done.stderr  # one more for each process that died before the trial began
+    assert "GiB in use" in lines[0] and "; try " in lines[0] and lines[-1].startswith("trial_0000 failed")

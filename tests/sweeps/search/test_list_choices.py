@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from gatesweep.sweeps.commands.run import run_sweep
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.records.layout import trial_folders
 from gatesweep.sweeps.records.reader import read_trials
-from gatesweep.sweeps.schedulers.factory import make_scheduler
+from gatesweep.sweeps.schedulers.mutation import Mutator
 from gatesweep.sweeps.search.space import AnyLeaf, read_space
 from gatesweep.sweeps.search.study import open_study
 from gatesweep.sweeps.search.warm_start import warm_start_trials
@@ -61,11 +60,7 @@ def test_lists_are_choices_everywhere(ray_here: None, tmp_path: Path, capfd: pyt
     assert replay([str(sweep), "search=tpe,random", "--replicas", "2"]) == 0
 
 
-def test_population_based_training_changes_lists() -> None:
-    leaf = AnyLeaf.validate_python(LEAF)
-    node = {"_target_": "gatesweep.sweeps.schedulers.pbt.Population", "resample_probability": 1.0}
-    scheduler: Any = make_scheduler(node, 6, {"trainable.widths": leaf})
-    config = {"values": {"trainable.widths": [128]}, "trial": "trial_0000", "number": 0}
-    trial = SimpleNamespace(config=config, evaluated_params={})  # as far as a population looks at one of Tune's
-    found = [scheduler._get_new_config(trial, trial)[0]["values"]["trainable.widths"] for _ in range(20)]
+def test_population_based_training_changes_lists(tmp_path: Path) -> None:
+    mutator = Mutator({"trainable.widths": AnyLeaf.validate_python(LEAF)}, configure(overrides(tmp_path)), 1.0)
+    found = [mutator.mutate({"trainable.widths": [128]})["trainable.widths"] for _ in range(20)]
     assert all(widths in WIDTHS for widths in found) and len(set(map(str, found))) > 1
