@@ -85,7 +85,7 @@ def join_cache(name: str | None) -> None:
         folder = home / name
         folder.mkdir(exist_ok=True)
         _membership = contextlib.ExitStack()
-        _membership.enter_context(hold_lock(folder / USERS_LOCK, shared=True))
+        _membership.enter_context(hold_lock(folder / USERS_LOCK, shared=True, required=True))
         _folder = folder
 
 
@@ -97,7 +97,7 @@ def cache_name() -> str | None:
 def _load_or_make(file: Path, make: Callable[[torch.device], Value], device: torch.device) -> Value:
     lock = contextlib.ExitStack()
     try:
-        lock.enter_context(hold_lock(file.with_suffix(".lock")))
+        lock.enter_context(hold_lock(file.with_suffix(".lock"), required=True))
     except OSError:  # the folder is gone, or the disk is full
         return make(device)
     with lock:
@@ -136,6 +136,6 @@ def _home() -> Path:
 def _remove_unused(home: Path) -> None:
     """Delete the caches of sweeps that were killed, or that ended on another machine."""
     for folder in home.iterdir():
-        with contextlib.suppress(OSError), try_lock(folder / USERS_LOCK) as unused:
+        with contextlib.suppress(OSError), try_lock(folder / USERS_LOCK, required=True) as unused:
             if unused:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
+import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import TextIO
 
 from gatesweep.core.errors import InputError
+
+# Errors of flock where a file system has no locks: Lustre without its option `flock`, NFS without its lock server.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -50,25 +57,26 @@ def sync_to_disk(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def hold_lock(path: Path, shared: bool = False) -> Iterator[None]:
+def hold_lock(path: Path, shared: bool = False, required: bool = False) -> Iterator[None]:
     """Wait for the lock on a file, and hold it during the block. The file is created if it is missing.
 
-    The kernel frees the lock of a killed process. Raises OSError where the file cannot be opened.
+    The kernel frees the lock of a killed process. On a file system without locks the block runs without one, and a
+    line says so once; with `required` it does not run. Raises OSError where the file cannot be opened, or not locked.
     """
     with path.open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        _lock(stream, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, required)
         yield
 
 
 @contextlib.contextmanager
-def try_lock(path: Path) -> Iterator[bool]:
+def try_lock(path: Path, required: bool = False) -> Iterator[bool]:
     """Hold the lock on a file during the block if nobody else holds it; yields True if it is held.
 
-    Raises OSError where the file cannot be opened.
+    Without locks it is as for `hold_lock`. Raises OSError where the file cannot be opened, or not locked.
     """
     with path.open("a") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB, required)
         except BlockingIOError:
             yield False
             return
@@ -76,15 +84,31 @@ def try_lock(path: Path) -> Iterator[bool]:
 
 
 def is_locked(path: Path) -> bool:
-    """Return True while another process holds the lock on a file."""
+    """Return True while another process holds the lock on a file; False where there are no locks."""
     if not path.exists():
         return False
     with path.open() as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            _lock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
     return False
+
+
+def _lock(stream: TextIO, operation: int, required: bool = False) -> None:
+    """Lock an open file. Raises BlockingIOError where another process holds it, and OSError."""
+    try:
+        fcntl.flock(stream, operation)
+    except OSError as error:
+        if required or error.errno not in NO_LOCKS:
+            raise
+        _say_no_locks(Path(stream.name).parent)
+
+
+@lru_cache(maxsize=1)
+def _say_no_locks(folder: Path) -> None:
+    print(f"no locks on the file system of {folder}; go on without: give no folder to two commands at once",
+          file=sys.stderr, flush=True)  # fmt: skip
 
 
 def read_utf8(path: Path) -> str:

@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else "--help"
     if name in COMMANDS:
-        return run_command(name, words[1:])
+        return run_command(name, words[1:], last=argv is None)
     if name in ("-h", "--help"):
         print(overview())
         return PASSED

@@ -45,3 +45,8 @@ def describe_fault(fault: Exception, folder: Path | None = None) -> str:
     return (
         f"gatesweep: a fault of ours, {type(fault).__name__}: {message}; traceback in {keep_traceback(fault, folder)}"
     )
+
+
+def describe_interruption(end: KeyboardInterrupt | OSError) -> str:
+    """The start of the last line of a sweep or run that a signal ended, or the disk or network below its record."""
+    return "interrupted" if isinstance(end, KeyboardInterrupt) else f"interrupted: {' '.join(str(end).split())}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from gatesweep.core.errors import InputError
@@ -22,7 +24,7 @@ def check_results_folder(path: Path) -> None:
         )
     try:
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-        make_folder(path)
+        make_folder(path, new=False)
     except OSError as error:
         raise InputError(
             f"results: got {str(path)!r}, expected a folder that can be made ({error.strerror})"
@@ -40,25 +42,44 @@ def check_results_folder(path: Path) -> None:
                 folder.rmdir()
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it. Raises InputError where that cannot be."""
+def new_folder(config: Config, suffix: str = "") -> Path:
+    """A name that is not taken, in the results folder; nothing is made."""
+    root = Path(config.results).resolve()
+    name = "-".join(part for part in (time.strftime("%Y%m%d-%H%M%S"), config.name, suffix) if part)
+    # os.path.exists is False, too, for a name that is too long
+    return next(path for path in _candidates(root / name) if not os.path.exists(path))
+
+
+def make_folder(path: Path, new: bool) -> Path:
+    """Make a folder and those above it; a `new` one gets another name where the name was taken meanwhile.
+
+    Returns the folder. Raises InputError where it cannot be made.
+    """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        if not new:
+            path.mkdir(parents=True, exist_ok=True)
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for candidate in _candidates(path):
+            with contextlib.suppress(FileExistsError):
+                candidate.mkdir()
+                return candidate
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     except OSError as error:
         raise InputError(
             f"results: got {str(path)!r}, expected a folder that can be made ({error.strerror})"
         ) from error
 
 
-def new_folder(config: Config, suffix: str = "") -> Path:
-    """A name that is not taken, in the results folder; nothing is made."""
-    root = Path(config.results).resolve()
-    name = "-".join(part for part in (time.strftime("%Y%m%d-%H%M%S"), config.name, suffix) if part)
-    candidates = (root / f"{name}{number}" for number in ("", *range(2, 1000)))
-    return next(path for path in candidates if not os.path.exists(path))  # False, too, for a name that is too long
-
-
 def point_link(link: Path, folder: Path) -> None:
-    """Make `link` a relative symbolic link to `folder`, in one step."""
-    with renamed_into(link) as aside:
-        aside.symlink_to(folder.name)
+    """Make `link` a relative symbolic link to `folder`, in one step; say so where that cannot be."""
+    try:
+        with renamed_into(link) as aside:
+            aside.symlink_to(folder.name)
+    except OSError as error:  # the link is a convenience, and some file systems have none
+        print(f"{link}: no link to the newest ({error.strerror}); its folder is {folder}", flush=True)
+
+
+def _candidates(path: Path) -> Iterator[Path]:
+    """Yield the path itself, then names with a number behind it."""
+    return (path.with_name(f"{path.name}{number}") for number in ("", *range(2, 1000)))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.commands.cli import FAULT, PASSED, run_command
+from gatesweep.sweeps.commands.signals import hold_signals
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.secrets import TRACKING_VARIABLE, bare_address, learn_secrets, redact, with_secrets
 from gatesweep.sweeps.records.layout import CONFIG, require_sweep
@@ -87,6 +88,8 @@ def publish_command(arguments: argparse.Namespace) -> int:
         uri = bare_address(uri)
     learn_secrets(uri)
     if arguments.follow:
+        if not sys.stdin.isatty():
+            hold_signals()  # its sweep got the signal too, records its end first, and then closes the pipe
         return PASSED if follow_sweep(sweep, uri, tracking.experiment) else FAULT
     read_sweep(sweep)  # a damaged record is named before anything is sent
     try:

@@ -6,9 +6,9 @@ import argparse
 import contextlib
 import json
 import shutil
-import signal
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,20 @@ from gatesweep.core.cache import cache_scope
 from gatesweep.core.errors import InputError
 from gatesweep.core.files import try_lock, write_atomically
 from gatesweep.core.record import append_event
-from gatesweep.sweeps.commands.cli import FAULT, INTERRUPTED, NONE_PASSED, PASSED, print_config, run_command
-from gatesweep.sweeps.commands.faults import describe_fault, faults_kept_in
+from gatesweep.sweeps.commands.cli import FAULT, NONE_PASSED, PASSED, print_config, run_command
+from gatesweep.sweeps.commands.faults import describe_fault, describe_interruption, faults_kept_in
 from gatesweep.sweeps.commands.folders import make_folder, new_folder, point_link
 from gatesweep.sweeps.commands.preflight import check_machines, check_sweep
 from gatesweep.sweeps.commands.publisher_process import start_publisher, stop_publisher
 from gatesweep.sweeps.commands.resume import configure
+from gatesweep.sweeps.commands.signals import INTERRUPTED, handle_signals, hold_signals, leave_at_once
 from gatesweep.sweeps.commands.trials import TUNE_FOLDER, train_trials
 from gatesweep.sweeps.config.schema import Config, make_gate
 from gatesweep.sweeps.config.secrets import redact
 from gatesweep.sweeps.config.trust import trust_option
 from gatesweep.sweeps.config.values import to_yaml
 from gatesweep.sweeps.execution.alike import FailedAlike
-from gatesweep.sweeps.execution.cluster import start_ray
+from gatesweep.sweeps.execution.cluster import start_ray, stop_ray
 from gatesweep.sweeps.execution.recorder import Recorder
 from gatesweep.sweeps.execution.stack import stack_size
 from gatesweep.sweeps.records.layout import CONFIG, CONFIRM, EVENTS, LOCK
@@ -63,51 +64,78 @@ def run_sweep(config: Config, overrides: Sequence[str] = ()) -> int:
 
     `overrides` is what was typed, for the record.
     """
-    with cache_scope():  # the trials map the data that the checks have made
+    with handle_signals(), cache_scope():  # the trials map the data that the checks have made
         space = read_space(config)
         config = config.replace(warm_start=warm_start_folders(config.warm_start) or None)
         folder = Path(config.resume) if config.resume else new_folder(config)
         if config.resume:
             read_sweep(folder)  # a damaged record is named before anything is written
         check_sweep(folder, config, space)
-        with _cluster(config) as concurrent, _sweep_folder(folder, config), faults_kept_in(folder):
+        with _cluster(config) as cluster, _sweep_folder(folder, config) as folder, faults_kept_in(folder):
             typed = [redact(override) for override in overrides]
             append_event(folder / EVENTS, "start", overrides=typed, **(facts := provenance()))
             print(f"sweep {folder}", flush=True)
             with _followers(folder, config):
-                search = _search(folder, config, space, concurrent)
-                seconds, interrupted, fault = _train(folder, config, space, search, concurrent)
-                summary = _report(folder, seconds, facts, interrupted)
-            resume = f"gatesweep run resume={folder}{trust_option(config.to_dict())}"
-            return _end(folder, summary, interrupted, fault, resume)
+                ending = _train(folder, config, space, cluster)
+                summary = _report(folder, ending, facts)
+            return _end(folder, config, summary, ending)
+
+
+@dataclass(frozen=True)
+class _Cluster:
+    concurrent: int  # trials at a time
+    owned: bool  # started, or joined, by this sweep
+
+    def stop(self) -> None:
+        if self.owned:
+            stop_ray()
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """The end of a sweep: the seconds of its search, the limits that ended it early, and the interruption of all of it.
+
+    An interruption is Ctrl-C, SIGTERM or SIGHUP, a record that cannot be written, or trials that all fail alike.
+    """
+
+    seconds: float
+    limits: list[str]
+    interruption: KeyboardInterrupt | OSError | FailedAlike | None
 
 
 @contextlib.contextmanager
-def _cluster(config: Config) -> Iterator[int]:
-    """The Ray that runs here, else one of this sweep's own; yields how many trials it trains at a time."""
-    owns_ray = not ray.is_initialized()
+def _cluster(config: Config) -> Iterator[_Cluster]:
+    """The Ray that runs here, else one of this sweep's own."""
+    owned = not ray.is_initialized()
     try:
-        concurrent = start_ray(config.resources, config.max_concurrent)
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-        yield concurrent
+        with leave_at_once():  # nothing is written yet, and Ray's processes end with this one
+            cluster = _Cluster(start_ray(config.resources, config.max_concurrent), owned)
+        yield cluster
     finally:
-        if owns_ray:
-            ray.shutdown()
+        if owned:
+            stop_ray()
 
 
 @contextlib.contextmanager
-def _sweep_folder(folder: Path, config: Config) -> Iterator[None]:
-    """Make the sweep's folder, hold its lock, and make it the newest. Raises InputError where another holds it."""
-    make_folder(folder)
-    with try_lock(folder / LOCK) as locked:
-        if not locked:
-            raise InputError(f"resume: got {str(folder)!r}, which another sweep is running in")
-        write_atomically(folder / CONFIG, to_yaml(config.replace(resume=None)))
+def _sweep_folder(folder: Path, config: Config) -> Iterator[Path]:
+    """Make the sweep's folder, hold its lock, and make it the newest; yields it, for its name may have been taken.
+
+    Raises InputError where another sweep holds it, and where it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = make_folder(folder, new=config.resume is None)
+        try:
+            if not stack.enter_context(try_lock(folder / LOCK)):
+                raise InputError(f"resume: got {str(folder)!r}, which another sweep is running in")
+            write_atomically(folder / CONFIG, to_yaml(config.replace(resume=None)))
+        except OSError as error:
+            raise InputError(
+                f"results: got {str(folder)!r}, expected a folder that can be written ({error})"
+            ) from error
         if config.storage is None:
             check_machines(folder, new=config.resume is None)
         point_link(folder.parent / "latest", folder)
-        yield
+        yield folder
 
 
 @contextlib.contextmanager
@@ -115,11 +143,14 @@ def _followers(folder: Path, config: Config) -> Iterator[None]:
     """The processes that copy the record while it grows, to MLflow and to storage; they get the rest at the end."""
     publisher = start_publisher(folder, config) if config.tracking.enabled else None
     mirror = Mirror(config.storage, folder) if config.storage else None
-    yield
-    if publisher:
-        stop_publisher(publisher, folder)
-    if mirror and not mirror.close():
-        print(f"storage: not all of the record arrived; it is whole in {folder}", flush=True)
+    try:
+        yield
+    finally:
+        hold_signals()
+        if publisher:
+            stop_publisher(publisher, folder)
+        if mirror and not mirror.close():
+            print(f"storage: not all of the record arrived; it is whole in {folder}", flush=True)
 
 
 def _search(folder: Path, config: Config, space: Space, concurrent: int) -> Search:
@@ -131,59 +162,67 @@ def _search(folder: Path, config: Config, space: Space, concurrent: int) -> Sear
     return search
 
 
-def _train(
-    folder: Path, config: Config, space: Space, search: Search, concurrent: int
-) -> tuple[float, bool, FailedAlike | None]:
-    """Train what the search asks for, then winners on fresh seeds.
+def _train(folder: Path, config: Config, space: Space, cluster: _Cluster) -> _Ending:
+    """Train what the search asks for, then winners on fresh seeds; Ray is stopped and signals are held at the end.
 
-    Returns the seconds of the search, True where Ctrl-C, SIGTERM or failures interrupted it, and the failures.
+    What follows takes a moment and must not be cut short. A signal that reaches Ray's processes, too, ends them, and
+    Ray ends a driver that has lost them; so Ray is stopped first.
     """
-    gate = make_gate(config.gate)
-    recorder = Recorder(folder, config, gate, search)
-    seconds, interrupted, failed_alike = None, False, None
+    gate, recorder, interruption = make_gate(config.gate), None, None
+    seconds, limits = None, []
     try:
-        train_trials(folder, config, space, recorder, concurrent)
+        search = _search(folder, config, space, cluster.concurrent)
+        recorder = Recorder(folder, config, gate, search)
+        limits = train_trials(folder, config, space, recorder, cluster.concurrent)
         seconds = recorder.elapsed
         if config.confirm.seeds:
             winners = Confirmation(folder, config.confirm.seeds, config.confirm.trials)
             config = confirmation_config(config, len(winners.unfinished))
             recorder = Recorder(folder, config, gate, winners, kind=CONFIRM)
-            train_trials(folder, config, space, recorder, concurrent)
-    except FailedAlike as fault:
-        interrupted, failed_alike = True, fault
-        recorder.interrupted()
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rest takes a moment, and must not be cut short
-        interrupted = True
-        recorder.interrupted()
+            train_trials(folder, config, space, recorder, cluster.concurrent)
+        hold_signals()
+    except (KeyboardInterrupt, OSError, FailedAlike) as end:
+        hold_signals()
+        interruption = end
+        if recorder:
+            recorder.interrupted()
+        cluster.stop()  # here: the collector would have Tune's objects wait for a Ray that may be dead
     finally:
+        cluster.stop()
         shutil.rmtree(folder / TUNE_FOLDER, ignore_errors=True)
-    return seconds or recorder.elapsed, interrupted, failed_alike
+    elapsed = recorder.elapsed if recorder else 0.0
+    return _Ending(elapsed if seconds is None else seconds, limits, interruption)
 
 
-def _report(folder: Path, seconds: float, facts: dict[str, Any], interrupted: bool) -> dict[str, Any]:
-    """Write summary, leaderboard and page, and print the leaderboard; returns the summary."""
-    summary = write_summary(folder, seconds, facts)
-    append_event(folder / EVENTS, "interrupted" if interrupted else "end", elapsed=seconds)
+def _report(folder: Path, ending: _Ending, facts: dict[str, Any]) -> dict[str, Any] | OSError:
+    """Write summary, leaderboard and page, and print the leaderboard; returns the summary, or why there is none."""
+    try:
+        summary = write_summary(folder, ending.seconds, facts)
+        append_event(folder / EVENTS, "interrupted" if ending.interruption else "end", elapsed=ending.seconds)
+    except OSError as fault:
+        return fault
     print(leaderboard_text(leaderboard(folder)))
     try:
         from gatesweep.sweeps.reports.page import write_page  # here, for plotly takes a second to import
 
         print(f"report {write_page(folder)}", flush=True)
+    except OSError as fault:
+        print(f"report: not written, the record is whole ({fault})", flush=True)
     except Exception as fault:  # a page that cannot be drawn is no reason to lose the rest
         print(f"report: not written, the record is whole; {describe_fault(fault, folder)}", flush=True)
     return summary
 
 
-def _end(
-    folder: Path, summary: dict[str, Any], interrupted: bool, failed_alike: FailedAlike | None, resume: str
-) -> int:
-    """Print how the sweep ended, with the command `resume` where it can go on; returns the exit code."""
-    if failed_alike:
-        print(f"ended: {failed_alike}; once it is mended, go on with: {resume}", file=sys.stderr, flush=True)
-        return FAULT
-    if interrupted:
-        print(f"interrupted; go on with: {resume}", flush=True)
+def _end(folder: Path, config: Config, summary: dict[str, Any] | OSError, ending: _Ending) -> int:
+    """Print how the sweep ended; returns the exit code."""
+    resume = f"gatesweep run resume={folder}{trust_option(config.to_dict())}"
+    interruption = ending.interruption or (summary if isinstance(summary, OSError) else None)
+    if isinstance(summary, OSError) or interruption:
+        assert interruption
+        if isinstance(interruption, FailedAlike):
+            print(f"ended: {interruption}; once it is mended, go on with: {resume}", file=sys.stderr, flush=True)
+            return FAULT
+        print(f"{describe_interruption(interruption)}; go on with: {resume}", flush=True)
         return INTERRUPTED
     best, line = summary["best"], f"{summary['passed']} of {summary['trials']} trials passed"
     line += f" in {summary['seconds']:.0f} s"
@@ -193,5 +232,17 @@ def _end(
             f"trials; best: {best['trial']} {json.dumps(best['params'])}"
         )
     lines = [line, *confirmation_lines(summary.get("confirmed", {})), *pareto_lines(summary.get("front", []))]
+    if ending.limits:
+        lines.append(_limits_line(resume, config, summary, ending.limits))
     print("\n".join(lines), flush=True)
     return PASSED if summary["passed"] else NONE_PASSED
+
+
+def _limits_line(resume: str, config: Config, summary: dict[str, Any], limits: list[str]) -> str:
+    """The limits that ended a sweep, what is left of it, and the command that goes on."""
+    reached = " and ".join(f"{key}={getattr(config, key):g}" for key in limits)
+    left = "the rest of the grid" if config.num_samples is None else config.num_samples - summary["trials"]
+    lifted = " ".join(f"{key}=null" for key in limits)
+    return (
+        f"ended by {reached}: interrupted {summary['interrupted']}, never began {left}; go on with: {resume} {lifted}"
+    )

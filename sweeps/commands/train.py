@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import os
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from gatesweep.core.errors import InputError
 from gatesweep.core.files import write_atomically
 from gatesweep.core.record import Record
 from gatesweep.core.trainable import Batch, Data
-from gatesweep.sweeps.commands.cli import INTERRUPTED, NONE_PASSED, PASSED, print_config, run_command
-from gatesweep.sweeps.commands.faults import faults_kept_in
+from gatesweep.sweeps.commands.cli import NONE_PASSED, PASSED, print_config, run_command
+from gatesweep.sweeps.commands.faults import describe_interruption, faults_kept_in
 from gatesweep.sweeps.commands.folders import check_results_folder, make_folder, new_folder, point_link
+from gatesweep.sweeps.commands.signals import INTERRUPTED, hold_signals
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.compose import compose_config, load_file
 from gatesweep.sweeps.config.recorded import read_values
@@ -43,8 +44,7 @@ def train_command(arguments: argparse.Namespace) -> int:
         return print_config(config)
     check_results_folder(folder)
     check_figures(config.figures, *build_run(config))  # whatever is wrong with it is said before there is a folder
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    make_folder(folder)
+    folder = make_folder(folder, new=arguments.resume is None)
     with faults_kept_in(folder):
         write_atomically(folder / CONFIG, to_yaml(config))
         point_link(folder.parent / "latest_run", folder)
@@ -65,15 +65,18 @@ def _train_in(folder: Path, config: Config) -> int:
             bar.set_postfix_str(f"{epoch.index}/{bar.total} {_shown(epoch.metrics, gate.reads)}")
             with tqdm.external_write_mode():
                 print(f"epoch {epoch.index:3}  {_shown(epoch.metrics, gate.reads)}", flush=True)
-    except KeyboardInterrupt:
+        hold_signals()
         bar.close()
-        record.append("interrupted")
+        assert record.last
+        result = record.end(record.last["outcome"], record.last["reason"], gate)
+    except (KeyboardInterrupt, OSError) as end:
+        hold_signals()
+        bar.close()
+        with contextlib.suppress(OSError):
+            record.append("interrupted")
         options = trust_option(config.to_dict())
-        print(f"interrupted; go on with: gatesweep train --resume {folder}{options}", flush=True)
+        print(f"{describe_interruption(end)}; go on with: gatesweep train --resume {folder}{options}", flush=True)
         return INTERRUPTED
-    bar.close()
-    assert record.last
-    result = record.end(record.last["outcome"], record.last["reason"], gate)
     why = result["reason"] or "; ".join(result["missed"])
     print(f"{result['outcome']} after {result['epochs']} epochs{': ' if why else ''}{why}", flush=True)
     return PASSED if result["gate_passed"] else NONE_PASSED

@@ -11,11 +11,12 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gatesweep.core.cache import cache_name
+from gatesweep.sweeps.commands.signals import raise_if_interrupted
 from gatesweep.sweeps.config.schema import Config
 from gatesweep.sweeps.config.trust import current_trust
 from gatesweep.sweeps.execution.recorder import Recorder
 from gatesweep.sweeps.execution.stack import StackTrial
-from gatesweep.sweeps.execution.stopping import SweepStopper
+from gatesweep.sweeps.execution.stopping import Budget
 from gatesweep.sweeps.execution.trial import DirectTrial, several_workers
 from gatesweep.sweeps.execution.tune_loop import run_tune
 from gatesweep.sweeps.execution.watchdog import Watchdog
@@ -26,14 +27,28 @@ from gatesweep.sweeps.search.space import Space
 TUNE_FOLDER = ".tune"  # in the sweep's folder: Tune's own files, of no use once the sweep has ended
 
 
-def train_trials(folder: Path, config: Config, space: Space, recorder: Recorder, concurrent: int) -> None:
-    """Hand the trials that are left to Tune, `concurrent` at a time."""
+def train_trials(folder: Path, config: Config, space: Space, recorder: Recorder, concurrent: int) -> list[str]:
+    """Hand the trials that are left to Tune, `concurrent` at a time.
+
+    Returns the keys of the limits that ended it with trials left, which are interrupted or did not begin. Raises
+    KeyboardInterrupt, and OSError where the record cannot be written.
+    """
     search = recorder.search
     scheduler = make_scheduler(config.scheduler, config.training.max_epochs, space, recorded_scores(folder), config)
     recorder.finish_unended(getattr(scheduler, "stopped", set()))
-    stopper = SweepStopper(recorder, config.stop_after_passes, config.time_budget)
-    if search.is_over() or stopper.stop_all():
-        return recorder.progress.close()
+    budget = Budget(recorder, config)
+    reached: list[str] = [] if search.is_over() else budget.reached()
+    if search.is_over() or reached:
+        recorder.progress.close()
+        return reached
+
+    def stop() -> bool:
+        raise_if_interrupted()
+        reached.extend(budget.reached())
+        if reached:
+            recorder.interrupted()
+        return bool(reached)
+
     shutil.rmtree(folder / TUNE_FOLDER, ignore_errors=True)  # of what ran before this
     trial, reservation, callbacks = _trial_class(config, space, folder)
     run_tune(
@@ -41,13 +56,14 @@ def train_trials(folder: Path, config: Config, space: Space, recorder: Recorder,
         folder,
         search,
         scheduler,
-        stop=stopper,
+        stop=stop,
         callbacks=[recorder, *callbacks],
         concurrent=concurrent,
         resources=reservation,
         max_failures=config.resources.max_failures,
         watchdog=Watchdog(config.resources.silence, recorder.deaths),
     )
+    return reached
 
 
 def _trial_class(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
+import shutil
 import socket
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,18 @@ import yaml
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.schema import ResourcesConfig
-from gatesweep.sweeps.execution.ray_private import bind_to_loopback, bootstrap_address, has_autoscaler
+from gatesweep.sweeps.execution.ray_private import (
+    bind_to_loopback,
+    bootstrap_address,
+    has_autoscaler,
+    shut_down,
+    started_apart,
+)
+
+ATTEMPTS = 3  # to start Ray
+MAX_TMPDIR = 38  # characters; a socket's path has 107 bytes at most, and Ray puts some 69 behind the folder
+
+_folder: str | None = None  # of Ray's files, where it is not Ray's own choice
 
 
 def start_ray(resources: ResourcesConfig, max_concurrent: int | None) -> int:
@@ -28,18 +42,21 @@ def start_ray(resources: ResourcesConfig, max_concurrent: int | None) -> int:
     address = os.environ.get("RAY_ADDRESS") or "local"  # with None, Ray would join any cluster of this machine
     if not ray.is_initialized():
         _check_address(address)
-    local = _loopback_options() if address == "local" and not ray.is_initialized() else {}
-    try:
-        ray.init(
-            address=address, log_to_driver=False, logging_level=logging.CRITICAL, ignore_reinit_error=True, **local
-        )
-    except ConnectionError as error:
-        raise InputError(f"RAY_ADDRESS: got {address!r}, expected a running cluster ({error})") from error
+        _init(address)
     try:
         return concurrency(resources, max_concurrent)
     except ValueError:
-        ray.shutdown()
+        stop_ray()
         raise
+
+
+def stop_ray() -> None:
+    """Stop the Ray that `start_ray` started, or leave the cluster that it joined."""
+    global _folder
+    shut_down()
+    if _folder:
+        shutil.rmtree(_folder, ignore_errors=True)
+    _folder = None
 
 
 def concurrency(resources: ResourcesConfig, max_concurrent: int | None) -> int:
@@ -67,6 +84,34 @@ def concurrency(resources: ResourcesConfig, max_concurrent: int | None) -> int:
     return max_concurrent or trials
 
 
+def _init(address: str) -> None:
+    """Start Ray here, in up to ATTEMPTS attempts, or join the cluster at `address`. Raises InputError."""
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    if address != "local":
+        try:
+            with started_apart():
+                ray.init(address=address, **options)
+        except Exception as error:  # of several kinds: no answer, no token, a token that is refused
+            raise InputError(f"RAY_ADDRESS: got {address!r}, expected a running cluster ({_reason(error)})") from error
+        return
+    options |= _loopback_options()
+    for attempt in range(1, ATTEMPTS + 1):
+        with started_apart() as processes:
+            try:
+                ray.init(address="local", **options)
+                return
+            except Exception as error:  # of several kinds: Ray gives its processes 30 s
+                stop_ray()
+                for process in processes:  # of a Ray that is half there
+                    process.kill()
+                    process.wait()
+                if attempt == ATTEMPTS:
+                    raise InputError(
+                        f"Ray did not start on this machine in {ATTEMPTS} attempts ({_reason(error)}): "
+                        "is it too busy, or short of memory, disk or processes?"
+                    ) from error
+
+
 def _loopback_options() -> dict[str, Any]:
     """Return options for a Ray of this machine's own, which binds to loopback and wants a token.
 
@@ -78,7 +123,23 @@ def _loopback_options() -> dict[str, Any]:
     named = os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
     if not named and not (Path.home() / ".ray" / "auth_token").is_file():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    return {"include_dashboard": False, "object_store_memory": 256 * 2**20}
+    return {"include_dashboard": False, "object_store_memory": 256 * 2**20, "_temp_dir": _short_folder()}
+
+
+def _short_folder() -> str | None:
+    """A new folder for Ray's sockets, where those in its own would have paths that are too long, or not in ASCII."""
+    global _folder
+    usual = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    if usual.isascii() and len(usual) <= MAX_TMPDIR:
+        return None
+    for place in ("/tmp", "/var/tmp", "/dev/shm"):
+        with contextlib.suppress(OSError):
+            _folder = tempfile.mkdtemp(prefix="ray", dir=place)
+            return _folder
+    raise InputError(
+        f"TMPDIR: got {usual!r}, expected at most {MAX_TMPDIR} characters of ASCII for Ray's sockets, "
+        "where none of /tmp, /var/tmp and /dev/shm can be written"
+    )
 
 
 def _check_address(address: str) -> None:
@@ -92,6 +153,10 @@ def _check_address(address: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except (OSError, ValueError) as error:
         raise InputError(f"RAY_ADDRESS: got {address!r}, expected a running cluster ({error})") from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _workers_on(has: Mapping[str, float], wanted: Mapping[str, float]) -> int:

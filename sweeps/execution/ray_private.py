@@ -6,14 +6,19 @@ importing Ray Train takes two seconds.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray._common.utils import get_system_memory
-from ray._private import ray_constants, services, state
+from ray._private import ray_constants, services, state, utils
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._private.utils import get_used_memory
 from ray._private.worker import global_worker
@@ -40,6 +45,60 @@ def bind_to_loopback() -> None:
     `gatesweep.sweeps` sets the variable for it, but Ray reads that when it is imported.
     """
     ray_constants.ENABLE_RAY_CLUSTER = False  # Ray's name for: other machines may join
+
+
+@contextlib.contextmanager
+def started_apart() -> Iterator[list[subprocess.Popen]]:
+    """Give each process that Ray starts here within the block a session of its own; yields them as they start.
+
+    A signal to this process's group (`timeout`, a batch system, Ctrl-C) does not reach them then. They still die with
+    this process, also by SIGKILL: the kernel sees to that (Ray's "fate sharing"). This process keeps its handler of
+    SIGTERM, too.
+    """
+    started: list[subprocess.Popen] = []
+
+    class OwnSession(services.ConsolePopen):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options, start_new_session=True)
+            started.append(self)
+
+    before = services.ConsolePopen, utils.set_sigterm_handler
+    services.ConsolePopen, utils.set_sigterm_handler = OwnSession, lambda handler: None
+    try:
+        yield started
+    finally:
+        services.ConsolePopen, utils.set_sigterm_handler = before
+        keep_sigterm_handler()
+
+
+def shut_down() -> None:
+    """Stop Ray, or leave the cluster, with this process's handler of SIGTERM kept.
+
+    Ray's C++ part takes the handler away at its end, and Ray's processes need another second to end. So the handler is
+    put back in between, where Ray forgets the cluster's state.
+    """
+    forget = state.state.disconnect
+
+    def keep_handler_and_forget() -> None:
+        keep_sigterm_handler()
+        forget()
+
+    state.state.disconnect = keep_handler_and_forget
+    try:
+        ray.shutdown()
+    finally:
+        state.state.disconnect = forget
+        keep_sigterm_handler()
+
+
+def keep_sigterm_handler() -> None:
+    """Put this process's handler of SIGTERM back, below Python too, where Ray's C++ part has replaced it.
+
+    Its start installs a handler that ends the process 3 s after a SIGTERM, and its end the default one, which ends the
+    process at once.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
 
 
 def has_autoscaler() -> bool:

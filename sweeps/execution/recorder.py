@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from pathlib import Path
@@ -40,8 +41,8 @@ class Recorder(tune.Callback):
         self.sweep, self.config, self.gate, self.search = sweep, config, gate, search
         past = [event for folder in trial_folders(sweep, kind) for event in read_events(folder / EVENTS)]
         self.offset = max((event.get("elapsed", 0.0) for event in past), default=0.0)
-        self.began = time.monotonic()
-        self.first_start: float | None = None  # of a trial, by the clock of `began`
+        self.began: float | None = None
+        self.over = False  # once the running trials are marked as interrupted: nothing that Tune tells counts
         self.outcomes = Counter(event["outcome"] for event in past if event["event"] == "end")
         self.records: dict[str, Record] = {}
         self.false_starts: Counter[str] = Counter()  # deaths of a trial's process before the trial began
@@ -51,23 +52,24 @@ class Recorder(tune.Callback):
 
     @property
     def elapsed(self) -> float:
-        """Seconds of sweeping so far, including those before an interruption."""
-        return self.offset + time.monotonic() - self.began
+        """Seconds of sweeping so far, including those before an interruption.
 
-    @property
-    def budget_used(self) -> float:
-        """Seconds of `elapsed` without the start of this sweep's first process."""
-        return self.offset + (time.monotonic() - self.first_start if self.first_start else 0.0)
+        The clock starts with the first trial whose process is there: the start of Ray and of the first processes takes
+        seconds, or minutes on a busy machine, and must not use up a budget.
+        """
+        return self.offset + (time.monotonic() - self.began if self.began else 0.0)
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Begin the record of a trial. Members of a stack begin with their first epoch, or are declined."""
-        self.first_start = self.first_start or time.monotonic()
-        if "members" not in trial.config:
+        self.began = self.began or time.monotonic()
+        if not self.over and "members" not in trial.config:
             self._record(trial.config)
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
         """Record the report of a trial, or the reports of a stack's members."""
         elapsed = self.elapsed
+        if self.over:
+            return None
         if "members" not in trial.config:
             return self._report(trial.config, result, elapsed)
         for config, report in result.get("reports", []):
@@ -84,7 +86,7 @@ class Recorder(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Record the end of a trial. Members of a stack have ended one by one."""
-        if "members" in trial.config:
+        if self.over or "members" in trial.config:
             return
         last = trial.last_result or {}
         outcome = last.get("outcome") or "stopped"
@@ -95,6 +97,8 @@ class Recorder(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Record that the process of a trial, or of a stack, died, and that another one goes on with it."""
+        if self.over:
+            return
         reason = self.deaths.explain(trial.trial_id, _error_of(trial))
         for config in trial_members(trial.config):
             if record := self.records.get(config["trial"]):
@@ -105,14 +109,12 @@ class Recorder(tune.Callback):
         """Record the failure of a trial, or of a stack's members, whose process died."""
         error = _error_of(trial)
         reason = self.deaths.explain(trial.trial_id, error)
-        for config in trial_members(trial.config):
+        for config in [] if self.over else trial_members(trial.config):
             self._on_process_death(config, reason, error)
 
     def on_experiment_end(self, trials: list, **info: Any) -> None:
-        """Record the stop of all running trials at the sweep's end."""
-        for name in list(self.records):
-            self._end(name, "stopped", "the sweep ended")
-        self.progress.close()
+        """Mark trials that still run as interrupted; a sweep that ends by itself has none."""
+        self.interrupted()
 
     def finish_unended(self, stopped: set[str]) -> None:
         """End the trials that a killed sweep left between their last epoch and the record of their end.
@@ -138,9 +140,14 @@ class Recorder(tune.Callback):
             unfinished.remove(trial)
 
     def interrupted(self) -> None:
-        """Mark the running trials as interrupted; their epochs are recorded, and a resumed sweep goes on with them."""
-        for record in self.records.values():
-            record.append("interrupted", elapsed=self.elapsed)
+        """Mark the running trials as interrupted; their epochs are recorded, and a resumed sweep goes on with them.
+
+        A mark that cannot be written is left out: a trial without an end counts as interrupted, too.
+        """
+        for record in [] if self.over else self.records.values():
+            with contextlib.suppress(OSError):
+                record.append("interrupted", elapsed=self.elapsed)
+        self.over = True
         self.progress.close()
 
     def _report(self, config: dict[str, Any], result: dict[str, Any], elapsed: float) -> None:

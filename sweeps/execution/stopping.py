@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ray import tune
-
+from gatesweep.sweeps.config.schema import Config
 from gatesweep.sweeps.execution.recorder import Recorder
 
 
-class SweepStopper(tune.Stopper):
-    """Ends the sweep after `passes` trials have passed, or after `seconds`; None means no such limit.
+class Budget:
+    """The limits of a sweep: `stop_after_passes`, and the seconds of `time_budget`; None means no such limit."""
 
-    The seconds count from the moment when the first trial is ready: starting processes uses up no budget.
-    """
+    def __init__(self, recorder: Recorder, config: Config) -> None:
+        self.recorder, self.config = recorder, config
 
-    def __init__(self, recorder: Recorder, passes: int | None, seconds: float | None) -> None:
-        self.recorder = recorder
-        self.passes, self.seconds = passes, seconds
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Return False: single trials are stopped by the scheduler."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Return True once a limit is reached. Raises FailedAlike where the trials all fail with the same cause."""
+    def reached(self) -> list[str]:
+        """Return the keys of the limits that are reached. Raises FailedAlike where all trials fail with one cause."""
         self.recorder.alike.check()
-        enough = self.passes is not None and self.recorder.outcomes["passed"] >= self.passes
-        return enough or (self.seconds is not None and self.recorder.budget_used >= self.seconds)
+        passes, seconds = self.config.stop_after_passes, self.config.time_budget
+        enough = passes is not None and self.recorder.outcomes["passed"] >= passes
+        late = seconds is not None and self.recorder.elapsed >= seconds
+        return ["stop_after_passes"] * enough + ["time_budget"] * late

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.error import TuneError
 from ray.tune.experiment import Experiment, Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
@@ -21,16 +23,17 @@ def run_tune(
     search: Searcher,
     scheduler: TrialScheduler,
     *,
-    stop: tune.Stopper,
+    stop: Callable[[], bool],
     callbacks: list[tune.Callback],
     concurrent: int,
     resources: tune.PlacementGroupFactory,
     max_failures: int,
     watchdog: Watchdog,
 ) -> None:
-    """Run the trials that `search` suggests, `concurrent` at a time, until it has no more or `stop` ends the sweep.
+    """Run the trials that `search` suggests, `concurrent` at a time, until it has no more or `stop()` is true.
 
-    `trial` is the class that Tune runs, `folder` the sweep's, `resources` the reservation of each trial.
+    `trial` is the class that Tune runs, `folder` the sweep's, `resources` the reservation of each trial. Raises the
+    OSError of a callback that could not write.
 
     Leaves out what `tune.run` does for readers of Tune's own files: the snapshot of every trial at the end, the
     analysis that looks for files which are not written, and the import of every tracker that Tune knows, which takes
@@ -39,7 +42,6 @@ def run_tune(
     experiment = Experiment(
         ".tune",
         trial,
-        stop=stop,
         num_samples=sys.maxsize,  # the search ends the sweep
         storage_path=str(folder),
         max_failures=max_failures,
@@ -50,7 +52,6 @@ def run_tune(
     controller = LeanTuneController(
         search_alg=generator,
         scheduler=scheduler,
-        stopper=stop,
         callbacks=[watchdog, *callbacks],  # before the recorder, which takes the metrics out of a report
         reuse_actors=True,
         storage=experiment.storage,
@@ -58,11 +59,13 @@ def run_tune(
     )
     controller.setup_experiments([experiment], total_num_samples=generator.total_samples)
     try:
-        while not controller.is_finished():
+        while not controller.is_finished() and not stop():
             controller.step()
             watchdog.look(controller.awaited_actors())
-    except Exception:
+    except Exception as fault:
         controller.cleanup()
+        if isinstance(fault, TuneError) and isinstance(fault.__context__, OSError):
+            raise fault.__context__ from None  # Tune puts its text into an error of its own
         raise
     controller.cleanup()
 

@@ -109,22 +109,30 @@ def test_what_is_far_from_the_gate_is_stopped_and_told_pruned(tmp_path: Path) ->
     assert all(trial.constraints["val/closeness"] > 0 for trial in stopped)
 
 
-def test_enough_passes_end_the_sweep(tmp_path: Path) -> None:
+def test_enough_passes_end_a_sweep_that_can_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     space = {"lr": {"type": "float", "low": 0.25, "high": 0.35}}
-    code, _, summary = run(trivial(tmp_path, space, "stop_after_passes=2"))
-    assert code == 0 and summary["passed"] == 2 and summary["trials"] <= 4
+    options = ["max_concurrent=2", "stop_after_passes=2", "num_samples=6", "scheduler=none"]
+    code, folder, summary = run(trivial(tmp_path, space, *options, epoch_seconds=0.2))
+    assert code == 0 and summary["passed"] >= 2 and summary["passed"] + summary["interrupted"] == summary["trials"] < 6
+    last = capsys.readouterr().out.splitlines()[-1]
+    left = f"interrupted {summary['interrupted']}, never began {6 - summary['trials']}"
+    advice = f"go on with: gatesweep run resume={folder} stop_after_passes=null"
+    assert last == f"ended by stop_after_passes=2: {left}; {advice}"
+    code, _, later = run([f"resume={folder}", "stop_after_passes=null"])
+    assert (code, later["trials"], later["interrupted"], later["stopped"]) == (0, 6, 0, 0)
 
 
-def test_time_ends_the_sweep(tmp_path: Path) -> None:
+def test_time_ends_a_sweep_that_can_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     overrides = trivial(
-        tmp_path, None, "time_budget=15", "scheduler=none", epoch_seconds=1.0
+        tmp_path, None, "time_budget=3", "scheduler=none", epoch_seconds=0.5
     )  # it takes some 50 epochs to pass
     code, folder, summary = run([*overrides, "training.max_epochs=1000", "num_samples=2"])
-    assert code == 3 and summary["trials"] == summary["stopped"] == 1
-    assert json.loads((folder / "trial_0000" / "result.json").read_text())["reason"] == "the sweep ended"
-    assert all(trial.state.is_finished() for trial in open_study(folder).trials)
+    assert code == 3 and summary["trials"] == summary["interrupted"] == 1
+    assert [trial.state.name for trial in open_study(folder).trials] == ["RUNNING"]
     _, _, later = run([f"resume={folder}", "num_samples=9"])  # its time was up before, and still is
     assert later["trials"] == 1
+    ended = "ended by time_budget=3: interrupted 1, never began 8; go on with: "
+    assert capsys.readouterr().out.splitlines()[-1] == f"{ended}gatesweep run resume={folder} time_budget=null"
 
 
 def test_a_grid_is_every_point_once(tmp_path: Path) -> None:

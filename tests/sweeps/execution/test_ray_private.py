@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -17,10 +18,13 @@ PINNED = f"expected as in the pinned ray 2.60.0, got ray {ray.__version__}"
     [
         ("ray._common.utils", "get_system_memory", []),
         ("ray._private.state", "actors", ["actor_id", "job_id", "actor_state_name"]),
+        ("ray._private.state", "state.disconnect", []),
         ("ray._private.utils", "get_used_memory", []),
         ("ray._private.worker", "global_worker", None),
         ("ray.air.execution._internal.actor_manager", "RayActorManager", ["resource_manager"]),
         ("ray._private.services", "canonicalize_bootstrap_address", ["addr"]),
+        ("ray._private.services", "ConsolePopen", []),
+        ("ray._private.utils", "set_sigterm_handler", ["sigterm_handler"]),
         ("ray._private.ray_constants", "DEBUG_AUTOSCALING_STATUS", None),
         ("ray._private.ray_constants", "ENABLE_RAY_CLUSTER", None),
         ("ray.autoscaler.v2.sdk", "get_cluster_status", ["gcs_address"]),
@@ -34,7 +38,7 @@ PINNED = f"expected as in the pinned ray 2.60.0, got ray {ray.__version__}"
 )
 def test_a_private_name_is_where_it_is_expected(module: str, name: str, parameters: list[str] | None) -> None:
     try:
-        value = getattr(importlib.import_module(module), name)
+        value = attrgetter(name)(importlib.import_module(module))
     except (ImportError, AttributeError) as error:
         pytest.fail(f"{module}.{name} is missing ({error}): {PINNED}")
     if parameters is not None:
