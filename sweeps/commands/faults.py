@@ -10,8 +10,7 @@ from pathlib import Path
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.secrets import redact
-
-FAULT_FILE = "fault.txt"  # in the folder of a sweep or of a run
+from gatesweep.sweeps.records.layout import FAULT_FILE
 
 
 @contextlib.contextmanager

@@ -228,8 +228,8 @@ def _end(folder: Path, config: Config, summary: dict[str, Any] | OSError, ending
     line += f" in {summary['seconds']:.0f} s"
     if summary["passed"]:
         line += (
-            f", the first after {summary['first_pass_seconds']:.0f} s and {summary['first_pass_epochs']} epochs of all "
-            f"trials; best: {best['trial']} {json.dumps(best['params'])}"
+            f", the first at {summary['first_pass_seconds']:.0f} s, when all trials together had trained "
+            f"{summary['first_pass_epochs']} epochs; best: {best['trial']} {json.dumps(best['params'])}"
         )
     lines = [line, *confirmation_lines(summary.get("confirmed", {})), *pareto_lines(summary.get("front", []))]
     if ending.limits:
