@@ -10,7 +10,8 @@ from pathlib import Path
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.secrets import redact
-from gatesweep.sweeps.records.layout import FAULT_FILE
+
+FAULT_FILE = "fault.txt"  # in the folder of a sweep or of a run; here, for the layout of a record imports torch
 
 
 @contextlib.contextmanager

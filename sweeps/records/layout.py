@@ -14,7 +14,6 @@ from gatesweep.core.record import SCALARS as SCALARS
 # In the folder of a sweep, and of a run.
 CONFIG = "config.yaml"
 REPORT = "report.html"
-FAULT_FILE = "fault.txt"  # the traceback of a fault of gatesweep's own
 # Files of a sweep only.
 SUMMARY = "summary.json"
 LEADERBOARD = "leaderboard.csv"
