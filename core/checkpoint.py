@@ -55,7 +55,7 @@ def save(directory: Path, state: dict[str, Any], meta: dict[str, Any], sync: boo
     """
     with renamed_into(directory) as aside:
         aside.mkdir(parents=True)
-        torch.save(state, aside / STATE)
+        _write_state(state, aside / STATE)
         meta = {**meta, "sha256": _checksum(aside / STATE), "synced": sync}
         (aside / META).write_text(json.dumps(json_safe(meta), indent=1) + "\n")
         if sync:
@@ -65,6 +65,15 @@ def save(directory: Path, state: dict[str, Any], meta: dict[str, Any], sync: boo
     if sync:
         sync_to_disk(directory.parent)
     return Checkpoint(directory, meta)
+
+
+def _write_state(state: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:  # of torch's writer, when the disk is full
+        if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
+            raise
+        raise OSError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from error
 
 
 def read(directory: Path) -> Checkpoint:

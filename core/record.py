@@ -117,6 +117,8 @@ def read_events(path: Path) -> list[Event]:
     """
     if not path.exists():
         return []
+    if path.is_dir():
+        raise DamagedRecord(f"{path}: got a folder, expected a file of events")
     lines = path.read_bytes().split(b"\n")[:-1]  # the part after the last newline is empty, or cut short
     return [_parse_event(path, number, line) for number, line in enumerate(lines, start=1)]
 
@@ -179,13 +181,16 @@ def _parse_event(path: Path, number: int, line: bytes) -> Event:
     """Parse line `number` of `path`. Raises DamagedRecord where it is not an event."""
     try:
         event = json.loads(line)
+        facts = [event.get("elapsed") or 0.0, event.get("time") or 0.0]
+        if not all(isinstance(fact, int | float) for fact in facts):
+            raise TypeError("a time is no number")
         if event["event"] == "epoch":
             event["metrics"] = {name: math.nan if v is None else v for name, v in event["metrics"].items()}
             event["losses"] = [math.nan if loss is None else loss for loss in event["losses"]]
             numbers = [event.get("score") or 0.0, *event["metrics"].values(), *event["losses"]]
             if not all(isinstance(number, int | float) for number in numbers):
                 raise TypeError("a score, a metric or a loss is no number")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         start = line[:40].decode(errors="replace")
         raise DamagedRecord(f"{path}, line {number}: got {start!r}, expected an event as JSON") from error
     return event

@@ -10,8 +10,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `gatesweep ARGUMENTS`, by default those of the process; returns the exit code."""
     try:
         from gatesweep.sweeps.commands.dispatch import main as dispatch
+        from gatesweep.sweeps.commands.streams import lasting_streams, use_utf8
 
-        return dispatch(argv)
+        if argv is not None:
+            return dispatch(argv)
+        use_utf8()
+        with lasting_streams():
+            return dispatch()
     except KeyboardInterrupt:  # while the parser is imported
         return 130
 

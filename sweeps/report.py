@@ -7,4 +7,5 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # in the place of this folder, whose files have other names
     from gatesweep.__main__ import main
 
-    sys.exit(main(["report", *sys.argv[1:]]))
+    sys.argv.insert(1, "report")
+    sys.exit(main())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.commands.cli import PASSED, run_command
-from gatesweep.sweeps.records.layout import is_sweep
+from gatesweep.sweeps.records.layout import check_entries, is_sweep
 from gatesweep.sweeps.records.reader import read_sweep
 from gatesweep.sweeps.records.text import text_table
 from gatesweep.sweeps.reports.comparison import comparison_row, describe_gate, group_by_gate, write_comparison
@@ -22,6 +22,8 @@ def find_sweeps(arguments: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         raise InputError(f"sweep: got {str(missing[0])!r}, expected the folder of a sweep (it is not there)")
     paths = list(dict.fromkeys(path.resolve() for path in arguments))
     sweeps = [path for path in paths if is_sweep(path)]
+    for sweep in sweeps:
+        check_entries(sweep, "sweep")
     return sweeps, [path for path in paths if path not in sweeps]
 
 
@@ -35,8 +37,8 @@ def compare_command(arguments: argparse.Namespace) -> int:
     folders, others = find_sweeps(arguments.sweeps)
     if not folders:
         raise InputError(f"got {str(arguments.sweeps[0])!r}, expected folders of sweeps (it is none)")
-    if arguments.html and not arguments.html.resolve().parent.is_dir():
-        raise InputError(f"--html: got {str(arguments.html)!r}, whose folder is not there")
+    if arguments.html:
+        _check_page(arguments.html)
     if others:
         print(f"no sweeps, left out: {', '.join(path.name for path in others)}", file=sys.stderr)
     sweeps = [read_sweep(folder) for folder in folders]
@@ -50,3 +52,11 @@ def compare_command(arguments: argparse.Namespace) -> int:
         write_comparison(arguments.html, sweeps, rows)
         print(f"page {arguments.html}")
     return PASSED
+
+
+def _check_page(path: Path) -> None:
+    """Raise InputError unless `path` is free, or a file that can be replaced."""
+    if path.exists() and not path.is_file():  # a folder, or a device, which writing aside would replace
+        raise InputError(f"--html: got {str(path)!r}, expected a file")
+    if not path.resolve().parent.is_dir():
+        raise InputError(f"--html: got {str(path)!r}, whose folder is not there")

@@ -22,7 +22,8 @@ def faults_kept_in(folder: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as fault:
-        keep_traceback(fault, folder)
+        with contextlib.suppress(OSError):
+            keep_traceback(fault, folder)
         raise
 
 
@@ -31,10 +32,15 @@ def keep_traceback(fault: Exception, folder: Path | None = None) -> Path:
     kept: Path | None = getattr(fault, "kept_in", None)
     if kept:
         return kept
-    if folder is None or not folder.is_dir():
-        folder = Path(tempfile.mkdtemp(prefix="gatesweep-"))
-    path = folder / FAULT_FILE
-    path.write_text(redact("".join(traceback.format_exception(fault))))
+    text = redact("".join(traceback.format_exception(fault)))
+    try:
+        if folder is None or not folder.is_dir():
+            raise NotADirectoryError(folder)
+        path = folder / FAULT_FILE
+        path.write_text(text)
+    except OSError:  # or its disk is full
+        path = Path(tempfile.mkdtemp(prefix="gatesweep-")) / FAULT_FILE
+        path.write_text(text)
     fault.kept_in = path  # type: ignore[attr-defined]
     return path
 
@@ -42,9 +48,11 @@ def keep_traceback(fault: Exception, folder: Path | None = None) -> Path:
 def describe_fault(fault: Exception, folder: Path | None = None) -> str:
     """The line that a command prints; the traceback is kept before."""
     message = redact(" ".join(str(fault).split()))
-    return (
-        f"gatesweep: a fault of ours, {type(fault).__name__}: {message}; traceback in {keep_traceback(fault, folder)}"
-    )
+    try:
+        kept = f"traceback in {keep_traceback(fault, folder)}"
+    except OSError as error:
+        kept = f"its traceback could not be written ({error.strerror})"
+    return f"gatesweep: a fault of ours, {type(fault).__name__}: {message}; {kept}"
 
 
 def describe_interruption(end: KeyboardInterrupt | OSError) -> str:

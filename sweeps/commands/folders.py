@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gatesweep.core.errors import InputError
-from gatesweep.core.files import renamed_into
+from gatesweep.core.files import renamed_into, write_atomically
 from gatesweep.sweeps.config.schema import Config
+from gatesweep.sweeps.config.values import to_yaml
+from gatesweep.sweeps.records.layout import CONFIG
 
 
 def check_results_folder(path: Path) -> None:
@@ -68,6 +70,16 @@ def make_folder(path: Path, new: bool) -> Path:
     except OSError as error:
         raise InputError(
             f"results: got {str(path)!r}, expected a folder that can be made ({error.strerror})"
+        ) from error
+
+
+def write_config(folder: Path, config: Config) -> None:
+    """Write `config.yaml` of a sweep or a run. Raises InputError where the folder cannot be written."""
+    try:
+        write_atomically(folder / CONFIG, to_yaml(config))
+    except OSError as error:
+        raise InputError(
+            f"results: got {str(folder)!r}, expected a folder that can be written ({error.strerror})"
         ) from error
 
 

@@ -14,7 +14,7 @@ from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.recorded import read_values
 from gatesweep.sweeps.config.schema import check_config
 from gatesweep.sweeps.config.trust import trust_modules
-from gatesweep.sweeps.records.layout import CONFIG, WEIGHTS, refuse_links
+from gatesweep.sweeps.records.layout import CONFIG, WEIGHTS, check_entries
 from gatesweep.sweeps.storage.uploads import fetch_trial
 
 
@@ -29,7 +29,7 @@ def load(folder: str | Path, device: str = "auto", trust: Sequence[str] = ()) ->
     trust_modules(trust)
     if not (folder / CONFIG).is_file():
         raise InputError(f"load: got {str(folder)!r}, expected the folder of a run or of a logged model")
-    refuse_links(folder, "load")
+    check_entries(folder, "load")
     config = check_config(read_values(folder / CONFIG))
     trainable, data = build_run(config.replace(device=device))
     if (folder / WEIGHTS).is_file():

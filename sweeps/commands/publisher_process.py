@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -52,6 +53,6 @@ def stop_publisher(publisher: subprocess.Popen, folder: Path) -> None:
         publisher.kill()
         complete = False
     if not complete:
-        print(f"tracking: not all was published; later: gatesweep publish {folder}", flush=True)
+        print(f"tracking: not all was published; later: gatesweep publish {shlex.quote(str(folder))}", flush=True)
     with contextlib.suppress(OSError, DamagedRecord, KeyError):  # the publisher writes it once MLflow has answered
         print(f"compare {read_json(folder / MLFLOW_POINTER)['compare']}", flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,11 +17,11 @@ import ray
 
 from gatesweep.core.cache import cache_scope
 from gatesweep.core.errors import InputError
-from gatesweep.core.files import try_lock, write_atomically
+from gatesweep.core.files import try_lock
 from gatesweep.core.record import append_event
 from gatesweep.sweeps.commands.cli import FAULT, NONE_PASSED, PASSED, print_config, run_command
 from gatesweep.sweeps.commands.faults import describe_fault, describe_interruption, faults_kept_in
-from gatesweep.sweeps.commands.folders import make_folder, new_folder, point_link
+from gatesweep.sweeps.commands.folders import make_folder, new_folder, point_link, write_config
 from gatesweep.sweeps.commands.preflight import check_machines, check_sweep
 from gatesweep.sweeps.commands.publisher_process import start_publisher, stop_publisher
 from gatesweep.sweeps.commands.resume import configure
@@ -29,12 +30,11 @@ from gatesweep.sweeps.commands.trials import TUNE_FOLDER, train_trials
 from gatesweep.sweeps.config.schema import Config, make_gate
 from gatesweep.sweeps.config.secrets import redact
 from gatesweep.sweeps.config.trust import trust_option
-from gatesweep.sweeps.config.values import to_yaml
 from gatesweep.sweeps.execution.alike import FailedAlike
 from gatesweep.sweeps.execution.cluster import start_ray, stop_ray
 from gatesweep.sweeps.execution.recorder import Recorder
 from gatesweep.sweeps.execution.stack import stack_size
-from gatesweep.sweeps.records.layout import CONFIG, CONFIRM, EVENTS, LOCK
+from gatesweep.sweeps.records.layout import CONFIRM, EVENTS, LOCK
 from gatesweep.sweeps.records.pareto import pareto_lines
 from gatesweep.sweeps.records.provenance import provenance
 from gatesweep.sweeps.records.reader import read_sweep
@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def sweep_command(arguments: argparse.Namespace) -> int:
     """Compose the configuration, then print it or sweep; returns the exit code. Raises InputError."""
-    config = configure(arguments.overrides)
+    with leave_at_once():
+        config = configure(arguments.overrides)
     if arguments.cfg:
         return print_config(config)
     return run_sweep(config, arguments.overrides)
@@ -65,12 +66,13 @@ def run_sweep(config: Config, overrides: Sequence[str] = ()) -> int:
     `overrides` is what was typed, for the record.
     """
     with handle_signals(), cache_scope():  # the trials map the data that the checks have made
-        space = read_space(config)
-        config = config.replace(warm_start=warm_start_folders(config.warm_start) or None)
-        folder = Path(config.resume) if config.resume else new_folder(config)
-        if config.resume:
-            read_sweep(folder)  # a damaged record is named before anything is written
-        check_sweep(folder, config, space)
+        with leave_at_once():
+            space = read_space(config)
+            config = config.replace(warm_start=warm_start_folders(config.warm_start) or None)
+            folder = Path(config.resume) if config.resume else new_folder(config)
+            if config.resume:
+                read_sweep(folder)  # a damaged record is named before anything is written
+            check_sweep(folder, config, space)
         with _cluster(config) as cluster, _sweep_folder(folder, config) as folder, faults_kept_in(folder):
             typed = [redact(override) for override in overrides]
             append_event(folder / EVENTS, "start", overrides=typed, **(facts := provenance()))
@@ -126,13 +128,14 @@ def _sweep_folder(folder: Path, config: Config) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         folder = make_folder(folder, new=config.resume is None)
         try:
-            if not stack.enter_context(try_lock(folder / LOCK)):
-                raise InputError(f"resume: got {str(folder)!r}, which another sweep is running in")
-            write_atomically(folder / CONFIG, to_yaml(config.replace(resume=None)))
+            held = stack.enter_context(try_lock(folder / LOCK))
         except OSError as error:
             raise InputError(
-                f"results: got {str(folder)!r}, expected a folder that can be written ({error})"
+                f"results: got {str(folder)!r}, expected a folder that can be written ({error.strerror})"
             ) from error
+        if not held:
+            raise InputError(f"resume: got {str(folder)!r}, which another sweep is running in")
+        write_config(folder, config.replace(resume=None))
         try:
             if config.storage is None:
                 check_machines(folder, new=config.resume is None)
@@ -243,7 +246,7 @@ def _end(folder: Path, config: Config, summary: dict[str, Any] | OSError, ending
 
 
 def _resume_command(folder: Path, config: Config) -> str:
-    return f"gatesweep run resume={folder}{trust_option(config.to_dict())}"
+    return f"gatesweep run {shlex.quote(f'resume={folder}')}{trust_option(config.to_dict())}"
 
 
 def _limits_line(resume: str, config: Config, summary: dict[str, Any], limits: list[str]) -> str:

@@ -74,11 +74,11 @@ def leave_at_once() -> Iterator[None]:
 
     A KeyboardInterrupt in the middle of an import may be turned into another error, or printed and ignored.
     """
-    _interruption.leave = True
+    before, _interruption.leave = _interruption.leave, True
     try:
         yield
     finally:
-        _interruption.leave = False
+        _interruption.leave = before
 
 
 def hold_signals() -> None:

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import copy
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,22 +14,20 @@ from typing import Any
 from tqdm import tqdm
 
 from gatesweep.core.errors import InputError
-from gatesweep.core.files import write_atomically
 from gatesweep.core.record import Record
 from gatesweep.core.trainable import Batch, Data
 from gatesweep.sweeps.commands.cli import NONE_PASSED, PASSED, print_config, run_command
 from gatesweep.sweeps.commands.faults import describe_interruption, faults_kept_in
-from gatesweep.sweeps.commands.folders import check_results_folder, make_folder, new_folder, point_link
-from gatesweep.sweeps.commands.signals import INTERRUPTED, hold_signals
+from gatesweep.sweeps.commands.folders import check_results_folder, make_folder, new_folder, point_link, write_config
+from gatesweep.sweeps.commands.signals import INTERRUPTED, hold_signals, leave_at_once
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.compose import compose_config, load_file
 from gatesweep.sweeps.config.recorded import read_values
 from gatesweep.sweeps.config.schema import Config, check_config, make_gate
 from gatesweep.sweeps.config.trust import trust_option
-from gatesweep.sweeps.config.values import to_yaml
 from gatesweep.sweeps.execution.figures import check_figures
 from gatesweep.sweeps.execution.training import train_epochs
-from gatesweep.sweeps.records.layout import CONFIG, refuse_links
+from gatesweep.sweeps.records.layout import CONFIG, JOURNAL, check_entries, trial_folders
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,26 +37,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train_command(arguments: argparse.Namespace) -> int:
     """Train one run from its start or its last checkpoint; returns the exit code. Raises InputError."""
-    config, folder = _run_of(arguments)
-    config = config.replace(storage=None)  # one run leaves all of it in its folder
-    if arguments.cfg:
-        return print_config(config)
-    check_results_folder(folder)
-    check_figures(config.figures, *build_run(config))  # whatever is wrong with it is said before there is a folder
+    with leave_at_once():
+        config, folder = _run_of(arguments)
+        config = config.replace(storage=None)  # one run leaves all of it in its folder
+        if arguments.cfg:
+            return print_config(config)
+        check_results_folder(folder)
+        check_figures(config.figures, *build_run(config))  # whatever is wrong with it is said before there is a folder
     folder = make_folder(folder, new=arguments.resume is None)
     with faults_kept_in(folder):
-        write_atomically(folder / CONFIG, to_yaml(config))
+        write_config(folder, config)
         point_link(folder.parent / "latest_run", folder)
         return _train_in(folder, config)
 
 
 def _train_in(folder: Path, config: Config) -> int:
     """Train in the folder of a run, and record it; returns the exit code."""
-    gate, record = make_gate(config.gate), Record(folder)
-    print(f"run {folder}", flush=True)
+    gate, record = make_gate(config.gate), None
     bar = tqdm(total=config.training.max_epochs, disable=None, bar_format="{desc} {percentage:3.0f}%|{bar:24}| "
-               "{elapsed} ETA {remaining}{postfix}", desc="epoch", initial=record.epochs)  # fmt: skip
+               "{elapsed} ETA {remaining}{postfix}", desc="epoch")  # fmt: skip
+    print(f"run {folder}", flush=True)
     try:
+        record = Record(folder)
+        bar.initial = bar.n = record.epochs
         for epoch in train_epochs(config, folder, recorded=record.epochs, wrap_data=lambda data: _watched(data, bar)):
             facts = {"score": epoch.score, "outcome": epoch.outcome, "reason": epoch.reason}
             record.epoch(epoch.index, epoch.metrics, epoch.losses, **facts)
@@ -72,10 +74,11 @@ def _train_in(folder: Path, config: Config) -> int:
     except (KeyboardInterrupt, OSError) as end:
         hold_signals()
         bar.close()
-        with contextlib.suppress(OSError):
-            record.append("interrupted")
-        options = trust_option(config.to_dict())
-        print(f"{describe_interruption(end)}; go on with: gatesweep train --resume {folder}{options}", flush=True)
+        if record:
+            with contextlib.suppress(OSError):
+                record.append("interrupted")
+        resume = f"gatesweep train --resume {shlex.quote(str(folder))}{trust_option(config.to_dict())}"
+        print(f"{describe_interruption(end)}; go on with: {resume}", flush=True)
         return INTERRUPTED
     why = result["reason"] or "; ".join(result["missed"])
     print(f"{result['outcome']} after {result['epochs']} epochs{': ' if why else ''}{why}", flush=True)
@@ -85,13 +88,7 @@ def _train_in(folder: Path, config: Config) -> int:
 def _run_of(arguments: argparse.Namespace) -> tuple[Config, Path]:
     """The configuration of the run and its folder."""
     if arguments.resume is not None:
-        typed = [item.removeprefix("results=") for item in arguments.overrides if item.startswith("results=")]
-        results = typed[0] if typed else os.environ.get("GATESWEEP_RESULTS", "results")
-        folder = Path(arguments.resume or f"{results}/latest_run").resolve()
-        if not (folder / CONFIG).is_file():
-            raise InputError(f"--resume: got {str(folder)!r}, expected the folder of a run (it has no {CONFIG})")
-        refuse_links(folder, "--resume")
-        return check_config(read_values(folder / CONFIG)), folder
+        return _resumed(arguments)
     if arguments.config:
         if not arguments.config.is_file():
             raise InputError(f"--config: got {str(arguments.config)!r}, expected a config.yaml")
@@ -99,6 +96,25 @@ def _run_of(arguments: argparse.Namespace) -> tuple[Config, Path]:
     else:
         config = compose_config(arguments.overrides)
     return config, new_folder(config, "run")
+
+
+def _resumed(arguments: argparse.Namespace) -> tuple[Config, Path]:
+    """The recorded configuration of a run that goes on, and its folder. Raises InputError for anything else."""
+    typed = [item.removeprefix("results=") for item in arguments.overrides if item.startswith("results=")]
+    others = [item for item in arguments.overrides if not item.startswith("results=")]
+    if others or arguments.config:
+        got = others[0] if others else f"--config {arguments.config}"
+        raise InputError(f"--resume: got {got!r} beside it, expected nothing: a run goes on as it began")
+    results = typed[0] if typed else os.environ.get("GATESWEEP_RESULTS", "results")
+    folder = Path(arguments.resume or f"{results}/latest_run").resolve()
+    got, expected = f"--resume: got {str(folder)!r}", "expected the folder of a run"
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{got}, {expected} (it has no {CONFIG})")
+    sweep = next((place for place in (folder, folder.parent) if (place / JOURNAL).exists()), None)
+    if sweep or trial_folders(folder):
+        raise InputError(f"{got}, {expected}, not of a sweep or of its trial: gatesweep run resume={sweep or folder}")
+    check_entries(folder, "--resume")
+    return check_config(read_values(folder / CONFIG)), folder
 
 
 def _shown(metrics: dict[str, float], names: Sequence[str]) -> str:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.groups import group_choices
 
 EXPERIMENT = "experiment"  # the one group that may be left out
+PLACES = ("resume", "results", "storage", "warm_start")
+LOOKS_LIKE_PLACE = re.compile(r"(~|\.{1,2})?/|\w+://")
 
 
 def parse_override(item: str) -> Override:
-    """Parse one override of a command line. Raises InputError."""
+    """Parse one override of a command line: in Hydra's grammar, but for a path or an address. Raises InputError."""
     expected = "expected KEY=VALUE; quote a text with special characters: KEY='...'"
     try:
-        override = OverridesParser.create().parse_override(item)
+        override = OverridesParser.create().parse_override(_quote_place(item))
     except (HydraException, RecursionError, ValueError) as error:  # the last: a number of 5,000 digits
         raise InputError(f"got {item!r}, {expected}") from error
     if not override.key_or_group:
@@ -27,6 +30,16 @@ def parse_override(item: str) -> Override:
     if override.package is not None:
         raise InputError(f"got {item!r}, expected {override.key_or_group}=VALUE, without @{override.package}")
     return override
+
+
+def _quote_place(item: str) -> str:
+    """Return an override whose value is a path or an address with that in quotes: it may hold spaces and any sign."""
+    key, equals, value = item.partition("=")
+    if not (key in PLACES and value not in ("", "null")) and not LOOKS_LIKE_PLACE.match(value):
+        return item
+    if not equals or value[:1] in "'\"[{" or "${" in value:
+        return item
+    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
 
 
 def is_group_choice(override: Override) -> bool:

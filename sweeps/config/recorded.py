@@ -66,6 +66,8 @@ def _load_yaml(path: Path) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, fault = mark.line + 1 if mark else 1, str(error.problem or error.context)
+    except RecursionError as error:
+        raise InputError(f"{path}: expected YAML (it is nested too deeply)") from error
     except ValueError as error:  # a date that does not exist
         raise InputError(f"{path}: expected YAML ({error})") from error
     lines = content.split(b"\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path, PurePosixPath
 
 from gatesweep.core.errors import InputError
@@ -39,7 +40,7 @@ def is_sweep(folder: Path) -> bool:
 def require_sweep(folder: Path, key: str = "sweep") -> Path:
     """Return `folder`. Raises InputError, which names `key`, unless it is the folder of a sweep."""
     if is_sweep(folder):
-        refuse_links(folder, key)
+        check_entries(folder, key)
         return folder
     if not folder.is_dir():
         fault = "it is not there"
@@ -50,17 +51,21 @@ def require_sweep(folder: Path, key: str = "sweep") -> Path:
     raise InputError(f"{key}: got {str(folder)!r}, expected the folder of a sweep ({fault})")
 
 
-def refuse_links(folder: Path, key: str) -> None:
-    """Raise InputError, which names `key`, for a link in the folder of a record that leads out of it.
+def check_entries(folder: Path, key: str) -> None:
+    """Raise InputError, which names `key`, for an entry in the folder of a record that no sweep writes there.
 
-    Through such a link, a folder of somebody else's could have files of this machine read, sent to MLflow or deleted.
+    Through a link that leads out of it, a folder of somebody else's could have files of this machine read, sent to
+    MLflow or deleted. A reader waits for ever for a pipe or a device.
     """
     root = folder.resolve()
     for parent, folders, files in os.walk(root):
         for name in (*folders, *files):
             path = Path(parent, name)
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
+            mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode) and not Path(os.path.realpath(path)).is_relative_to(root):
                 raise InputError(f"{key}: got {str(path)!r}, a link out of the folder, expected files: copy them there")
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+                raise InputError(f"{key}: got {str(path)!r}, expected a file or a folder")
 
 
 def is_running(sweep: Path) -> bool:

@@ -12,7 +12,7 @@ from gatesweep.core.gate import Gate
 from gatesweep.core.record import DamagedRecord, Event, read_events
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import Config, make_gate
-from gatesweep.sweeps.records.layout import CONFIG, EVENTS, RESULT, trial_folders
+from gatesweep.sweeps.records.layout import CONFIG, EVENTS, OUTCOMES, RESULT, trial_folders
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,13 @@ def read_result(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {"outcome": "interrupted", "reason": None, "missed": []}
     result = read_json(path)
-    for key in ("outcome", "reason", "missed"):
+    for key, kind in {"outcome": str, "reason": str | None, "missed": list}.items():
         if key not in result:
             raise DamagedRecord(f"{path}: {key}: missing, expected the result of a trial")
+        if not isinstance(result[key], kind):
+            raise DamagedRecord(f"{path}: {key}: got {result[key]!r}, expected the result of a trial")
+    if result["outcome"] not in OUTCOMES:
+        raise DamagedRecord(f"{path}: outcome: got {result['outcome']!r}, expected one of {', '.join(OUTCOMES)}")
     return result
 
 
@@ -126,9 +130,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises DamagedRecord, an InputError, with file and line where it holds anything else, and OSError.
     """
+    if path.is_dir():
+        raise DamagedRecord(f"{path}: got a folder, expected a file")
     content = path.read_bytes()
     try:
         values = json.loads(content)
+    except RecursionError:
+        line, fault = 1, "it is nested too deeply"
     except UnicodeDecodeError as error:
         line, fault = content[: error.start].count(b"\n") + 1, error.reason
     except json.JSONDecodeError as error:

@@ -109,7 +109,7 @@ def timing_note(sweep: SweepRecord) -> str:
 def next_commands(sweep: SweepRecord) -> list[dict[str, str]]:
     """Return commands for the next steps with this sweep, each with a name."""
     folder, trust = shown_path(sweep.folder), trust_option(sweep.config.to_dict())
-    resume = f"gatesweep run resume={shlex.quote(folder)}{trust}"
+    resume = f"gatesweep run {shlex.quote(f'resume={folder}')}{trust}"
     if sweep.ended:
         commands = {"Search on with more trials": f"{resume} num_samples={2 * len(sweep.trials)}"}
     else:

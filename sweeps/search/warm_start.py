@@ -19,7 +19,7 @@ from gatesweep.core.record import Event
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import Config, make_gate
 from gatesweep.sweeps.config.values import flatten
-from gatesweep.sweeps.records.layout import CONFIG, is_sweep, trial_folders
+from gatesweep.sweeps.records.layout import CONFIG, check_entries, is_sweep, trial_folders
 from gatesweep.sweeps.records.pareto import trial_cost
 from gatesweep.sweeps.records.reader import TrialRecord, read_trial
 from gatesweep.sweeps.search.composition import Composition
@@ -46,6 +46,8 @@ def check_warm_start(config: Config, space: Space, added: Collection[str]) -> No
     for folder in warm_start_folders(config.warm_start):
         if folder == config.resume:
             raise InputError(f"warm_start: got {folder!r}, expected earlier sweeps: that is the one which goes on")
+        if Path(folder).is_dir():
+            check_entries(Path(folder), "warm_start")
         if folder not in added and not warm_start_trials(config, space, Path(folder)):
             target = config.trainable["_target_"]
             expected = f"expected trials of {target} with values in search.space that report what the gate reads"

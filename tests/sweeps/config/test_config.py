@@ -16,6 +16,7 @@ import yaml
 from gatesweep.sweeps.commands.resume import configure
 from gatesweep.sweeps.commands.run import run_sweep
 from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.overrides import parse_override
 from gatesweep.sweeps.config.values import to_yaml, with_values
 from tests.conftest import TINY, trivial
 
@@ -183,3 +184,10 @@ def test_a_configuration_is_written_as_yaml_writes_it() -> None:
         changed = with_values(config, {"trainable.lr": 0.5, "seed": 7})
         for variant in (config, changed, config):
             assert to_yaml(variant) == yaml.safe_dump(variant.to_dict(), sort_keys=False)
+
+
+@pytest.mark.parametrize("place", ["/a b/ü%20#x?y,z=1", "/it's", "/back\\", "~/x [1]", "s3://bucket/a, b?region=eu west"])
+def test_a_path_or_an_address_is_taken_as_it_is(place: str) -> None:
+    for key in ("results", "data.path"):
+        assert parse_override(f"{key}={place}").value() == place
+    assert parse_override(f"resume={place[1:]}").value() == place[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 import yaml
 
 from gatesweep.core.errors import InputError
+from gatesweep.sweeps.commands.compare import find_sweeps
 from gatesweep.sweeps.config.recorded import read_config, read_values
 from gatesweep.sweeps.config.values import set_values
-from gatesweep.sweeps.records.layout import CONFIG, JOURNAL, RESULT, SCALARS, SUMMARY, require_sweep
+from gatesweep.sweeps.records.layout import CONFIG, EVENTS, JOURNAL, RESULT, SCALARS, SUMMARY, require_sweep
 from gatesweep.sweeps.records.reader import read_json, read_result, read_sweep
 from gatesweep.sweeps.search.study import open_study
 from tests.support.pretended import Pretended, pretend
@@ -37,6 +39,12 @@ def sweep(tmp_path: Path) -> Path:
         (b"", "line 1: got '', expected an object as JSON"),
         (b"\0\0\0\0\0\0\0\0", "line 1: got "),
         (b'{"outcome": "passed", "reason": null}\n', "missed: missing, expected the result of a trial"),
+        (
+            b'{"outcome": "passed", "reason": null, "missed": null}\n',
+            "missed: got None, expected the result of a trial",
+        ),
+        (b'{"outcome": "won", "reason": null, "missed": []}\n', "outcome: got 'won', expected one of passed, stopped"),
+        (b"[" * 20_000, "it is nested too deeply"),
     ],
 )
 def test_a_damaged_result_is_named_with_its_line(sweep: Path, content: bytes, fault: str) -> None:
@@ -46,6 +54,30 @@ def test_a_damaged_result_is_named_with_its_line(sweep: Path, content: bytes, fa
         with pytest.raises(InputError) as caught:
             read()
         assert str(path) in str(caught.value) and fault in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("line", [b'{"event": "epoch", "elapsed": "soon"}', b'{"event": ' + b"[" * 20_000])
+def test_an_event_that_no_sweep_writes_is_named_with_its_line(sweep: Path, line: bytes) -> None:
+    with (sweep / "trial_0000" / EVENTS).open("ab") as stream:
+        stream.write(line + b"\n")
+    with pytest.raises(InputError, match=r"events\.jsonl, line \d+: got .*, expected an event as JSON"):
+        read_sweep(sweep)
+
+
+@pytest.mark.parametrize("name", [EVENTS, RESULT])
+def test_a_folder_in_the_place_of_a_file_is_named(sweep: Path, name: str) -> None:
+    (sweep / "trial_0000" / name).unlink()
+    (sweep / "trial_0000" / name).mkdir()
+    with pytest.raises(InputError, match=rf"{name}: got a folder, expected a file"):
+        read_sweep(sweep)
+
+
+def test_a_pipe_which_a_reader_would_wait_for_is_refused(sweep: Path) -> None:
+    os.mkfifo(sweep / "mlflow.json")
+    with pytest.raises(InputError, match=r"sweep: got .*mlflow.json', expected a file or a folder"):
+        require_sweep(sweep)
+    with pytest.raises(InputError, match=r"sweep: got .*mlflow.json', expected a file or a folder"):
+        find_sweeps([sweep])
 
 
 def test_a_damaged_summary_is_named_with_its_line(sweep: Path) -> None:
@@ -109,7 +141,7 @@ def test_a_damaged_journal_is_named_with_its_line(sweep: Path) -> None:
 
 def test_a_folder_that_is_no_sweep_is_refused_by_its_key(sweep: Path) -> None:
     assert require_sweep(sweep) == sweep
-    with pytest.raises(InputError, match=r"sweep: got .*nowhere', expected the folder of a sweep \(it has no config"):
+    with pytest.raises(InputError, match=r"sweep: got .*nowhere', expected the folder of a sweep \(it is not there"):
         require_sweep(sweep / "nowhere")
     (sweep / SCALARS).write_text("")
     with pytest.raises(InputError, match=r"resume: got .*expected the folder of a sweep \(it has scalars\.csv"):
