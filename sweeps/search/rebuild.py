@@ -105,9 +105,10 @@ class _Recorded:
         name, attrs = self.folder.name, trial.user_attrs
         if has_ended(trial) and self.end is None:
             return f"{name} had ended there"
-        known_end = attrs.get("outcome"), attrs.get("epoch")
-        if has_ended(trial) and self.end and known_end != (self.end["outcome"], self.last["epoch"]):
-            return f"{name} {known_end[0]} there after epoch {known_end[1]}"
+        end = {"outcome": self.end["outcome"], "epoch": self.last["epoch"]} if self.end else {}
+        known_end = {**end, **{key: attrs[key] for key in end if key in attrs}}  # older studies lack the epoch
+        if has_ended(trial) and known_end != end:
+            return f"{name} {known_end['outcome']} there after epoch {known_end['epoch']}"
         if OUTSIDE in attrs:
             return f"{name} was outside of the space there" if self.point else None
         if not has_fixed_values(self.values, self.config, self.space):

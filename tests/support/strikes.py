@@ -22,7 +22,7 @@ from ray.cluster_utils import Cluster
 from gatesweep.core.record import read_events
 from gatesweep.sweeps.commands.resume import configure
 from gatesweep.sweeps.commands.run import run_sweep
-from gatesweep.sweeps.records.layout import CONFIG, EVENTS, trial_folders
+from gatesweep.sweeps.records.layout import CONFIG, EVENTS, JOURNAL, trial_folders
 from tests.support.processes import await_end, descendants, kill, title
 from tests.support.undisturbed import epochs
 
@@ -40,6 +40,7 @@ class Kind:
     victims: tuple[str, ...] = ()  # first words of the titles of processes to kill; empty: the driver
     cluster: bool = False  # on three nodes; a victim's node is killed with it
     freeze: bool = False  # the victims are stopped by SIGSTOP, and the sweep must end them
+    journal: bool = False  # the journal is damaged, too, before the sweep is resumed
 
 
 @dataclass
@@ -100,11 +101,33 @@ def strike_driver(round: Round, cluster: Cluster | None) -> None:
             others = [pid for pid in family if pid not in publishers and "agent" not in title(pid).lower()]
             round.hit([process.pid, *(publishers if round.draw.random() < 0.25 else [])])
         await_end(others)  # Ray's agents take minutes, and write nothing
+        if round.kind.journal and round.folder:
+            round.hits[-1] += f", journal {damage_journal(round.folder / JOURNAL, round.draw)}"
     if round.hits and not cluster:
         sweep_here([f"resume={round.folder}"])
     elif round.hits:
         with driver(round, [f"resume={round.folder}"], **where) as process:
             process.wait(PATIENCE)
+
+
+def damage_journal(journal: Path, draw: random.Random) -> str:
+    """Damage a journal, if there is one, in a way that is drawn; return the way."""
+    if not journal.exists():
+        return "not begun"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    at = draw.randrange(len(lines)) if lines else 0
+    ways: dict[str, bytes | None] = {
+        "deleted": None,
+        "emptied": b"",
+        "without its head": b"".join(lines[1:]),
+        "cut after a line": b"".join(lines[:at]),
+        "cut in the middle of a line": b"".join(lines[:at]) + b"".join(lines[at : at + 1])[:9],
+        "garbled": b"".join([*lines[:at], b"{not JSON\xff\n", *lines[at + 1 :]]),
+    }
+    way = draw.choice(list(ways))
+    content = ways[way]
+    journal.unlink() if content is None else journal.write_bytes(content)
+    return way
 
 
 def strike_process(round: Round) -> None:

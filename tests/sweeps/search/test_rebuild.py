@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from gatesweep.core.record import Record, read_events
 from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import make_gate
 from gatesweep.sweeps.config.values import set_values
 from gatesweep.sweeps.search.rebuild import restore_study
@@ -167,6 +168,22 @@ def test_a_journal_that_agrees_is_left_alone(tmp_path: Path) -> None:
     begin(tmp_path / "a", of.suggest(""))  # type: ignore[arg-type]
     before = lines(tmp_path / "a")
     assert said == search(tmp_path / "a", SPACE, [])[1] == [] and lines(tmp_path / "a") == before
+
+
+def test_the_journal_of_an_older_version_agrees_or_is_made_anew(tmp_path: Path) -> None:
+    old = next(Path(__file__).parents[2].glob("records/*/*"))
+    for damage in (None, *DAMAGE.values()):
+        sweep = tmp_path / str(damage and list(DAMAGE.values()).index(damage)) / old.name
+        shutil.copytree(old, sweep)
+        if damage:
+            damage(sweep)
+        config = read_config(sweep / "config.yaml")
+        said = [*reopen_trials(sweep, config), *restore_study(sweep, config, read_space(config))]
+        again = Search(config, read_space(config), make_gate(config.gate), sweep)
+        assert bool(said) == bool(damage)
+        assert [again.suggestion(trial)["trial"] for trial in again.unfinished] == ["trial_0003"]
+        states = [trial.state.name for trial in open_study(sweep).trials][:4]
+        assert states == [trial.state.name for trial in open_study(old).trials][:4]
 
 
 def test_a_folder_between_others_that_is_gone_is_asked_again_under_its_number(tmp_path: Path) -> None:
