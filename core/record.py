@@ -1,6 +1,6 @@
 """The record of a run: a directory that people read, and from which all reports are derived.
 
-events.jsonl   one JSON object a line: what happened. A line is on disk before anything else hears of it.
+events.jsonl   one JSON object a line: what happened. A line is on disk before anything else hears of it, and stays.
 scalars.csv    one row an epoch
 result.json    how the run ended, with every curve
 """
@@ -25,6 +25,7 @@ from gatesweep.core.trainable import Metrics
 
 Event = dict[str, Any]
 EVENTS, RESULT, SCALARS = "events.jsonl", "result.json", "scalars.csv"
+REOPENED = "reopened"  # an event: the run ended before, and goes on
 STEP_LOSS = "train/step_loss"  # the only curve with a point a step; all others have one an epoch
 
 
@@ -112,15 +113,22 @@ def append_event(path: Path, event: str, **fields: Any) -> Event:
 def read_events(path: Path) -> list[Event]:
     """Read the events of an `events.jsonl`, in order; without the file there are none.
 
-    The nulls among metrics and losses become NaN. A last line that a crash cut short is left out. Raises DamagedRecord,
-    with file and line number, where another line is not an event, and OSError.
+    The nulls among metrics and losses become NaN. A last line that a crash cut short is left out, and so is what an
+    event `reopened` takes back. Raises DamagedRecord, with file and line number, where another line is not an event,
+    and OSError.
     """
     if not path.exists():
         return []
     if path.is_dir():
         raise DamagedRecord(f"{path}: got a folder, expected a file of events")
     lines = path.read_bytes().split(b"\n")[:-1]  # the part after the last newline is empty, or cut short
-    return [_parse_event(path, number, line) for number, line in enumerate(lines, start=1)]
+    return _without_ends_taken_back([_parse_event(path, number, line) for number, line in enumerate(lines, start=1)])
+
+
+def was_reopened(events: list[Event]) -> bool:
+    """Return True for the events of a run that was reopened, and has trained no epoch since."""
+    kinds = [event["event"] for event in events if event["event"] in ("epoch", REOPENED)]
+    return kinds[-1:] == [REOPENED]
 
 
 def summarise_run(events: list[Event], outcome: str, reason: str | None, gate: Gate) -> dict[str, Any]:
@@ -163,6 +171,20 @@ def json_safe(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: json_safe(item) for key, item in value.items()}
     return [json_safe(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _without_ends_taken_back(events: list[Event]) -> list[Event]:
+    """Return the events of a run without the ends before its last `reopened`.
+
+    The run goes on then: its epochs before have no outcome, and an epoch that was cut short is trained again.
+    """
+    reopened = max((position for position, event in enumerate(events) if event["event"] == REOPENED), default=0)
+    before = [
+        {**event, "outcome": None, "reason": None} if event.get("outcome") else event
+        for event in events[:reopened]
+        if event["event"] != "end" and not (event["event"] == "epoch" and event.get("outcome") in CUT_SHORT)
+    ]
+    return before + events[reopened:]
 
 
 def _remove_torn_line(stream: io.BufferedRandom) -> None:

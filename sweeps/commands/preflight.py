@@ -23,12 +23,13 @@ from gatesweep.sweeps.execution.figures import check_figures
 from gatesweep.sweeps.execution.trial import several_workers
 from gatesweep.sweeps.records.layout import CONFIG
 from gatesweep.sweeps.records.pareto import TRIAL_COSTS
+from gatesweep.sweeps.records.reader import read_trials
 from gatesweep.sweeps.schedulers.asha import GateASHA
 from gatesweep.sweeps.schedulers.factory import make_scheduler
 from gatesweep.sweeps.schedulers.pbt import Population
-from gatesweep.sweeps.search.consistency import check_space_change, check_study
+from gatesweep.sweeps.search.changes import check_changes
 from gatesweep.sweeps.search.sampler import is_exhaustive, make_sampler
-from gatesweep.sweeps.search.space import Space, check_grid, read_space
+from gatesweep.sweeps.search.space import Space, check_grid
 from gatesweep.sweeps.search.warm_start import check_warm_start, warm_start_folders
 from gatesweep.sweeps.storage.store import Store
 from gatesweep.sweeps.tracking.server import check_tracking
@@ -38,10 +39,7 @@ def check_sweep(folder: Path, config: Config, space: Space) -> None:
     """Raise InputError for whatever can be known to be wrong before Ray starts; `folder` is the sweep's to be."""
     check_results_folder(folder)
     if config.resume:
-        recorded = read_config(folder / CONFIG)
-        space_before = read_space(recorded)
-        check_study(folder, space_before, is_exhaustive(recorded.search.sampler))
-        check_space_change(space_before, space, folder)
+        check_changes(read_config(folder / CONFIG), config, read_trials(folder), folder)
     check_search(config, space)
     if config.tracking.enabled:
         check_tracking(config.tracking.uri)

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from hydra.core.override_parser.types import Override
 
 from gatesweep.core.errors import InputError
+from gatesweep.core.record import read_events
 from gatesweep.sweeps.config.compose import changed_config, compose_config
 from gatesweep.sweeps.config.overrides import parse_override, refuse_several_values
 from gatesweep.sweeps.config.recorded import read_config
@@ -23,9 +24,9 @@ from gatesweep.sweeps.config.secrets import (
     redact_address,
     with_secrets,
 )
-from gatesweep.sweeps.records.layout import CONFIG, belongs_to_trial, require_sweep
+from gatesweep.sweeps.records.layout import CONFIG, EVENTS, belongs_to_trial, require_sweep
 from gatesweep.sweeps.search.space import check_typed_keys
-from gatesweep.sweeps.search.study import open_study
+from gatesweep.sweeps.search.study import read_study
 from gatesweep.sweeps.search.warm_start import warm_start_numbers
 from gatesweep.sweeps.storage.store import Store
 
@@ -50,6 +51,8 @@ def configure(overrides: Sequence[str]) -> Config:
         config = _resumed(_local_folder(sweep, others), others, sweep)
     else:
         config = compose_config(overrides)
+        if config.retry:
+            raise InputError(f"retry: got {config.retry!r}, expected null without resume=<the folder of a sweep>")
     check_typed_keys([override.key_or_group for override in others if not override.is_delete()], config)
     return config
 
@@ -121,12 +124,17 @@ def restore_sweep(uri: str, results: Path, check: Callable[[Path], object] = lam
 
 
 def _forget_unknown(store: Store, folder: Path) -> None:
-    """Remove trials that are younger than the copy of the study: the study will give their names to others."""
-    study = open_study(folder)
-    trials_of_study = len(study.get_trials(deepcopy=False)) - len(warm_start_numbers(study))
+    """Remove trials that neither have an event nor are in the copy of the study: it gives their names to others."""
+    try:
+        study = read_study(folder)
+    except InputError:  # it will be rebuilt from the folders
+        study = None
+    trials_of_study = len(study.get_trials(deepcopy=False)) - len(warm_start_numbers(study)) if study else 0
     for name in store.listed():
         trial = PurePosixPath(name).parts[0]
         number = trial.removeprefix("trial_")
-        if trial.startswith("trial_") and number.isdecimal() and int(number) >= trials_of_study:
+        if not trial.startswith("trial_") or not number.isdecimal() or read_events(folder / trial / EVENTS):
+            continue
+        if int(number) >= trials_of_study:
             store.delete(name)
             shutil.rmtree(folder / trial, ignore_errors=True)

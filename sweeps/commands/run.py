@@ -40,6 +40,8 @@ from gatesweep.sweeps.records.provenance import provenance
 from gatesweep.sweeps.records.reader import read_sweep
 from gatesweep.sweeps.records.summary import confirmation_lines, leaderboard, leaderboard_text, write_summary
 from gatesweep.sweeps.search.confirmation import Confirmation, confirmation_config
+from gatesweep.sweeps.search.rebuild import restore_study
+from gatesweep.sweeps.search.reopen import reopen_trials
 from gatesweep.sweeps.search.searcher import Search
 from gatesweep.sweeps.search.space import Space, read_space
 from gatesweep.sweeps.search.warm_start import warm_start_folders
@@ -135,7 +137,7 @@ def _sweep_folder(folder: Path, config: Config) -> Iterator[Path]:
             ) from error
         if not held:
             raise InputError(f"resume: got {str(folder)!r}, which another sweep is running in")
-        write_config(folder, config.replace(resume=None))
+        write_config(folder, config.replace(resume=None, retry=None))
         try:
             if config.storage is None:
                 check_machines(folder, new=config.resume is None)
@@ -162,6 +164,9 @@ def _followers(folder: Path, config: Config) -> Iterator[None]:
 
 def _search(folder: Path, config: Config, space: Space, concurrent: int) -> Search:
     """The search of the sweep, which has heard of the trials that are recorded."""
+    if config.resume:
+        for line in [*reopen_trials(folder, config), *restore_study(folder, config, space)]:
+            print(line, flush=True)
     stack = stack_size(config.resources.stack, config.num_samples, concurrent)
     search = Search(config, space, make_gate(config.gate), folder, stack)
     if search.warm_start:

@@ -222,6 +222,7 @@ class Config(Section):
     storage: Folder | None
     warm_start: Annotated[str | list[str], PlainValidator(check_places)] | None
     resume: str | None
+    retry: Literal["failed"] | None = None
 
 
 def check_config(values: Mapping[str, Any]) -> Config:

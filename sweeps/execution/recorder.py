@@ -13,7 +13,7 @@ from ray import tune
 from gatesweep.core.files import write_atomically
 from gatesweep.core.gate import Gate
 from gatesweep.core.loop import CUT_SHORT
-from gatesweep.core.record import Event, Record, read_events
+from gatesweep.core.record import Event, Record, read_events, was_reopened
 from gatesweep.sweeps.config.schema import Config
 from gatesweep.sweeps.config.secrets import redact
 from gatesweep.sweeps.config.values import to_yaml
@@ -131,7 +131,7 @@ class Recorder(tune.Callback):
             if ended:
                 last = epochs[-1] if epochs else NO_EPOCH
                 self.search.tell(name, ended["outcome"], last["epoch"], last["metrics"])
-            elif epochs and (epochs[-1]["outcome"] or name in stopped):
+            elif epochs and (epochs[-1]["outcome"] or (name in stopped and not was_reopened(events))):
                 self._record(config)
                 last = epochs[-1]
                 self._end(name, last["outcome"] or "stopped", last["reason"] or _scheduler_reason(last["epoch"]))

@@ -55,9 +55,9 @@ class GateASHA(FIFOScheduler):
             Bracket(grace_period, max_t, reduction_factor, skipped=number) for number in range(min(brackets, rungs))
         ]
         self.cleared: set[str] = set()  # trials that cleared the gate at some epoch
-        self.stopped: set[str] = set()  # trials of `seen` that were stopped
-        for reports in seen:
-            self.stopped |= self.record_and_stop(reports)
+        self.stopped: set[str] = set()  # trials of `seen` that were stopped at their last epoch
+        for reports in seen:  # one that finished with fewer epochs, and trains on, was not stopped there
+            self.stopped = self.stopped - {name for name, *_ in reports} | self.record_and_stop(reports)
 
     def record_and_stop(self, reports: Sequence[EpochScore]) -> set[str]:
         """Record epochs that arrived together; return the names of the trials to stop.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import Any, Literal
 
@@ -57,7 +57,7 @@ class Composition(Leaf):
         dimensions that grow with their part. An exhaustive sampler draws from the list of all splits instead.
         """
         if exhaustive:
-            splits = [" + ".join(str(size) for size in self._sizes(units)) for units in self._iterate_splits()]
+            splits = [_label(self._sizes(units)) for units in self._iterate_splits()]
             sizes = [int(size) for size in trial.suggest_categorical(key, splits).split(" + ")]
             return dict(zip(self._keys(key), sizes, strict=True))
         units_left, units = self.units, []
@@ -68,11 +68,14 @@ class Composition(Leaf):
             units_left -= units[-1]
         return dict(zip(self._keys(key), self._sizes([*units, units_left]), strict=True))
 
-    def fractions(self, key: str, values: Mapping[str, Any]) -> dict[str, float]:
-        """Return the fractions that `suggest` turns into the sizes in `values`: the middles of their quantile ranges.
+    def params(self, key: str, values: Mapping[str, Any], exhaustive: bool = False) -> dict[str, Any]:
+        """Return the Optuna parameters that `suggest` turns into the sizes in `values`.
 
-        Raises KeyError where a part is missing, and ValueError for sizes that no split has.
+        They are the middles of the quantile ranges of the parts; for an exhaustive sampler, the split. Raises KeyError
+        where a part is missing, and ValueError for sizes that no split has.
         """
+        if exhaustive:
+            return {key: _label([values[name] for name in self._keys(key)])}
         units_left, names, fractions = self.units, list(self.parts), {}
         for position, name in enumerate(names[:-1]):
             units, parts = (values[f"{key}.{name}"] - self.parts[name]) // self.step, len(names) - position
@@ -116,3 +119,8 @@ def count_splits_below(edge: int, units: int, parts: int) -> int:
     `edge` above `units + parts - 1`.
     """
     return math.comb(units + parts - 1, parts - 1) - math.comb(units - edge + parts - 1, parts - 1)
+
+
+def _label(sizes: Sequence[int]) -> str:
+    """Return a split as Optuna takes it."""
+    return " + ".join(str(size) for size in sizes)

@@ -8,11 +8,12 @@ from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
 from gatesweep.core.gate import WORST_SCORE, Gate
 from gatesweep.core.trainable import Metrics
 from gatesweep.sweeps.config.schema import Config, SearchConfig
+from gatesweep.sweeps.search.study import OUTSIDE
 
 EARLY = "early"  # the constraint of a trial that was stopped before `gate_after`
 BEHIND = 1e6  # its value: samplers rank by the sum of violations, and no measured trial has so large a sum
@@ -63,15 +64,33 @@ def tell_study(study: optuna.Study, trial: optuna.Trial, feedback: TrialFeedback
 
     In a study of two objectives Optuna accepts no intermediate report, so a PRUNED trial has no values there. Samplers
     need none: they rank a trial that misses the gate by its constraints alone. The cost of a stopped trial would also
-    look too low.
+    look too low. Of a trial that is no point of the space only the user attributes are told.
     """
     for name, value in feedback.user_attrs.items():
         trial.set_user_attr(name, value)
+    if OUTSIDE in trial.user_attrs:
+        return
     for name, value in feedback.constraints.items():
         trial.set_constraint(name, value)
     if feedback.state == TrialState.PRUNED and len(study.directions) == 1 and feedback.values:
         trial.report(feedback.values[0], feedback.user_attrs["epoch"])
     study.tell(trial, feedback.values if feedback.state == TrialState.COMPLETE else None, state=feedback.state)
+
+
+def freeze_trial(search: SearchConfig, feedback: TrialFeedback, point: FixedTrial, **user_attrs: Any) -> FrozenTrial:
+    """Return an ended trial as a study holds it after `tell_study`; `point` has its values, `user_attrs` are added."""
+    is_pruned, values = feedback.state == TrialState.PRUNED, feedback.values
+    if is_pruned and search.cost:
+        values = None
+    return create_trial(
+        state=feedback.state,
+        values=values,
+        params=point.params,
+        distributions=point.distributions,
+        user_attrs={**feedback.user_attrs, **user_attrs},
+        constraints=feedback.constraints,
+        intermediate_values={feedback.user_attrs["epoch"]: values[0]} if is_pruned and values else None,
+    )
 
 
 def study_directions(search: SearchConfig) -> list[StudyDirection]:

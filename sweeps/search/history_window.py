@@ -38,9 +38,9 @@ class HistoryWindow:
         trials = study.get_trials(deepcopy=False)
         self.running.update(range(self.count, len(trials)))
         self.count = len(trials)
-        for trial in [trials[number] for number in self.running if trials[number].state.is_finished()]:
+        for trial in [trials[number] for number in self.running if trials[number].state != TrialState.RUNNING]:
             self.running.discard(trial.number)
-            if trial.state != TrialState.FAIL:
+            if trial.state not in (TrialState.FAIL, TrialState.WAITING):
                 insort(self.best, (*tpe_rank(trial, study.direction), trial.number))
         del self.best[BEST_TRIALS:]
         first_new = max(0, len(trials) - NEWEST_TRIALS)

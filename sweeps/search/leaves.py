@@ -62,7 +62,7 @@ class Range(Leaf):
         """Return the ends of the leaf, each as values by dotted key."""
         return [{key: self.low}, {key: self.high}]
 
-    def params(self, key: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    def params(self, key: str, values: Mapping[str, Any], exhaustive: bool = False) -> dict[str, Any]:
         """Return the Optuna parameter that stands for `values[key]`. Raises KeyError."""
         return {key: values[key]}
 
@@ -116,7 +116,7 @@ class Categorical(Leaf):
         labels = [_label(choice) for choice in self.choices]
         return {key: self.choices[labels.index(trial.suggest_categorical(key, labels))]}
 
-    def params(self, key: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    def params(self, key: str, values: Mapping[str, Any], exhaustive: bool = False) -> dict[str, Any]:
         """Return the Optuna parameter that stands for `values[key]`. Raises KeyError."""
         return {key: _label(values[key])}
 

@@ -15,19 +15,20 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from gatesweep.core.gate import Gate
+from gatesweep.core.record import read_events
 from gatesweep.core.trainable import Metrics
 from gatesweep.sweeps.config.schema import Config
 from gatesweep.sweeps.config.targets import locate
-from gatesweep.sweeps.records.layout import JOURNAL, TRIAL
+from gatesweep.sweeps.records.layout import EVENTS, JOURNAL, TRIAL
 from gatesweep.sweeps.records.pareto import trial_cost
-from gatesweep.sweeps.records.reader import read_trial
+from gatesweep.sweeps.records.reader import read_trial, searched_values
 from gatesweep.sweeps.search.feedback import first_trusted_epoch, make_feedback, study_directions, tell_study
 from gatesweep.sweeps.search.history_window import HistoryWindow, WindowedSampler
 from gatesweep.sweeps.search.journal import StudyJournal
 from gatesweep.sweeps.search.optuna_private import reopen_trial, set_trial_param
 from gatesweep.sweeps.search.sampler import is_exhaustive, make_sampler
 from gatesweep.sweeps.search.space import Space, suggest_values
-from gatesweep.sweeps.search.study import open_study, refuse_pickles
+from gatesweep.sweeps.search.study import OUTSIDE, is_left, open_study, refuse_pickles
 from gatesweep.sweeps.search.warm_start import add_warm_start, warm_start_numbers
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -65,8 +66,9 @@ class Search(Searcher):
         self.warm_start = warm_start_numbers(self.study)
         self.asked = len(self.study.get_trials(deepcopy=False)) - len(self.warm_start)  # trials of this sweep
         self.live: dict[str, optuna.Trial] = {}
-        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        self.unfinished = [self._restore(trial) for trial in running]
+        self.recorded: dict[int, dict[str, Any]] = {}  # values of trials that began before, by number in the study
+        left = [trial for trial in self.study.get_trials(deepcopy=False) if is_left(trial)]
+        self.unfinished = [self._restore(trial) for trial in left]
         self.exhausted = False
         if stack is not None and (self.exhaustive or not self.stackable):
             self.stack = 1  # no two trials have one shape
@@ -121,8 +123,9 @@ class Search(Searcher):
         cost_key = self.config.search.cost
         cost = trial_cost(read_trial(self.sweep / name), cost_key) if cost_key and self.sweep else None
         feedback = make_feedback(self.gate, first_trusted_epoch(self.config), outcome, epoch, metrics, cost)
+        trial = self.live.pop(name)
         try:
-            tell_study(self.study, self.live.pop(name), feedback)
+            tell_study(self.study, trial, feedback)
         except RuntimeError:
             if not self.exhaustive:
                 raise
@@ -164,9 +167,10 @@ class Search(Searcher):
             if self._shape(self._values(trial)) == self._shape(first["values"]):
                 self.unfinished.remove(trial)
                 return trial
-        if self.exhausted or self.asked >= (self.config.num_samples or math.inf):
+        like = self.live[first["trial"]]
+        if self.exhausted or self.asked >= (self.config.num_samples or math.inf) or OUTSIDE in like.user_attrs:
             return None
-        return self._ask(self.live[first["trial"]].number)
+        return self._ask(like.number)
 
     def _ask(self, like: int | None = None) -> optuna.Trial:
         """Ask the study for a new trial; `like` is the number, in the study, of the trial whose shape it takes."""
@@ -178,8 +182,8 @@ class Search(Searcher):
         return trial
 
     def _values(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Return a trial's values; they are drawn at the first call."""
-        return suggest_values(trial, self.space, self.exhaustive)
+        """Return a trial's values; they are drawn at the first call. One that has begun has those of its folder."""
+        return self.recorded.get(trial.number) or suggest_values(trial, self.space, self.exhaustive)
 
     def _shape(self, values: dict[str, Any]) -> str:
         """Return the values that are equal in all trials of a stack, as JSON."""
@@ -190,10 +194,19 @@ class Search(Searcher):
         return trial.number - bisect(self.warm_start, trial.number)
 
     def _restore(self, trial: FrozenTrial) -> optuna.Trial:
-        """Return a trial that ran at an interruption. Missing values are drawn from the history that it had then."""
+        """Return a trial that ran at an interruption, with the values in its folder.
+
+        Values of a trial that had not begun are drawn, where they are missing, from the history that it had then.
+        """
+        if self.sweep:
+            events = read_events(self.sweep / f"{TRIAL}_{self._number(trial):04d}" / EVENTS)
+            self.recorded[trial.number] = searched_values(events)
+        if self.recorded.get(trial.number):
+            return reopen_trial(self.study, trial)
         sampler = self.sampler(self._number(trial), trial.user_attrs.get(LIKE))
         draft = optuna.create_study(sampler=sampler, directions=study_directions(self.config.search))
-        draft.add_trials(self.study.get_trials(deepcopy=False)[: trial.number])
+        before = self.study.get_trials(deepcopy=False)[: trial.number]
+        draft.add_trials([earlier for earlier in before if earlier.state != TrialState.WAITING])
         drawn = draft.ask()
         suggest_values(drawn, self.space, self.exhaustive)
         for name in drawn.params.keys() - trial.params.keys():

@@ -8,10 +8,13 @@ from pathlib import Path
 import optuna
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.records.layout import JOURNAL
 from gatesweep.sweeps.search.journal import StudyStorage, journal_damage
+
+OUTSIDE = "outside"  # a user attribute: of a trial that is no point of the space. It is WAITING: no sampler sees it
 
 
 def open_study(
@@ -35,6 +38,16 @@ def read_study(sweep: Path) -> optuna.Study | None:
     """Return the study of a sweep, or None where there is none. Nothing is written. Raises as `open_study` does."""
     path = sweep / JOURNAL
     return _first_study(_open_storage(path)) if path.exists() else None
+
+
+def has_ended(trial: FrozenTrial) -> bool:
+    """Return True for a trial that the study knows to have ended, also where that trial is outside of the space."""
+    return trial.state.is_finished() or (OUTSIDE in trial.user_attrs and "outcome" in trial.user_attrs)
+
+
+def is_left(trial: FrozenTrial) -> bool:
+    """Return True for a trial of this sweep that the study has begun, and not ended."""
+    return trial.state == TrialState.RUNNING or (OUTSIDE in trial.user_attrs and not has_ended(trial))
 
 
 def _open_storage(path: Path, backend: BaseJournalBackend | None = None) -> StudyStorage:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
+from optuna.trial import FixedTrial, FrozenTrial
 
 from gatesweep.core.errors import InputError
 from gatesweep.core.gate import Gate
@@ -22,8 +22,7 @@ from gatesweep.sweeps.config.values import flatten
 from gatesweep.sweeps.records.layout import CONFIG, check_entries, is_sweep, trial_folders
 from gatesweep.sweeps.records.pareto import trial_cost
 from gatesweep.sweeps.records.reader import TrialRecord, read_trial
-from gatesweep.sweeps.search.composition import Composition
-from gatesweep.sweeps.search.feedback import first_trusted_epoch, make_feedback
+from gatesweep.sweeps.search.feedback import first_trusted_epoch, freeze_trial, make_feedback
 from gatesweep.sweeps.search.space import Space, suggest_values
 
 ORIGIN = "warm_start"  # a user attribute: of a trial, its earlier sweep and name; of the study, the sweeps added
@@ -88,24 +87,30 @@ def warm_start_trials(config: Config, space: Space, sweep: Path) -> list[FrozenT
     return [trial for trial in trials if trial]
 
 
-def place_values(values: Mapping[str, Any], space: Space) -> FixedTrial | None:
+def place_values(values: Mapping[str, Any], space: Space, exhaustive: bool = False) -> FixedTrial | None:
     """Return the Optuna trial from which `suggest_values` draws these values; None where the space has no such point.
 
-    `values` may have more keys than the space.
+    `values` may have more keys than the space. `exhaustive` is for a sampler that visits every point.
     """
     params: dict[str, Any] = {}
     for key, leaf in space.items():
         with contextlib.suppress(KeyError, ValueError):  # the leaf may belong to a branch that is not active
-            params |= leaf.fractions(key, values) if isinstance(leaf, Composition) else leaf.params(key, values)
+            params |= leaf.params(key, values, exhaustive)
     point = FixedTrial(params)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # FixedTrial warns of a value out of its range
             warnings.filterwarnings("ignore", message=".*not divisible by `step`")  # Optuna cuts the range
-            drawn = suggest_values(point, space)  # type: ignore[arg-type]
+            drawn = suggest_values(point, space, exhaustive)  # type: ignore[arg-type]
     except (ValueError, UserWarning):
         return None
     return point if all(values.get(key) == value for key, value in drawn.items()) else None
+
+
+def has_fixed_values(values: Mapping[str, Any], fixed: Mapping[str, Any], space: Space) -> bool:
+    """Return True if each of `values` that the space does not vary is as in the configuration `fixed`."""
+    varied = {name for key, leaf in space.items() for name in leaf.extremes(key)[0]}
+    return all(fixed.get(key) == value for key, value in values.items() if key not in varied)
 
 
 def outcome_here(gate: Gate, trial: TrialRecord, own_epochs: int, max_epochs: int) -> tuple[str, Event] | None:
@@ -138,10 +143,8 @@ def _frozen_trial(config: Config, gate: Gate, space: Space, folder: Path) -> Fro
     recorded, trial = read_config(folder / CONFIG), read_trial(folder)
     if recorded.trainable.get("_target_") != config.trainable["_target_"]:
         return None
-    fixed = flatten(config.to_dict())
-    varied = {name for key, leaf in space.items() for name in leaf.extremes(key)[0]}
-    if any(fixed.get(key) != value for key, value in trial.values.items() if key not in varied):
-        return None  # the earlier sweep varied a key that is fixed here at another value
+    if not has_fixed_values(trial.values, flatten(config.to_dict()), space):
+        return None
     point = place_values(flatten(recorded.to_dict()), space)
     end = outcome_here(gate, trial, recorded.training.max_epochs, config.training.max_epochs)
     if point is None or end is None:
@@ -152,13 +155,4 @@ def _frozen_trial(config: Config, gate: Gate, space: Space, folder: Path) -> Fro
         until_end = replace(trial, epochs=[event for event in trial.epochs if event["epoch"] <= last["epoch"]])
         cost = trial_cost(until_end, config.search.cost)
     feedback = make_feedback(gate, first_trusted_epoch(config), outcome, last["epoch"], last["metrics"], cost)
-    is_pruned = feedback.state == TrialState.PRUNED
-    return create_trial(
-        state=feedback.state,
-        values=None if is_pruned and config.search.cost else feedback.values,
-        params=point.params,
-        distributions=point.distributions,
-        user_attrs={**feedback.user_attrs, ORIGIN: f"{folder.parent.resolve()}/{folder.name}"},
-        constraints=feedback.constraints,
-        intermediate_values={last["epoch"]: feedback.values[0]} if is_pruned and feedback.values else None,
-    )
+    return freeze_trial(config.search, feedback, point, **{ORIGIN: f"{folder.parent.resolve()}/{folder.name}"})

@@ -33,6 +33,13 @@ def log_model(runs: SweepRuns, run: str, folder: Path) -> None:
     runs.client.log_outputs(run, [LoggedModelOutput(model.model_id, step=best.epoch)])
 
 
+def delete_model(runs: SweepRuns, folder: Path) -> None:
+    """Delete the logged models of a trial that goes on. Raises MlflowException."""
+    name = f"{runs.sweep}-{folder.name}"
+    for model in runs.client.search_logged_models([runs.experiment], filter_string=f"name = '{name}'"):
+        runs.client.delete_logged_model(model.model_id)
+
+
 def pack_model(folder: Path, trained: checkpoint.Checkpoint, aside: Path) -> None:
     """Write the files of a logged model into `aside`: weights, configuration, the checkpoint's metrics, and `MLmodel`.
 

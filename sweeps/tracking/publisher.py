@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from gatesweep.core.files import hold_lock, write_atomically
-from gatesweep.core.record import Event
+from gatesweep.core.record import REOPENED, Event
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import make_gate
 from gatesweep.sweeps.config.secrets import redact_values
@@ -32,7 +32,7 @@ from gatesweep.sweeps.records.layout import (
 )
 from gatesweep.sweeps.records.reader import read_result
 from gatesweep.sweeps.storage.uploads import fetch_trial
-from gatesweep.sweeps.tracking.models import log_model
+from gatesweep.sweeps.tracking.models import delete_model, log_model
 from gatesweep.sweeps.tracking.points import BATCH_POINTS, curve_points, milliseconds, new_events
 from gatesweep.sweeps.tracking.runs import DeletedRun, SweepRuns
 from gatesweep.sweeps.tracking.sweep_run import publish_sweep_run
@@ -132,6 +132,9 @@ class Publisher:
                 self._start(folder, event)
             elif event["event"] == "interrupted":
                 self.runs.client.set_terminated(self.children[name], "KILLED", milliseconds(event))
+            elif event["event"] == REOPENED:
+                self.ended.discard(name)
+                delete_model(self.runs, folder)
             elif event["event"] == "end":
                 self._end(self.children[name], folder, event)
             self.sent[name] = offset, steps

@@ -4,7 +4,8 @@
 
 A round is a small sweep that loses processes once to three times. Its kind says which: the driver, followed by
 `resume=` (`job`: on a cluster that outlives the driver; `group_term`: it ends by SIGTERM to its process group;
-`budget`: by its time budget); a trial's process, killed or (`freeze`) stopped by SIGSTOP;
+`budget`: by its time budget; `journal`: after its journal was cut, garbled or deleted); a trial's process, killed or
+(`freeze`) stopped by SIGSTOP;
 one of two Ray Train workers; the process that holds the workers (`holder`); or a whole node of a cluster of three,
 which a new node replaces (`nodes`: with two trials at once; `gang`: with two workers). The round is compared with an
 undisturbed run of the same trials (tests/support/undisturbed.py).
@@ -66,6 +67,7 @@ HEALTH = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3, "
 KINDS = {
     "driver": Kind(IN_TURN),
     "job": Kind(IN_TURN, cluster=True),
+    "journal": Kind(IN_TURN, journal=True),
     "trial": Kind(IN_TURN, TRIAL),
     "worker": Kind(TWO_WORKERS, WORKER),
     "freeze": Kind([*IN_TURN, f"resources.silence={SILENCE}"], TRIAL, freeze=True),

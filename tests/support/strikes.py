@@ -23,7 +23,7 @@ from ray.cluster_utils import Cluster
 from gatesweep.core.record import read_events
 from gatesweep.sweeps.commands.resume import configure
 from gatesweep.sweeps.commands.run import run_sweep
-from gatesweep.sweeps.records.layout import CONFIG, EVENTS, OUTCOMES, REPORT, SUMMARY, trial_folders
+from gatesweep.sweeps.records.layout import CONFIG, EVENTS, JOURNAL, OUTCOMES, REPORT, SUMMARY, trial_folders
 from tests.support.processes import await_end, descendants, kill, title
 from tests.support.undisturbed import epochs
 
@@ -43,6 +43,7 @@ class Kind:
     freeze: bool = False  # the victims are stopped by SIGSTOP, and the sweep must end them
     term: bool = False  # the driver's process group gets SIGTERM, twice, and the driver must end cleanly
     budget: bool = False  # `time_budget` ends the sweep
+    journal: bool = False  # the journal is damaged, too, before the sweep is resumed
 
 
 @dataclass
@@ -106,6 +107,8 @@ def strike_driver(round: Round, cluster: Cluster | None) -> None:
             others = [pid for pid in family if pid not in publishers and "agent" not in title(pid).lower()]
             round.hit([process.pid, *(publishers if round.draw.random() < 0.25 else [])])
         await_end(others)  # Ray's agents take minutes, and write nothing
+        if round.kind.journal and round.folder:
+            round.hits[-1] += f", journal {damage_journal(round.folder / JOURNAL, round.draw)}"
     if round.hits and not cluster:
         sweep_here([f"resume={round.folder}"])
     elif round.hits:
@@ -144,6 +147,26 @@ def end_driver(round: Round) -> None:
             round.faults.append(f"{began} trials began, {ended} ended, {summary['interrupted']} interrupted")
     if round.hits:
         sweep_here([f"resume={round.folder}", *(["time_budget=null"] if round.kind.budget else [])])
+
+
+def damage_journal(journal: Path, draw: random.Random) -> str:
+    """Damage a journal, if there is one, in a way that is drawn; return the way."""
+    if not journal.exists():
+        return "not begun"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    at = draw.randrange(len(lines)) if lines else 0
+    ways: dict[str, bytes | None] = {
+        "deleted": None,
+        "emptied": b"",
+        "without its head": b"".join(lines[1:]),
+        "cut after a line": b"".join(lines[:at]),
+        "cut in the middle of a line": b"".join(lines[:at]) + b"".join(lines[at : at + 1])[:9],
+        "garbled": b"".join([*lines[:at], b"{not JSON\xff\n", *lines[at + 1 :]]),
+    }
+    way = draw.choice(list(ways))
+    content = ways[way]
+    journal.unlink() if content is None else journal.write_bytes(content)
+    return way
 
 
 def strike_process(round: Round) -> None:
