@@ -23,3 +23,8 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], align: Lit
 def format_cell(value: Any) -> str:
     """Return a value as it stands in a table: floats to four digits, None as an empty cell."""
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def format_interval(ends: tuple[float, float] | None) -> str:
+    """Return the 95 % interval of a proportion as it stands behind it; empty for a metric that is none."""
+    return f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else ""
