@@ -1,36 +1,21 @@
-"""The compliance gate: thresholds that must all clear at once, and a score for the distance to them."""
+"""The compliance gate: thresholds that must all clear at once, and a score for the distance to them.
+
+The reasons for the score, and the units of its distances, are in `core.shortfall`.
+"""
 
 from __future__ import annotations
 
 import math
-import operator
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
 from gatesweep.core.errors import InputError
+from gatesweep.core.shortfall import RULE, Threshold, make_thresholds
 from gatesweep.core.trainable import Metrics
 
-COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
-RULE = re.compile(r"\s*(>=|<=|>|<)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
 WORST_SCORE = -1e9  # the score where a metric is NaN: it ranks last, and is still a finite number
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """One rule of a gate: `metric` must be `comparison` (a key of `COMPARE`) `bound`; shortfalls are in `scale`."""
-
-    metric: str
-    comparison: str
-    bound: float
-    scale: float
-
-    def shortfall(self, value: float) -> float:
-        """Return the distance from `value` to the bound in units of `scale`; negative on the side that clears."""
-        gap = self.bound - value if self.comparison.startswith(">") else value - self.bound
-        return gap / self.scale
 
 
 @dataclass(frozen=True)
@@ -40,8 +25,11 @@ class Gate:
     `objective` is the metric that ranks the runs that clear every threshold; `mode` says if it is minimised or
     maximised. `bound` chooses the number that is compared where a metric is a proportion: `point` is the proportion
     itself, `wilson` the end of its 95 % Wilson interval that is nearer to failing. `consecutive` is the number of
-    epochs in a row that must clear. `scales` gives the unit of a metric's shortfall; the default is the size of its
-    bound.
+    epochs in a row that must clear.
+
+    `baseline` has the metrics of a model that has learned nothing: they give the shortfalls their units. `scales` gives
+    units directly. `shortfall` is `bounded`, or `linear` for records of older versions: there a shortfall has no limit,
+    and its unit is the size of its bound.
 
     Raises InputError for a value that is none of these.
     """
@@ -52,6 +40,8 @@ class Gate:
     bound: Literal["point", "wilson"] = "point"
     consecutive: int = 1
     scales: Mapping[str, float] = field(default_factory=dict)
+    baseline: Mapping[str, float] = field(default_factory=dict)
+    shortfall: Literal["bounded", "linear"] = "bounded"
 
     def __post_init__(self) -> None:
         for metric, rule in self.thresholds.items():
@@ -61,6 +51,8 @@ class Gate:
             raise InputError(f"gate.mode: got {self.mode!r}, expected min or max")
         if self.bound not in ("point", "wilson"):
             raise InputError(f"gate.bound: got {self.bound!r}, expected point or wilson")
+        if self.shortfall not in ("bounded", "linear"):
+            raise InputError(f"gate.shortfall: got {self.shortfall!r}, expected bounded or linear")
         if self.consecutive < 1:
             raise InputError(f"gate.consecutive: got {self.consecutive}, expected at least 1")
         for metric, scale in self.scales.items():
@@ -69,14 +61,8 @@ class Gate:
 
     @cached_property
     def rules(self) -> list[Threshold]:
-        """The thresholds, parsed, in the order in which they were given."""
-        rules = []
-        for metric, rule in self.thresholds.items():
-            match = RULE.fullmatch(rule)
-            assert match
-            bound = float(match[2])
-            rules.append(Threshold(metric, match[1], bound, self.scales.get(metric) or abs(bound) or 1.0))
-        return rules
+        """The thresholds, parsed, with their units, in the order in which they were given."""
+        return make_thresholds(self.thresholds, self.scales, self.baseline, self.shortfall == "linear")
 
     @property
     def reads(self) -> list[str]:
@@ -98,6 +84,11 @@ class Gate:
             if not self._clears(rule, metrics)
         ]
 
+    @property
+    def unit_lines(self) -> list[str]:
+        """One line for each threshold: its unit, where that comes from, and how much the metric counts."""
+        return [f"{rule}, {rule.unit_text}" for rule in self.rules]
+
     def cleared(self, metrics: Metrics) -> bool:
         """Return True if every threshold clears at once. Raises InputError where a metric is absent."""
         return bool(self.rules) and not self.missed(metrics)
@@ -114,10 +105,10 @@ class Gate:
             return squash(self.objective_value(metrics)) - 1.0
         if self.cleared(metrics):
             return 1.0 + squash(self.objective_value(metrics))
-        gaps = [rule.shortfall(self._value(rule, metrics)) for rule in self.rules]
-        if any(math.isnan(gap) for gap in gaps):  # `max(0.0, nan)` is 0.0
+        shortfalls = [rule.shortfall(self._value(rule, metrics)) for rule in self.rules]
+        if any(math.isnan(shortfall) for shortfall in shortfalls):  # `max(0.0, nan)` is 0.0
             return WORST_SCORE
-        return max(-sum(max(0.0, gap) for gap in gaps), WORST_SCORE)
+        return max(-sum(max(0.0, shortfall) for shortfall in shortfalls), WORST_SCORE)
 
     def objective_value(self, metrics: Metrics) -> float:
         """Return the objective as a number to maximise; NaN where the gate has none."""
@@ -134,6 +125,21 @@ class Gate:
             return value
         return metrics.get(rule.metric + ("_low" if rule.comparison.startswith(">") else "_high"), value)
 
+    def other_verdict(self, metrics: Metrics) -> str:
+        """Return in words the verdict of the other `bound` where it differs from this one's; else an empty string.
+
+        It is empty, too, where a metric is absent.
+        """
+        other = replace(self, bound=self.other_bound)
+        if any(metric not in metrics for metric in self.reads) or other.cleared(metrics) == self.cleared(metrics):
+            return ""
+        return "clears" if other.cleared(metrics) else f"misses: {'; '.join(other.missed(metrics))}"
+
+    @property
+    def other_bound(self) -> Literal["point", "wilson"]:
+        """The value of `bound` that this gate has not."""
+        return "wilson" if self.bound == "point" else "point"
+
     def constraints(self, metrics: Metrics) -> Metrics:
         """Return the signed shortfall of each threshold: finite, and at most 0 exactly when the threshold clears.
 
@@ -141,11 +147,11 @@ class Gate:
         """
         values = {}
         for rule in self.rules:
-            gap = rule.shortfall(self._value(rule, metrics))
-            if not math.isfinite(gap):
-                gap = -WORST_SCORE if math.isnan(gap) or gap > 0 else WORST_SCORE
-            strict_tie = gap <= 0 and not self._clears(rule, metrics)
-            values[rule.metric] = math.ulp(0.0) if strict_tie else gap
+            shortfall = rule.shortfall(self._value(rule, metrics))
+            if not math.isfinite(shortfall):
+                shortfall = -WORST_SCORE if math.isnan(shortfall) or shortfall > 0 else WORST_SCORE
+            strict_tie = shortfall <= 0 and not self._clears(rule, metrics)
+            values[rule.metric] = math.ulp(0.0) if strict_tie else shortfall
         return values
 
     def _value(self, rule: Threshold, metrics: Metrics) -> float:
@@ -155,7 +161,7 @@ class Gate:
         return value
 
     def _clears(self, rule: Threshold, metrics: Metrics) -> bool:
-        return COMPARE[rule.comparison](self._value(rule, metrics), rule.bound)
+        return rule.clears(self._value(rule, metrics))
 
 
 def squash(value: float) -> float:
@@ -163,10 +169,12 @@ def squash(value: float) -> float:
     return 0.0 if math.isnan(value) else min(0.5 + math.atan(value) / math.pi, math.nextafter(1.0, 0.0))
 
 
-def proportion(name: str, hits: int, total: int, z: float = 1.96) -> Metrics:
+def proportion(name: str, hits: float, total: float, z: float = 1.96) -> Metrics:
     """Return `hits / total` as metric `name`, with the ends of its Wilson interval as `name_low` and `name_high`.
 
-    z = 1.96 covers 95 %. Without samples (0 of 0) the proportion is 0, with the interval [0, 1].
+    These two say that a metric is a proportion, and of how many cases. Where cases do not all weigh the same, `total`
+    is the number of equal, independent cases that tell as much. z = 1.96 covers 95 %. Without samples (0 of 0) the
+    proportion is 0, with the interval [0, 1].
     Source: Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
     """
     if total == 0:
@@ -177,6 +185,18 @@ def proportion(name: str, hits: int, total: int, z: float = 1.96) -> Metrics:
     scale = 1 + z * z / total
     low, high = max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
     return {name: share, f"{name}_low": low, f"{name}_high": high}
+
+
+def interval(name: str, metrics: Mapping[str, float]) -> tuple[float, float] | None:
+    """Return the ends of a proportion's 95 % interval, as `proportion` reported them; None for another metric."""
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    return None if low is None or high is None or name not in metrics else (low, high)
+
+
+def is_interval_end(name: str, names: Collection[str]) -> bool:
+    """Return True for a name that is an end of the interval of another metric among `names`."""
+    base, _, end = name.rpartition("_")
+    return end in ("low", "high") and {base, f"{base}_low", f"{base}_high"} <= set(names)
 
 
 def _not_reported(metric: str, metrics: Metrics) -> InputError:

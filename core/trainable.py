@@ -89,16 +89,20 @@ class Trainable(nn.Module, ABC):
     def forward(self, batch: Batch) -> Losses:
         """Return the mean losses of a batch, scalars on the device. `loss` is minimised, the others are reported."""
 
-    @abstractmethod
-    def oracle(self, data: Data) -> Metrics:
-        """Return the gated metrics of `evaluate` for the exact answer in place of the model.
+    def oracle(self, data: Data) -> Metrics | None:
+        """Return the gated metrics of `evaluate` for the exact answer in place of the model; None: it is not known.
 
-        They must pass the gate: no trial can pass a gate that the data itself fails.
+        Optional. They must pass the gate: no trial can pass a gate that the data itself fails. Called in eval mode.
         """
+        return None
 
-    @abstractmethod
-    def trivial(self, data: Data) -> Metrics:
-        """Return the gated metrics of `evaluate` for a baseline that has learned nothing; they must fail the gate."""
+    def trivial(self, data: Data) -> Metrics | None:
+        """Return the gated metrics of `evaluate` for a baseline that has learned nothing; None: it is not known.
+
+        Optional. They must fail the gate, and they give its shortfalls their units (see `core.gate`). Called in eval
+        mode.
+        """
+        return None
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Return the optimizers by name: `main`, and those of further losses."""

@@ -52,7 +52,15 @@ def run_command(name: str, argv: Sequence[str] | None = None, last: bool | None 
 
 def print_config(config: Config) -> int:
     """Print a configuration as YAML, for `--cfg`; returns the exit code."""
-    from gatesweep.sweeps.config.values import to_yaml  # here, for pydantic takes a while to import
+    from gatesweep.sweeps.config.schema import make_gate  # here, for pydantic takes a while to import
+    from gatesweep.sweeps.config.values import to_yaml
 
     print(to_yaml(config), end="")
+    gate = make_gate(config.gate)
+    for line in gate.unit_lines:
+        print(f"# gate: {line}")
+    if gate.rules and not gate.baseline and gate.shortfall == "bounded":
+        print(
+            "# gate: a sweep measures the trivial baseline first, where the trainable has one; it replaces these units"
+        )
     return PASSED

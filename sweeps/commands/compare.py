@@ -12,7 +12,7 @@ from gatesweep.sweeps.commands.cli import PASSED, run_command
 from gatesweep.sweeps.records.layout import check_entries, is_sweep
 from gatesweep.sweeps.records.reader import read_sweep
 from gatesweep.sweeps.records.text import text_table
-from gatesweep.sweeps.reports.comparison import comparison_row, describe_gate, group_by_gate, write_comparison
+from gatesweep.sweeps.reports.comparison import comparison_row, describe_gates, group_by_gate, write_comparison
 
 
 def find_sweeps(arguments: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -44,10 +44,11 @@ def compare_command(arguments: argparse.Namespace) -> int:
     sweeps = [read_sweep(folder) for folder in folders]
     rows = [comparison_row(sweep) for sweep in sweeps]
     print(text_table(list(rows[0]), [list(row.values()) for row in rows]))
-    if len(group_by_gate(sweeps)) > 1:
+    groups = group_by_gate(sweeps)
+    if len(groups) > 1:
         print("\nThe gates differ, so scores do not compare:")
-        for group in group_by_gate(sweeps):
-            print(f"  {describe_gate(group[0].gate)}: {', '.join(sweep.folder.name for sweep in group)}")
+        for group, text in zip(groups, describe_gates(groups), strict=True):
+            print(f"  {text}: {', '.join(sweep.folder.name for sweep in group)}")
     if arguments.html:
         write_comparison(arguments.html, sweeps, rows)
         print(f"page {arguments.html}")

@@ -63,7 +63,14 @@ def evaluate_once(trainable: Trainable, data: Data) -> Metrics:
     except InputError:
         raise
     except Exception as error:  # whatever a family raises
-        raise InputError(_describe(error, trainable, "evaluate")) from error
+        raise InputError(describe_trainable_fault(error, trainable, "evaluate")) from error
+
+
+def describe_trainable_fault(error: Exception, trainable: Trainable | None, where: str) -> str:
+    """Return a fault of a trainable's code in one line; the traceback is kept in a file."""
+    name = type(trainable).__name__ if trainable is not None else "trainable"
+    path = keep_traceback(error)
+    return f"trainable: the {where} of {name} raised {type(error).__name__}: {error}; traceback in {path}"
 
 
 def _points(config: Config, space: Space) -> Iterator[Config]:
@@ -84,18 +91,15 @@ def _step_fault(config: Config) -> str | None:
         run = Run(trainable, settings, lambda module: module)
         run.train_epoch([data.train(0)[0]], {}, [])
     except torch.OutOfMemoryError as error:
-        return settings.out_of_memory_advice(run.batch_size) if run else _describe(error, trainable, "constructor")
+        return (
+            settings.out_of_memory_advice(run.batch_size)
+            if run
+            else describe_trainable_fault(error, trainable, "constructor")
+        )
     except Exception as error:  # whatever a family or an optimizer raises
         if trainable is not None and type(trainable).begin is not Trainable.begin:
             return None
         if isinstance(error, InputError | Diverged):
             return f"{error}, in the first training step" if isinstance(error, Diverged) else str(error)
-        return _describe(error, trainable, "training step")
+        return describe_trainable_fault(error, trainable, "training step")
     return None
-
-
-def _describe(error: Exception, trainable: Trainable | None, where: str) -> str:
-    """Return a fault of a trainable's code in one line; the traceback is kept in a file."""
-    name = type(trainable).__name__ if trainable is not None else "trainable"
-    path = keep_traceback(error)
-    return f"trainable: the {where} of {name} raised {type(error).__name__}: {error}; traceback in {path}"

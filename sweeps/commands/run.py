@@ -23,6 +23,7 @@ from gatesweep.sweeps.commands.cli import FAULT, NONE_PASSED, PASSED, print_conf
 from gatesweep.sweeps.commands.faults import describe_fault, describe_interruption, faults_kept_in
 from gatesweep.sweeps.commands.folders import make_folder, new_folder, point_link, write_config
 from gatesweep.sweeps.commands.preflight import check_machines, check_sweep
+from gatesweep.sweeps.commands.preflight_gate import check_gate
 from gatesweep.sweeps.commands.publisher_process import start_publisher, stop_publisher
 from gatesweep.sweeps.commands.resume import configure
 from gatesweep.sweeps.commands.signals import INTERRUPTED, handle_signals, hold_signals, leave_at_once
@@ -75,10 +76,11 @@ def run_sweep(config: Config, overrides: Sequence[str] = ()) -> int:
             if config.resume:
                 read_sweep(folder)  # a damaged record is named before anything is written
             check_sweep(folder, config, space)
+            config, gate_lines = check_gate(config)
         with _cluster(config) as cluster, _sweep_folder(folder, config) as folder, faults_kept_in(folder):
             typed = [redact(override) for override in overrides]
             append_event(folder / EVENTS, "start", overrides=typed, **(facts := provenance()))
-            print(f"sweep {folder}", flush=True)
+            print("\n".join([f"sweep {folder}", *gate_lines]), flush=True)
             with _followers(folder, config):
                 ending = _train(folder, config, space, cluster)
                 summary = _report(folder, ending, facts)

@@ -19,6 +19,7 @@ from gatesweep.core.trainable import Batch, Data
 from gatesweep.sweeps.commands.cli import NONE_PASSED, PASSED, print_config, run_command
 from gatesweep.sweeps.commands.faults import describe_interruption, faults_kept_in
 from gatesweep.sweeps.commands.folders import check_results_folder, make_folder, new_folder, point_link, write_config
+from gatesweep.sweeps.commands.preflight_gate import check_gate
 from gatesweep.sweeps.commands.signals import INTERRUPTED, hold_signals, leave_at_once
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.compose import compose_config, load_file
@@ -44,10 +45,12 @@ def train_command(arguments: argparse.Namespace) -> int:
             return print_config(config)
         check_results_folder(folder)
         check_figures(config.figures, *build_run(config))  # whatever is wrong with it is said before there is a folder
+        config, gate_lines = check_gate(config) if arguments.resume is None else (config, [])
     folder = make_folder(folder, new=arguments.resume is None)
     with faults_kept_in(folder):
         write_config(folder, config)
         point_link(folder.parent / "latest_run", folder)
+        print("\n".join([f"run {folder}", *gate_lines]), flush=True)
         return _train_in(folder, config)
 
 
@@ -56,7 +59,6 @@ def _train_in(folder: Path, config: Config) -> int:
     gate, record = make_gate(config.gate), None
     bar = tqdm(total=config.training.max_epochs, disable=None, bar_format="{desc} {percentage:3.0f}%|{bar:24}| "
                "{elapsed} ETA {remaining}{postfix}", desc="epoch")  # fmt: skip
-    print(f"run {folder}", flush=True)
     try:
         record = Record(folder)
         bar.initial = bar.n = record.epochs

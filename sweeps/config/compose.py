@@ -49,6 +49,8 @@ def compose_config(overrides: Sequence[str]) -> Config:
         values["name"] = choices["experiment"] or choices["trainable"]
     if isinstance(values.get("data"), dict):
         values["data"].setdefault("seed", values.get("seed"))  # trials have seeds of their own, and share the data
+    if isinstance(values.get("gate"), dict):  # recorded in every sweep: a record without it is older, and scored so
+        values["gate"] = {"baseline": {}, "shortfall": "bounded", **values["gate"]}
     trust_typed(values)  # nothing here comes from a folder: it is typed, or of gatesweep's own files
     checked = check_config(values)
     check_name(checked.name)

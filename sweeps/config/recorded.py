@@ -51,6 +51,8 @@ def read_values(path: Path) -> dict[str, Any]:
         if not isinstance(recorded, dict):
             raise InputError(f"{path}: {section}: got {recorded!r}, expected keys")
         values[section] = {**defaults, **{RENAMED_KEYS.get(f"{section}.{key}", key): recorded[key] for key in recorded}}
+    if isinstance(gate := values.get("gate"), dict):
+        values["gate"] = {"shortfall": "linear", **gate}
     return _rename_targets(values)
 
 

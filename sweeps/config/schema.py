@@ -104,6 +104,8 @@ class GateConfig(Section):
     bound: Literal["point", "wilson"] = "point"
     consecutive: PositiveInt = 1
     scales: dict[str, float] = {}
+    baseline: dict[str, float] = {}
+    shortfall: Literal["bounded", "linear"] = "bounded"
 
 
 class ScheduleConfig(Section):

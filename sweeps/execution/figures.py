@@ -13,9 +13,10 @@ import torch
 from gatesweep.core import rng
 from gatesweep.core.errors import InputError
 from gatesweep.core.files import renamed_into
-from gatesweep.core.gate import Gate, Threshold
+from gatesweep.core.gate import Gate
 from gatesweep.core.loop import CUT_SHORT, Epoch
 from gatesweep.core.record import STEP_LOSS, curves
+from gatesweep.core.shortfall import Threshold
 from gatesweep.core.trainable import Data, Trainable
 from gatesweep.sweeps.config.schema import FiguresConfig
 from gatesweep.sweeps.records.layout import FIGURES

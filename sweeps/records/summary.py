@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gatesweep.core.files import write_atomically
-from gatesweep.core.gate import proportion
+from gatesweep.core.gate import Gate, interval, is_interval_end, proportion
 from gatesweep.core.record import json_safe
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import make_gate
@@ -25,7 +25,7 @@ from gatesweep.sweeps.records.layout import (
 )
 from gatesweep.sweeps.records.pareto import TRIAL_COSTS, read_pareto
 from gatesweep.sweeps.records.reader import TrialRecord, rank_trials, read_result, read_trials
-from gatesweep.sweeps.records.text import format_cell, text_table
+from gatesweep.sweeps.records.text import format_cell, format_interval, text_table
 
 HEAD_ROWS = 50  # rows of a long leaderboard that a terminal shows
 
@@ -60,13 +60,16 @@ def write_summary(sweep: Path, seconds: float, provenance: dict[str, Any]) -> di
 def leaderboard(sweep: Path) -> list[dict[str, Any]]:
     """Return one row a trial, the best first: outcome, epochs, seconds, scores, gated metrics and searched values.
 
+    Beside a proportion are the ends of its 95 % interval. Where the other `gate.bound` would change a verdict, a column
+    of that name says so.
+
     Raises InputError where a file of the record is damaged, and OSError.
     """
     config = read_config(sweep / CONFIG)
     cost = config.search.cost or TRIAL_COSTS[0]
-    metrics = [*make_gate(config.gate).reads, *([] if cost in TRIAL_COSTS else [cost])]
+    gate, costs = make_gate(config.gate), [] if cost in TRIAL_COSTS else [cost]
     confirmed = confirmations(sweep)
-    return [_leaderboard_row(trial, metrics, confirmed) for trial in rank_trials(read_trials(sweep))]
+    return [_leaderboard_row(trial, gate, costs, confirmed) for trial in rank_trials(read_trials(sweep))]
 
 
 def leaderboard_csv(rows: list[dict[str, Any]]) -> str:
@@ -90,8 +93,9 @@ def leaderboard_text(rows: list[dict[str, Any]]) -> str:
     """Return the leaderboard as a table for a terminal. A table of more than 100 rows is cut after the first 50."""
     if len(rows) > 2 * HEAD_ROWS:
         return f"{leaderboard_text(rows[:HEAD_ROWS])}\n... and {len(rows) - HEAD_ROWS} more, in {LEADERBOARD}"
-    names = [name for name in _column_names(rows) if name not in ("reason", "best_score")]
-    table = [[format_cell(row.get(name)) for name in names] for row in rows]
+    columns = _column_names(rows)
+    names = [name for name in columns if name not in ("reason", "best_score") and not is_interval_end(name, columns)]
+    table = [[format_cell(row.get(name)) + format_interval(interval(name, row)) for name in names] for row in rows]
     return text_table([_short_name(name) for name in names], table, align="right")
 
 
@@ -144,14 +148,22 @@ def first_pass(trials: list[TrialRecord]) -> tuple[float | None, int | None]:
     return round(min(moments), 3), sum(event["elapsed"] <= min(moments) for event in epochs)
 
 
-def _leaderboard_row(trial: TrialRecord, metrics: list[str], confirmed: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return a trial's row; `metrics` are the names of those that get a column."""
+def _leaderboard_row(
+    trial: TrialRecord, gate: Gate, costs: list[str], confirmed: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Return a trial's row; the metrics that `gate` reads and those of `costs` get columns."""
     row: dict[str, Any] = {"trial": trial.name, "outcome": trial.outcome, "epochs": len(trial.epochs)}
     row |= {"seconds": round(trial.seconds, 1), "score": trial.score, "best_score": trial.best_score}
     if confirmed:
         counts = confirmed.get(trial.name)
         row["confirmed"] = f"{counts['passed']} of {counts['seeds']}" if counts else None
-    return {**row, **{name: trial.metrics.get(name) for name in metrics}, **trial.values, "reason": trial.reason}
+    for name in [*gate.reads, *costs]:
+        row[name] = trial.metrics.get(name)
+        if ends := interval(name, trial.metrics):
+            row[f"{name}_low"], row[f"{name}_high"] = ends
+    if verdict := gate.other_verdict(trial.metrics):
+        row[f"gate.bound={gate.other_bound}"] = verdict
+    return {**row, **trial.values, "reason": trial.reason}
 
 
 def _column_names(rows: list[dict[str, Any]]) -> list[str]:

@@ -25,6 +25,11 @@ def format_cell(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else _printable(str(value))
 
 
+def format_interval(ends: tuple[float, float] | None) -> str:
+    """Return the 95 % interval of a proportion as it stands behind it; empty for a metric that is none."""
+    return f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else ""
+
+
 def _printable(text: str) -> str:
     """Return a text without the control characters by which a record could steer a terminal."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -6,10 +6,10 @@ Sweeps that still run or were interrupted are compared as they are.
 from __future__ import annotations
 
 import html
-import json
+import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -26,6 +26,7 @@ from gatesweep.sweeps.reports.score_axis import AXIS, TITLE, PlotFigure, ScoreAx
 NUMERIC_COLUMNS = ("trials", "passed", "rate", "best score")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 COLOURS = ("finished", "diverged", "passed", "failed", "stopped", "interrupted")  # CSS variables, for their colours
+SAME_UNIT = 0.1  # the relative difference of units that still compare
 SHOWN_IMPORTANCES = 3  # in a row of the table
 
 
@@ -56,16 +57,38 @@ def comparison_row(sweep: SweepRecord) -> dict[str, str]:
 
 
 def group_by_gate(sweeps: Sequence[SweepRecord]) -> list[list[SweepRecord]]:
-    """Group sweeps that have the same gate, in the order of their first sweep."""
-    groups: dict[str, list[SweepRecord]] = {}
+    """Group sweeps whose scores compare, in the order of their first sweep: equal gates, in nearly equal units.
+
+    The trivial baseline, and with it a unit, differs a little between data of different seeds.
+    """
+    groups: list[list[SweepRecord]] = []
     for sweep in sweeps:
-        groups.setdefault(json.dumps(asdict(sweep.gate), sort_keys=True), []).append(sweep)
-    return list(groups.values())
+        group = next((group for group in groups if is_comparable(group[0].gate, sweep.gate)), None)
+        if group is None:
+            groups.append([sweep])
+        else:
+            group.append(sweep)
+    return groups
 
 
-def describe_gate(gate: Gate) -> str:
-    """Return the thresholds of a gate in one line."""
-    return ", ".join(f"{metric} {rule}" for metric, rule in gate.thresholds.items()) or "no thresholds"
+def is_comparable(first: Gate, second: Gate) -> bool:
+    """Return True for gates that are equal but for their baselines, if their units differ by at most `SAME_UNIT`."""
+    if replace(first, baseline={}) != replace(second, baseline={}):
+        return False
+    return all(
+        rule.weight == other.weight and math.isclose(rule.unit, other.unit, rel_tol=SAME_UNIT)
+        for rule, other in zip(first.rules, second.rules, strict=True)
+    )
+
+
+def describe_gates(groups: Sequence[Sequence[SweepRecord]]) -> list[str]:
+    """Return the thresholds of each group's gate in one line, with their units where another has the same ones."""
+    gates = [group[0].gate for group in groups]
+    texts = [", ".join(f"{metric} {rule}" for metric, rule in gate.thresholds.items()) for gate in gates]
+    return [
+        ("; ".join(gate.unit_lines) if texts.count(text) > 1 else text) or "no thresholds"
+        for gate, text in zip(gates, texts, strict=True)
+    ]
 
 
 def plot_comparison(sweeps: Sequence[SweepRecord]) -> PlotFigure:
@@ -116,9 +139,10 @@ def write_comparison(path: Path, sweeps: Sequence[SweepRecord], rows: Sequence[M
     links = {sweep.folder.name: sweep.folder / REPORT for sweep in sweeps}
     here = path.resolve().parent
     hrefs = {name: quote(os.path.relpath(page, here)) for name, page in links.items() if page.exists()}  # no scheme
+    groups = group_by_gate(sweeps)
     figures = [
-        {"gate": describe_gate(group[0].gate), "note": gate_note(group[0].gate), "figure": plot_comparison(group)}
-        for group in group_by_gate(sweeps)
+        {"gate": text, "note": gate_note(group[0].gate), "figure": plot_comparison(group)}
+        for group, text in zip(groups, describe_gates(groups), strict=True)
         if any(trial.epochs for sweep in group for trial in sweep.trials)
     ]
     columns = [{"name": name, "full": name, "numeric": name in NUMERIC_COLUMNS} for name in rows[0]]
@@ -130,5 +154,5 @@ def write_comparison(path: Path, sweeps: Sequence[SweepRecord], rows: Sequence[M
         ]
         for row in rows
     ]
-    values = {"columns": columns, "rows": cells, "groups": figures, "differ": len(group_by_gate(sweeps)) > 1}
+    values = {"columns": columns, "rows": cells, "groups": figures, "differ": len(groups) > 1}
     write_atomically(path, render_template("compare.html", values))

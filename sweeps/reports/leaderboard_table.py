@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gatesweep.core.gate import interval
 from gatesweep.sweeps.records.layout import ERROR, MLFLOW_POINTER
 from gatesweep.sweeps.records.reader import SweepRecord, TrialRecord, read_json
+from gatesweep.sweeps.records.text import format_interval
 from gatesweep.sweeps.reports.parameters import short_names, sort_by_number
 from gatesweep.sweeps.reports.render import format_choice, format_score, format_value
 from gatesweep.sweeps.tracking.view import run_url
@@ -23,6 +25,9 @@ def leaderboard_cells(
     fixed = [("trial", False), ("outcome", False), ("epochs", True), ("seconds", True), ("score", True)]
     columns = [{"name": name, "full": name, "numeric": numeric} for name, numeric in fixed]
     columns += [{"name": name.removeprefix("val/"), "full": name, "numeric": True} for name in metrics]
+    verdicts = {trial.name: sweep.gate.other_verdict(trial.metrics) for trial in sweep.trials}
+    other = [f"gate.bound={sweep.gate.other_bound}"] if any(verdicts.values()) else []
+    columns += [{"name": name, "full": name, "numeric": False} for name in other]
     columns += [{"name": short[key], "full": key, "numeric": True} for key in keys]
     columns += [{"name": "reason", "full": "reason", "numeric": False}]
     columns += [{"name": "MLflow", "full": "MLflow", "numeric": False}] if links else []
@@ -34,7 +39,8 @@ def leaderboard_cells(
             table_cell(trial.seconds, text=f"{trial.seconds:.1f}"),
             table_cell(trial.score, text=format_score(trial.score)),
         ]
-        cells += [table_cell(trial.metrics.get(name)) for name in metrics]
+        cells += [metric_cell(name, trial.metrics) for name in metrics]
+        cells += [table_cell(verdicts[trial.name], "reason") for _ in other]
         cells += [
             table_cell(trial.values[key], text=format_choice(trial.values[key]))
             if key in trial.values
@@ -46,6 +52,12 @@ def leaderboard_cells(
             cells.append(table_cell("run", "", href=run_url(links, sweep.folder.name, trial.name)))
         rows.append(cells)
     return columns, rows
+
+
+def metric_cell(name: str, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """Return the cell of a metric: its value, and behind a proportion its 95 % interval."""
+    text = format_value(metrics.get(name)) + format_interval(interval(name, metrics))
+    return table_cell(metrics.get(name), text=text)
 
 
 def table_cell(

@@ -56,6 +56,7 @@ def page_context(sweep: SweepRecord) -> dict[str, Any]:
         "passed": sum(trial.outcome == "passed" for trial in trials),
         "rules": [f"{metric} {rule}" for metric, rule in gate.thresholds.items()],
         "gate_note": gate_note(gate),
+        "units": [(str(rule), rule.unit_text) for rule in gate.rules],
         "when": timing_note(sweep),
         "compare": links.get("compare"),
         "best": best_section(sweep),
@@ -92,6 +93,8 @@ def gate_note(gate: Gate) -> str:
     if gate.objective:
         better = "smaller" if gate.mode == "min" else "larger"
         sentences.append(f"Ranked by {gate.objective}, {better} is better.")
+    if gate.rules and gate.shortfall == "linear":
+        sentences.append("Scores are as an older version recorded them: a shortfall has no limit.")
     return " ".join(sentences)
 
 
@@ -131,7 +134,7 @@ def progress_note(gate: Gate, has_rungs: bool) -> str:
         return "The score of every trial, from its objective alone."
     text = (
         "One line per trial. Below the gate, the height shows the distance to it: the sum of the shortfalls of all "
-        "thresholds, each in units of its scale. Above the gate are the trials that passed, ordered by their objective."
+        "thresholds, each in its unit. Above the gate are the trials that passed, ordered by their objective."
     )
     if has_rungs:
         text += (

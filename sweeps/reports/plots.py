@@ -10,8 +10,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gatesweep.core.gate import Gate, Threshold
+from gatesweep.core.gate import Gate
 from gatesweep.core.record import Event
+from gatesweep.core.shortfall import Threshold
 from gatesweep.sweeps.config.targets import locate
 from gatesweep.sweeps.config.trust import is_trusted
 from gatesweep.sweeps.records.pareto import counted_trials, trial_cost

@@ -9,11 +9,13 @@ from typing import Any
 
 import optuna
 
-from gatesweep.core.gate import COMPARE, Gate, Threshold
+from gatesweep.core.gate import Gate, interval, is_interval_end
+from gatesweep.core.shortfall import Threshold
 from gatesweep.sweeps.records.layout import CONFIRM, confirmed_name, trial_folders
 from gatesweep.sweeps.records.pareto import read_pareto
 from gatesweep.sweeps.records.reader import SweepRecord, TrialRecord, read_result
 from gatesweep.sweeps.records.summary import confirmations, first_pass
+from gatesweep.sweeps.records.text import format_interval
 from gatesweep.sweeps.reports.parameters import (
     MAX_LEAVES,
     MAX_LINES,
@@ -38,11 +40,13 @@ def best_section(sweep: SweepRecord) -> dict[str, Any] | None:
     gated = [threshold_row(rule, sweep.gate, top.metrics) for rule in sweep.gate.rules]
     gated_names = {rule.metric for rule in sweep.gate.rules}
     if sweep.gate.objective and sweep.gate.objective not in gated_names:
-        value = format_value(top.metrics.get(sweep.gate.objective))
+        value = value_text(sweep.gate.objective, top.metrics)
         gated.append({"name": sweep.gate.objective, "value": value, "needs": "", "result": "ranks", "tone": "note"})
     missed = [row["result"] + " in " + row["name"] for row in gated if row["tone"] == "bad"]
     clears = f"It clears every threshold, but not {sweep.gate.consecutive} epochs in a row."
-    others = {name: value for name, value in top.metrics.items() if name not in {*gated_names, sweep.gate.objective}}
+    shown = {*gated_names, sweep.gate.objective}
+    others = [name for name in top.metrics if name not in shown and not is_interval_end(name, top.metrics)]
+    verdict = sweep.gate.other_verdict(top.metrics)
     return {
         "trial": top.name,
         "outcome": top.outcome,
@@ -51,20 +55,27 @@ def best_section(sweep: SweepRecord) -> dict[str, Any] | None:
         "gated": gated,
         "misses": f"It {', '.join(missed)}." if missed else clears,
         "params": [{"name": name, "value": format_choice(value)} for name, value in top.values.items()],
-        "others": [{"name": name, "value": format_value(value)} for name, value in others.items()],
+        "others": [{"name": name, "value": value_text(name, top.metrics)} for name in others],
+        "luck": f"With gate.bound={sweep.gate.other_bound} it {verdict}." if verdict else "",
     }
 
 
 def threshold_row(rule: Threshold, gate: Gate, metrics: Mapping[str, float]) -> dict[str, str]:
     """Return a row that compares a metric with its threshold; `result` says by how much it clears or misses."""
     value = gate.compared_value(rule, metrics)
-    row = {"name": rule.metric, "value": format_value(value), "needs": f"{rule.comparison} {rule.bound:g}"}
+    row = {"name": rule.metric, "value": value_text(rule.metric, metrics)}
+    row["needs"] = f"{rule.comparison} {rule.bound:g}"
     if value is None or math.isnan(value):
         return {**row, "result": "has no number", "tone": "bad"}
     gap = f"{abs(value - rule.bound):.2g}"
-    if COMPARE[rule.comparison](value, rule.bound):
+    if rule.clears(value):
         return {**row, "result": f"clears by {gap}" if value != rule.bound else "just clears", "tone": "good"}
     return {**row, "result": f"misses by {gap}", "tone": "bad"}
+
+
+def value_text(name: str, metrics: Mapping[str, float]) -> str:
+    """Return a metric's value as text, and behind a proportion its 95 % interval."""
+    return format_value(metrics.get(name)) + format_interval(interval(name, metrics))
 
 
 def confirmation_section(sweep: Path) -> list[dict[str, Any]]:

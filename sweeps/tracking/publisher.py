@@ -36,7 +36,15 @@ from gatesweep.sweeps.tracking.models import delete_model, log_model
 from gatesweep.sweeps.tracking.points import BATCH_POINTS, curve_points, milliseconds, new_events
 from gatesweep.sweeps.tracking.runs import DeletedRun, SweepRuns
 from gatesweep.sweeps.tracking.sweep_run import publish_sweep_run
-from gatesweep.sweeps.tracking.view import PARENT_RUN, RUN_COLOUR, run_colour, ui_base, view_tag, view_url
+from gatesweep.sweeps.tracking.view import (
+    PARENT_RUN,
+    RUN_COLOUR,
+    proportion_tags,
+    run_colour,
+    ui_base,
+    view_tag,
+    view_url,
+)
 
 SWEEP_RUN = "the sweep"  # the parent run, among the names of trials
 STATUS = {"failed": "FAILED", "interrupted": "KILLED"}  # every other outcome is FINISHED
@@ -181,6 +189,7 @@ class Publisher:
         result, outcome = read_result(folder), event["outcome"]
         tags = {"outcome": outcome, "gate": "passed" if outcome == "passed" else "missed"}
         tags |= {"gate.missed": "; ".join(result["missed"]), "reason": result["reason"] or ""}
+        tags |= proportion_tags(make_gate(self.config.gate), result["metrics"])
         self.runs.client.log_batch(run, tags=[RunTag(key, text[:MAX_TAG]) for key, text in tags.items()])
         self.runs.client.set_terminated(run, STATUS.get(outcome, "FINISHED"), milliseconds(event))
         self._send_figures(folder.name)  # artifacts come last: there may be no room for them

@@ -15,11 +15,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from gatesweep.core.gate import Gate
+from gatesweep.core.gate import Gate, interval
 from gatesweep.core.record import STEP_LOSS
 from gatesweep.sweeps.config.secrets import bare_address
 from gatesweep.sweeps.records.pareto import pareto_lines
 from gatesweep.sweeps.records.summary import confirmation_lines
+from gatesweep.sweeps.records.text import format_cell, format_interval
 
 TAG_PREFIX = "mlflow.sharedViewState."
 EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}  # tag of an experiment: shows runs, not traces
@@ -81,16 +82,31 @@ def sweep_note(summary: Mapping[str, Any], gate: Mapping[str, str]) -> str:
     for sentence in sentences:
         lines += [f"{sentence}.", ""]
     if best := summary["best"]:
-        rows = [*best["params"].items(), *((name, best["metrics"].get(name)) for name in gate)]
+        metrics = {name: value for name, value in best["metrics"].items() if value is not None}
+        rows = [*best["params"].items(), *((name, metric_text(name, metrics)) for name in gate)]
         lines += [f"Best: {best['trial']}, {best['outcome']} after {best['epochs']} epochs", "", "| | |", "|---|---|"]
         for name, value in rows:
             lines.append(f"| {name} | {value:.4g} |" if isinstance(value, float) else f"| {name} | {value} |")
     return "\n".join(lines)
 
 
+def metric_text(name: str, metrics: Mapping[str, float]) -> str:
+    """Return a metric's value as text, and behind a proportion its 95 % interval."""
+    return format_cell(metrics.get(name)) + format_interval(interval(name, metrics))
+
+
 def logged_table(path: str) -> str:
     """Return the value of the tag LOGGED_ARTIFACTS that makes the UI show an artifact as a table."""
     return json.dumps([{"path": path, "type": "table"}])
+
+
+def proportion_tags(gate: Gate, metrics: Mapping[str, float | None]) -> dict[str, str]:
+    """Return the tags about luck: the gated proportions with their intervals, and a verdict of the other bound."""
+    numbers = {name: value for name, value in metrics.items() if value is not None}
+    gated = [f"{name} {metric_text(name, numbers)}" for name in dict.fromkeys(gate.reads) if interval(name, numbers)]
+    tags = {"gate.intervals": "; ".join(gated)} if gated else {}
+    verdict = gate.other_verdict(numbers)
+    return {**tags, **({f"gate.{gate.other_bound}": verdict} if verdict else {})}
 
 
 def run_colour(index: int) -> str:

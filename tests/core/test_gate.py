@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gatesweep.core.errors import InputError
 from gatesweep.core.gate import WORST_SCORE, Gate, proportion, squash
+from gatesweep.core.shortfall import bounded
 
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -45,15 +46,122 @@ def test_whatever_passes_beats_whatever_fails(one: dict[str, float], other: dict
         assert 1.0 <= TWO.score(reported) <= 2.0 if TWO.cleared(reported) else TWO.score(reported) <= 0.0
 
 
-def test_below_the_gate_the_score_is_the_sum_of_the_scaled_shortfalls() -> None:
+def test_below_the_gate_the_score_is_the_sum_of_the_bounded_shortfalls() -> None:
     assert TWO.score(metrics(0.76, 0.6)) == pytest.approx(-(0.19 / 0.95 + 0.2 / 0.8))
     assert TWO.score(metrics(0.99, 0.6)) == pytest.approx(-0.2 / 0.8)  # room in one does not pay for the other
-    scaled = Gate(TWO.thresholds, scales={"val/rules": 0.1})
+    baseline = Gate(TWO.thresholds, baseline={"val/rules": 0.4})
+    assert baseline.score(metrics(0.76, 0.6)) == pytest.approx(-(0.19 / 0.95 + 0.2 / 0.4))
+    scaled = Gate(TWO.thresholds, baseline={"val/rules": 0.4}, scales={"val/rules": 0.1})
+    assert scaled.score(metrics(0.76, 0.6)) == pytest.approx(-(0.19 / 0.95 + bounded(2.0)))
+
+
+def test_a_linear_gate_scores_as_the_records_of_older_versions_were_scored() -> None:
+    linear = Gate(TWO.thresholds, baseline={"val/rules": 0.4}, shortfall="linear")
+    assert linear.score(metrics(0.76, 0.6)) == pytest.approx(-(0.19 / 0.95 + 0.2 / 0.8))
+    scaled = Gate(TWO.thresholds, scales={"val/rules": 0.1}, shortfall="linear")
     assert scaled.score(metrics(0.76, 0.6)) == pytest.approx(-(0.19 / 0.95 + 0.2 / 0.1))
+    assert Gate({"a": "< 0"}, shortfall="linear").score({"a": 7.0}) == -7.0
 
 
-def test_a_threshold_of_zero_has_the_unit_one() -> None:
+def test_a_threshold_of_zero_has_the_unit_one_unless_the_baseline_is_known() -> None:
     assert Gate({"a": "< 0"}).score({"a": 0.25}) == pytest.approx(-0.25)
+    assert Gate({"a": "< 0"}, baseline={"a": 1e-6}).score({"a": 5e-7}) == pytest.approx(-0.5)
+
+
+UNTRAINED = {"accuracy": 0.09, "ece": 0.052}
+TRAINED = {"accuracy": 0.9694, "ece": 0.26}
+
+
+@pytest.mark.parametrize(
+    "baseline", [{}, {"accuracy": 0.1}, {"accuracy": 0.1, "ece": 0.0}, {"accuracy": 0.1, "ece": 0.03}]
+)
+@pytest.mark.parametrize("bound", [0.3, 0.05, 0.02, 1e-3, 1e-6])
+def test_a_trained_model_ranks_before_an_untrained_one_however_small_a_threshold_is(
+    baseline: dict[str, float], bound: float
+) -> None:
+    gate = Gate({"accuracy": "> 0.97", "ece": f"< {bound!r}"}, baseline=baseline)
+    assert gate.score(TRAINED) > gate.score(UNTRAINED)
+
+
+@pytest.mark.parametrize("baseline", [{}, {"accuracy": 0.1, "ece": 0.0}])
+def test_metrics_that_show_no_learning_count_less_than_one_that_does_however_many(baseline: dict[str, float]) -> None:
+    guards = {f"error_{index}": "< 1e-4" for index in range(9)}
+    gate = Gate({"accuracy": "> 0.97", **guards}, baseline={**baseline, **dict.fromkeys(guards, 0.0)})
+    assert gate.score({"accuracy": 0.96, **dict.fromkeys(guards, 1e3)}) > gate.score(
+        {"accuracy": 0.1, **dict.fromkeys(guards, 0.0)}
+    )
+
+
+GATES = st.builds(
+    lambda rules, known, wilson: Gate(
+        {metric: rule(*parts[:2]) for metric, parts in rules.items()},
+        baseline={metric: parts[2] for metric, parts in rules.items() if metric in known},
+        bound=wilson,
+    ),
+    st.dictionaries(st.sampled_from("abcd"), st.tuples(COMPARISONS, FINITE, FINITE), min_size=1),
+    st.sets(st.sampled_from("abcd")),
+    st.sampled_from(["point", "wilson"]),
+)
+NUMBER = st.floats(allow_nan=False, allow_infinity=True)
+
+
+@given(GATES, st.fixed_dictionaries(dict.fromkeys("abcd", NUMBER)), st.sampled_from("abcd"), NUMBER)
+def test_better_in_one_metric_with_the_others_equal_is_never_worse(
+    gate: Gate, reported: dict[str, float], metric: str, value: float
+) -> None:
+    """Neither in the score nor in a constraint, also at infinity; each metric counts at most 1."""
+    other = {**reported, metric: value}
+    better, worse = (reported, other) if reported[metric] > value else (other, reported)
+    if gate.thresholds.get(metric, ">").startswith("<"):
+        better, worse = worse, better
+    assert gate.score(better) >= gate.score(worse) >= -len(gate.rules)
+    assert all(one <= gate.constraints(worse)[name] for name, one in gate.constraints(better).items())
+
+
+@given(st.floats(0, 1e300), st.floats(0, 1e300))
+def test_a_larger_distance_counts_more_and_none_counts_more_than_one(one: float, other: float) -> None:
+    low, high = sorted([one, other])
+    assert 0 <= bounded(low) <= bounded(high) < bounded(math.inf) == 1
+    if high > low * (1 + 1e-9) + 1e-300:
+        assert bounded(low) < bounded(high)
+
+
+DIGITS = st.integers(-10_000, 10_000)
+
+
+@given(
+    st.dictionaries(st.sampled_from("abc"), st.tuples(COMPARISONS, DIGITS.filter(bool), DIGITS), min_size=2),
+    st.sets(st.sampled_from("abc")),
+    st.lists(st.fixed_dictionaries(dict.fromkeys("abc", DIGITS)), min_size=2, max_size=6),
+    st.fixed_dictionaries({metric: st.integers(-9, 9) for metric in "abc"}),
+)
+def test_the_order_of_runs_does_not_depend_on_the_units_in_which_metrics_are_measured(
+    rules: dict[str, Any], known: set[str], runs: list[dict[str, int]], powers: dict[str, int]
+) -> None:
+    """The same gate and runs in thousandths, and in units of another power of ten for each metric."""
+
+    def scores(exponents: dict[str, int]) -> list[float]:
+        def number(metric: str, digits: int) -> float:
+            return float(f"{digits}e{exponents[metric]}")
+
+        gate = Gate(
+            {metric: rule(comparison, number(metric, bound)) for metric, (comparison, bound, _) in rules.items()},
+            baseline={metric: number(metric, rules[metric][2]) for metric in known if metric in rules},
+        )
+        return [gate.score({metric: number(metric, digits) for metric, digits in run.items()}) for run in runs]
+
+    assert scores(powers) == pytest.approx(scores(dict.fromkeys("abc", -3)), rel=1e-9, abs=1e-12)
+
+
+def test_a_gate_says_its_units_and_where_they_come_from() -> None:
+    thresholds = {"a": "> 0.97", "b": "<= 0.02", "c": "< 3", "d": ">= 0"}
+    gate = Gate(thresholds, baseline={"a": 0.1, "b": 0.0}, scales={"c": 5})
+    assert gate.unit_lines == [
+        "a > 0.97, unit 0.87 (from the baseline, 0.1)",
+        "b <= 0.02, unit 0.2 (the baseline, 0, reaches it), counts 0.5",
+        "c < 3, unit 5 (gate.scales)",
+        "d >= 0, unit 1 (no baseline, and a bound of 0)",
+    ]
 
 
 def test_the_objective_ranks_those_that_pass() -> None:
@@ -69,8 +177,9 @@ def test_one_metric_that_is_not_a_number_is_hopeless(other: float) -> None:
     assert not TWO.cleared(metrics(math.nan, 1.0))
 
 
-def test_infinitely_far_is_hopeless() -> None:
-    assert TWO.score(metrics(-math.inf, 1.0)) == WORST_SCORE
+def test_infinitely_far_counts_one_and_is_better_than_no_number() -> None:
+    assert TWO.score(metrics(-math.inf, 1.0)) == -1.0
+    assert TWO.score(metrics(-math.inf, -math.inf)) == -2.0 > TWO.score(metrics(math.nan, 1.0))
     assert TWO.score(metrics(math.inf, math.inf)) >= 1.0
 
 
@@ -214,7 +323,9 @@ def test_nothing_checked_is_nothing_shown() -> None:
         assert not Gate({"a": threshold}, bound="wilson").cleared(nothing)
 
 
-@pytest.mark.parametrize(("key", "expected"), [("mode", "min or max"), ("bound", "point or wilson")])
+@pytest.mark.parametrize(
+    ("key", "expected"), [("mode", "min or max"), ("bound", "point or wilson"), ("shortfall", "bounded or linear")]
+)
 def test_a_mode_or_bound_that_does_not_exist_is_refused(key: str, expected: str) -> None:
     with pytest.raises(InputError, match=f"^gate.{key}: got 'maximum', expected {expected}$"):
         Gate({"a": "> 1"}, **{key: "maximum"})

@@ -272,7 +272,9 @@ def test_what_is_costly_is_evaluated_at_the_first_epoch_every_so_many_and_at_the
 
 
 def test_a_gated_metric_keeps_its_last_value_for_the_score_but_passes_only_when_evaluated() -> None:
-    gate = Gate({"val/often": "> 0.5", "val/seldom": "> 0.5"}, bound="wilson", scales={"val/seldom": 10.0})
+    gate = Gate(
+        {"val/often": "> 0.5", "val/seldom": "> 0.5"}, bound="wilson", scales={"val/seldom": 10.0}, shortfall="linear"
+    )
     settings = Settings(max_epochs=7, gate=gate)
     whole = list(fit(Seldom(values=[0.0, 2.0, 1.0, 1.0, 3.0]), ONE, settings))
     assert [epoch.metrics["val/seldom"] for epoch in whole] == [0.0, 0.0, 1.0, 1.0, 3.0]

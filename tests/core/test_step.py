@@ -15,8 +15,8 @@ from gatesweep.core import rng
 from gatesweep.core.errors import InputError
 from gatesweep.core.loop import Epoch, fit
 from gatesweep.core.settings import Settings
-from gatesweep.core.trainable import Losses, Step
-from tests.support.examples import ONE, Batches, Example, Pairs, Slope, critic, line, same, seen, weights
+from gatesweep.core.trainable import Losses, Step, Trainable
+from tests.support.examples import ONE, Batches, Pairs, Slope, critic, line, same, seen, weights
 from tests.support.trivial import Points
 
 # Accumulation
@@ -139,7 +139,7 @@ def test_a_step_of_ones_own_cannot_accumulate() -> None:
 # Precision, recomputation, compilation
 
 
-class Deep(Example):
+class Deep(Trainable):
     """Two blocks with noise, written for recomputation; notes how often its blocks computed, and in what."""
 
     def __init__(self) -> None:

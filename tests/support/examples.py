@@ -34,16 +34,7 @@ class Batches:
         return self.batches
 
 
-class Example(Trainable):
-    """The base of the trainables below, which have no gate."""
-
-    def oracle(self, data: Data) -> Metrics:
-        raise AssertionError("never asked")
-
-    trivial = oracle
-
-
-class Slope(Example):
+class Slope(Trainable):
     """The loss is `slope * weight`: at rate r a step of plain SGD lowers the weight by r times the slope.
 
     Its evaluations report `values`, one after the other.
@@ -105,7 +96,7 @@ def stored(state: dict[str, Any]) -> dict[str, Any]:
     return torch.load(file, weights_only=True)
 
 
-class Critic(Example):
+class Critic(Trainable):
     """A point that moves to where a critic scores it highly; the critic learns to score data above the point."""
 
     def __init__(self) -> None:

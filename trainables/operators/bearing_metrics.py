@@ -28,19 +28,24 @@ class States:
 def classification(part: Batch, classes: tuple[str, ...], probabilities: Tensor) -> Metrics:
     """Judge the probabilities (n, classes) of n windows.
 
-    * balanced_accuracy: mean recall of the classes.
+    * balanced_accuracy: mean recall of the classes. Its interval is that of a proportion of as many windows as tell as
+      much: K**2 / sum(1 / n_k) for K classes of n_k windows, so all windows where the classes are equally frequent.
     * ece: expected calibration error.
     * bearing_accuracy: accuracy for whole bearings, by the mean log probability of their windows.
     * fault_accuracy: accuracy of the place of the fault, whatever its severity.
     * severity_accuracy: share of correct severities among windows with the correct place of a fault.
 
-    The last three have their Wilson intervals beside them, see `core.gate.proportion`.
+    The accuracies have their Wilson intervals beside them, see `core.gate.proportion`.
     """
     label, answer = part["label"], probabilities.argmax(dim=1)
     fault, severity = _kinds(classes, label.device)
     right, same = answer == label, fault[answer] == fault[label]
     graded = same & (severity[label] > 0)
-    judged = {"balanced_accuracy": balanced(label, answer), "ece": expected_calibration_error(probabilities, label)}
+    counts = torch.unique(label, return_counts=True)[1].double()
+    independent = float(len(counts) ** 2 / (1 / counts).sum())
+    accuracy = balanced(label, answer)
+    judged = proportion("balanced_accuracy", accuracy * independent, independent)
+    judged |= {"balanced_accuracy": accuracy, "ece": expected_calibration_error(probabilities, label)}
     bearings, index = part["bearing"].unique(return_inverse=True)
     votes = torch.zeros(len(bearings), len(classes), dtype=torch.float64, device=label.device)
     votes.index_add_(0, index, probabilities.double().clamp(min=1e-12).log())

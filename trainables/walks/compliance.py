@@ -39,18 +39,18 @@ class Compliance:
     def metrics(self, prefix: str = "") -> Metrics:
         """Return the counts as metrics; every name begins with `prefix`.
 
-        `edge_compliance` and `rule_compliance` are shares over all walks, with the ends of their Wilson intervals as
-        `_low` and `_high`. `rule_compliance_r<steps>` is the share for one length of rule. A share of no checks is 0.
+        `edge_compliance` and `rule_compliance` are shares over all walks, `rule_compliance_r<steps>` is the share for
+        one length of rule; each has the ends of its Wilson interval as `_low` and `_high`. A share of no checks is 0.
         Copies of a walk add no information: an interval is as wide as if only the distinct walks had been checked.
         """
         metrics: Metrics = {}
-        for name, count in (("edge_compliance", self.edge), ("rule_compliance", self.rule)):
+        counts = {"edge_compliance": self.edge, "rule_compliance": self.rule}
+        counts |= {f"rule_compliance_r{steps}": count for steps, count in self.by_steps.items()}
+        for name, count in counts.items():
             share = count.hits / count.total if count.total else 0.0
             independent = round(count.total * self.distinct / self.sequences) if self.sequences else 0
             metrics |= proportion(prefix + name, round(share * independent), independent)
             metrics[prefix + name] = share
-        for steps, count in self.by_steps.items():
-            metrics[f"{prefix}rule_compliance_r{steps}"] = count.hits / count.total if count.total else 0.0
         return metrics | {f"{prefix}distinct": float(self.distinct)}
 
 

@@ -186,7 +186,9 @@ def test_a_configuration_is_written_as_yaml_writes_it() -> None:
             assert to_yaml(variant) == yaml.safe_dump(variant.to_dict(), sort_keys=False)
 
 
-@pytest.mark.parametrize("place", ["/a b/ü%20#x?y,z=1", "/it's", "/back\\", "~/x [1]", "s3://bucket/a, b?region=eu west"])
+@pytest.mark.parametrize(
+    "place", ["/a b/ü%20#x?y,z=1", "/it's", "/back\\", "~/x [1]", "s3://bucket/a, b?region=eu west"]
+)
 def test_a_path_or_an_address_is_taken_as_it_is(place: str) -> None:
     for key in ("results", "data.path"):
         assert parse_override(f"{key}={place}").value() == place

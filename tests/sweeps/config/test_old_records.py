@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from gatesweep.core.gate import Gate
 from gatesweep.core.record import read_events
 from gatesweep.sweeps.commands.compare import main as compare
 from gatesweep.sweeps.commands.load import load
@@ -23,7 +24,7 @@ from gatesweep.sweeps.commands.publish import MLFLOW_ENVIRONMENT
 from gatesweep.sweeps.commands.report import main as report
 from gatesweep.sweeps.commands.resume import configure
 from gatesweep.sweeps.commands.run import run_sweep
-from gatesweep.sweeps.config.recorded import read_values
+from gatesweep.sweeps.config.recorded import read_config, read_values
 from gatesweep.sweeps.records.summary import leaderboard, leaderboard_csv, write_summary
 from gatesweep.sweeps.search.study import open_study
 from gatesweep.sweeps.tracking.publisher import Publisher
@@ -94,3 +95,8 @@ def test_it_is_gone_on_with(old: Path) -> None:
     epochs = [event["epoch"] for event in events if event["event"] == "epoch"]
     assert epochs == list(range(1, len(epochs) + 1)) and len(epochs) > 3
     assert [trial.state.is_finished() for trial in open_study(old).trials] == [True] * 5
+    config = read_config(old / "config.yaml")
+    linear = Gate(config.gate.thresholds, config.gate.objective, shortfall="linear")  # it is scored as it began
+    assert config.gate.shortfall == "linear" and config.gate.baseline == {}
+    scored = [event for event in events if event["event"] == "epoch" and event["outcome"] != "diverged"]
+    assert [event["score"] for event in scored] == [linear.score(event["metrics"]) for event in scored]

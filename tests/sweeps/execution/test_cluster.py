@@ -231,7 +231,7 @@ def run_apart(script: str, folder: Path, *overrides: str, seconds: float) -> dic
 @pytest.mark.skipif(bool(ssh_missing()), reason=ssh_missing() or "")
 def test_a_sweep_runs_on_machines_that_are_reached_by_ssh(tmp_path: Path) -> None:
     pytest.importorskip("aiohttp_cors", reason="pip install 'ray[default]'")
-    seen = run_apart("ray_up", tmp_path, "gate.thresholds={val/r2: '> 2'}", seconds=420)
+    seen = run_apart("ray_up", tmp_path, "gate.thresholds={}", seconds=420)
     assert sorted(seen["nodes"]) == ["10.99.0.2", "10.99.0.3"]
     assert seen["refused"] == 401
     assert "0 of 3 trials passed" in seen["output"]
