@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from functools import cache
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -15,8 +16,9 @@ from gatesweep.sweeps.config.groups import group_choices
 EXPERIMENT = "experiment"  # the one group that may be left out
 
 
+@cache
 def parse_override(item: str) -> Override:
-    """Parse one override of a command line. Raises InputError."""
+    """Parse one override of a command line; the result is shared, and must not be changed. Raises InputError."""
     expected = "expected KEY=VALUE; quote a text with special characters: KEY='...'"
     try:
         override = OverridesParser.create().parse_override(item)
