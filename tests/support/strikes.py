@@ -133,7 +133,8 @@ def end_driver(round: Round) -> None:
         left = round.length - recorded(round.folder)
         if round.kind.budget and left:
             round.hits.append(f"{state(round.folder, round.length)}: budget")
-        if code not in ((130,) if round.kind.term and left else (0, 3)):
+        expected = {0, 3} if round.kind.budget else {130} if left else {0, 3, 130}
+        if code not in expected:
             round.faults.append(f"exit code {code} with {left} epochs left")
         if left and (round.folder / REPORT).stat().st_mtime < (round.folder / SUMMARY).stat().st_mtime:
             round.faults.append("no page after the end")
