@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.places import copy_source, make_environment
+from tests.support.processes import descendants
 from tests.support.servers import free_port
+from tests.support.sockets import check_closed
 
 TINY_SWEEP = ["experiment=mlp", "num_samples=2", "training.max_epochs=2"]
 # Imports all of gatesweep, then each of its folders by its bare name. Prints the files, and what was not refused.
@@ -132,12 +134,21 @@ def test_a_wheel_sweeps_in_an_empty_folder(installed: Path, tmp_path: Path) -> N
     (tmp_path / "empty").mkdir()
     gatesweep, results = installed.with_name("gatesweep"), tmp_path / "results"
     command = [gatesweep, "run", *TINY_SWEEP, f"results={results}"]
-    done = subprocess.run(command, cwd=tmp_path / "empty", env=clean(), capture_output=True, text=True)
-    assert done.returncode in (0, 3), done.stderr
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=tmp_path / "empty", env=clean(), text=True, **pipes)
+    while process.poll() is None and not list(results.glob("*/trial_0000/events.jsonl")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGSTOP)  # so that the sweep does not end before its sockets are looked at
+    try:
+        check_closed([process.pid, *descendants(process.pid)], clean())
+    finally:
+        process.send_signal(signal.SIGCONT)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode in (0, 3), errors
     assert list((tmp_path / "empty").iterdir()) == []
     assert json.loads((results / "latest" / "summary.json").read_text())["trials"] == 2
     assert (results / "latest" / "report.html").is_file() and (results / "latest" / "mlflow.json").is_file()
-    assert "tracking: not all was published" not in done.stdout
+    assert "tracking: not all was published" not in output
     again = subprocess.run([gatesweep, "report", results / "latest"], env=clean(), capture_output=True, text=True)
     assert again.returncode == 0 and "report.html" in again.stdout, again.stderr
 

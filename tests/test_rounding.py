@@ -23,6 +23,13 @@ def test_marked_tests_are_found() -> None:
     assert {"test_trainables.py", "test_attacks.py", "test_rounding.py"} <= names
 
 
+def test_the_variant_of_an_ordinary_run_is_left_out(monkeypatch) -> None:
+    ran: list[tuple[str, int]] = []
+    monkeypatch.setattr(rounding, "run_variant", lambda *variant: not ran.append(variant[:2]))
+    monkeypatch.setattr(rounding, "usable_capabilities", lambda: ("default", "avx2"))
+    assert rounding.main([]) == 0 and set(ran) == {("default", 1), ("default", 2), ("avx2", 2)}
+
+
 def test_a_variant_that_fails_fails_all_and_shows_why(tmp_path, monkeypatch, capfd) -> None:
     file = tmp_path / "test_capability.py"
     file.write_text(

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.faults import hydra_message
-from gatesweep.sweeps.config.groups import CONFIGS, MAIN, group_choices
+from gatesweep.sweeps.config.groups import CONFIGS, MAIN, group_choices, read_config_file
 from gatesweep.sweeps.config.overrides import (
     check_choice,
     check_choices,
@@ -121,8 +121,8 @@ def _composed_files(lines: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, s
 def _default_experiment(overrides: Sequence[Override]) -> list[str]:
     """Return the choice of the experiment with the trainable's name, if there is one and no experiment is asked for."""
     values = {override.key_or_group: override.value() for override in overrides}
-    defaults = OmegaConf.load(CONFIGS / f"{MAIN}.yaml").defaults
-    trainable = values.get("trainable", next(entry["trainable"] for entry in defaults if "trainable" in entry))
+    defaults = read_config_file("", MAIN).defaults
+    trainable = values.get("trainable", next(choice for group, choice, _ in defaults if group == "trainable"))
     if "experiment" in values or trainable not in group_choices()["experiment"]:
         return []
     return [f"experiment={trainable}"]

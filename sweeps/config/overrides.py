@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
+from functools import cache
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
@@ -18,8 +19,12 @@ PLACES = ("resume", "results", "storage", "warm_start")
 LOOKS_LIKE_PLACE = re.compile(r"(~|\.{1,2})?/|\w+://")
 
 
+@cache
 def parse_override(item: str) -> Override:
-    """Parse one override of a command line: in Hydra's grammar, but for a path or an address. Raises InputError."""
+    """Parse one override of a command line: in Hydra's grammar, but for a path or an address.
+
+    The result is shared, and must not be changed. Raises InputError.
+    """
     expected = "expected KEY=VALUE; quote a text with special characters: KEY='...'"
     try:
         override = OverridesParser.create().parse_override(_quote_place(item))

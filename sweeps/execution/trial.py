@@ -6,7 +6,7 @@ import traceback
 import warnings
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from ray import tune
@@ -21,7 +21,9 @@ from gatesweep.sweeps.config.trust import Trust, adopt_trust
 from gatesweep.sweeps.config.values import with_values
 from gatesweep.sweeps.execution.memory import is_memory_error, memory_reason
 from gatesweep.sweeps.execution.training import train_epochs, write_checkpoint
-from gatesweep.sweeps.search.space import Space
+
+if TYPE_CHECKING:  # a trial's process does without Optuna, whose import takes a third of a second
+    from gatesweep.sweeps.search.space import Space
 
 WORKERS_DIED = "its workers died"  # start of the reason of a trial that a worker group gave up
 

@@ -137,21 +137,30 @@ def test_the_oracle_passes_the_gate_and_the_trivial_baseline_fails_it(name: str)
     assert tested.gate.baseline.keys() == tested.gate.thresholds.keys()
 
 
-def test_replicates(name: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def replicas(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Parameters of every trainable on each of two ranks; the two processes start once, for all trainables."""
+    folder = tmp_path_factory.mktemp("replicas")
+    spawn(functools.partial(_rank, folder=str(folder)), nprocs=2)
+    return folder
+
+
+def test_replicates(name: str, replicas: Path) -> None:
     """Two ranks that start from different weights and see different samples end with equal parameters."""
-    spawn(functools.partial(_rank, config=tiny(name), folder=str(tmp_path)), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    first, second = (torch.load(replicas / f"{name}-{rank}.pt", weights_only=True) for rank in range(2))
     for key, value in first.items():
         assert torch.equal(value, second[key]), key
 
 
-def _rank(rank: int, *, config: Config, folder: str) -> None:
+def _rank(rank: int, *, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    trainable, data = build_run(with_values(config, {"seed": rank}))
-    for _ in fit(trainable, data, make_settings(config), wrap=DistributedDataParallel):
-        pass
-    torch.save(trainable.state_dict(), f"{folder}/{rank}.pt")
+    for name in TRAINABLES:
+        config = with_values(tiny(name, "training.max_epochs=1"), {"seed": rank})
+        trainable, data = build_run(config)
+        for _ in fit(trainable, data, make_settings(config), wrap=DistributedDataParallel):
+            pass
+        torch.save(trainable.state_dict(), f"{folder}/{name}-{rank}.pt")
     dist.destroy_process_group()
     os._exit(0)  # torch's threads outlive the interpreter's end now and then, and abort a process that is done
 

@@ -102,9 +102,7 @@ def test_the_same_in_processes_of_their_own(place: Path) -> None:
     some = [
         (["run", "resources.threads=100000"], "resources.threads: got 100000, expected"),
         (["train", "trainable=mlp", "lr=0.1"], "lr: unknown key, did you mean trainable.lr?"),
-        (["report", "a_file"], "sweep: got 'a_file', expected the folder of a sweep"),
         (["publish", "damaged"], ""),
-        (["ui", "an_empty_folder"], ""),
         (["rnu"], "rnu: unknown command, did you mean run?"),
     ]
     before = snapshot(place)

@@ -92,15 +92,6 @@ def test_the_folder_of_a_trial_holds_what_was_promised(tmp_path: Path) -> None:
     assert len(list((folder / "trial_0000" / "checkpoints").iterdir())) <= 5
 
 
-def test_the_same_seed_one_at_a_time_is_the_same_sweep(tmp_path: Path) -> None:
-    (_, first, _), (_, second, _), (_, other, _) = (
-        run(trivial(tmp_path / name, None, f"seed={seed}", f"num_samples={trials}"))
-        for name, seed, trials in (("a", 3, 5), ("b", 3, 5), ("c", 4, 1))
-    )
-    assert recorded(first) == recorded(second)
-    assert recorded(first)[:1] != recorded(other)
-
-
 def test_what_is_far_from_the_gate_is_stopped_and_told_pruned(tmp_path: Path) -> None:
     _, folder, summary = run(trivial(tmp_path, None, "scheduler.grace_period=1"))
     assert summary["stopped"] >= 1
@@ -217,10 +208,12 @@ def test_a_resumed_sweep_ends_as_if_it_had_not_been_interrupted(tmp_path: Path) 
     assert [trial.state.is_finished() for trial in open_study(folder).trials] == [True] * 7
 
 
-def test_a_finished_sweep_can_be_extended(tmp_path: Path) -> None:
+def test_a_finished_sweep_can_be_extended_to_what_the_same_seed_gives_at_once(tmp_path: Path) -> None:
     _, folder, first = run(trivial(tmp_path, None, "num_samples=3"))
     _, again, second = run([f"resume={folder}", "num_samples=5"])
     _, _, longer = run(trivial(tmp_path / "long", None, "num_samples=5"))
     assert again == folder and (first["trials"], second["trials"]) == (3, 5)
     assert recorded(folder) == recorded((tmp_path / "long" / "latest").resolve()) and longer["trials"] == 5
     assert second["seconds"] > first["seconds"]
+    _, other, _ = run(trivial(tmp_path / "other", None, "seed=4", "num_samples=1"))
+    assert recorded(other) != recorded(folder)[:1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -47,12 +48,18 @@ def close(trials: list[Any], expected_trials: list[Any]) -> None:
         assert losses == [pytest.approx(curve, rel=1e-4, abs=1e-6) for curve in expected[3]]
 
 
-@pytest.mark.usefixtures("ray_here")
-def test_a_sweep_in_stacks_records_what_one_trial_at_a_time_does(tmp_path: Path) -> None:
-    options = ["search=random", "num_samples=5", "scheduler=none"]
-    (_, stack, summary), (_, alone, expected) = (
-        run(trivial(tmp_path / str(size), None, *options, f"resources.stack={size}")) for size in (3, 1)
-    )
+SWEEP = ["search=random", "num_samples=5", "scheduler=none"]
+
+
+@pytest.fixture(scope="module")
+def alone(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of one trial at a time."""
+    return run(trivial(tmp_path_factory.mktemp("alone"), None, *SWEEP, "resources.stack=1"))[1]
+
+
+def test_a_sweep_in_stacks_records_what_one_trial_at_a_time_does(alone: Path, tmp_path: Path) -> None:
+    _, stack, summary = run(trivial(tmp_path, None, *SWEEP, "resources.stack=3"))
+    expected = json.loads((alone / "summary.json").read_text())
     close(recorded(stack), recorded(alone))
     same = ("trials", "passed", "finished", "stopped", "first_pass_epochs")
     assert {key: summary[key] for key in same[:-1]} == {key: expected[key] for key in same[:-1]}
@@ -92,13 +99,9 @@ def _doomed(results: Path, marker: Path) -> list[str]:
     return trivial(results, {**LR, "lr": {**LR["lr"], "high": 0.01}}, *options, marker=str(marker))
 
 
-@pytest.mark.usefixtures("ray_here")
-def test_what_cannot_stack_trains_alone_and_is_asked_for_alone_from_then_on(tmp_path: Path) -> None:
-    options = ["search=random", "num_samples=5", "scheduler=none"]
+def test_what_cannot_stack_trains_alone_and_is_asked_for_alone_from_then_on(alone: Path, tmp_path: Path) -> None:
     never = {"misbehave": "boom", "at_epoch": 99}  # asking a tensor whether it is that epoch is what no stack can
-    (_, stack, _), (_, alone, _) = (
-        run(trivial(tmp_path / str(size), None, *options, f"resources.stack={size}", **never)) for size in (3, 1)
-    )
+    _, stack, _ = run(trivial(tmp_path, None, *SWEEP, "resources.stack=3", **never))
     assert recorded(stack) == recorded(alone)
 
 

@@ -50,10 +50,14 @@ def below(storage: str, name: str) -> str:
     return f"{path}/{name}{mark}{query}"
 
 
-@pytest.mark.usefixtures("ray_here")
-def test_a_sweep_goes_on_when_its_head_is_gone(storage: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def whole(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of four trials that nothing interrupts."""
+    return run(trivial(tmp_path_factory.mktemp("whole"), None, "num_samples=4"))[1]
+
+
+def test_a_sweep_goes_on_when_its_head_is_gone(storage: str, whole: Path, tmp_path: Path) -> None:
     """With nothing but what is in storage, it ends as one that had never been interrupted."""
-    _, whole, _ = run(trivial(tmp_path / "whole", None, "num_samples=4"))
     first = [*trivial(tmp_path / "first", None, "num_samples=2"), f"storage='{storage}'"]
     _, folder, _ = run(first)
     assert not list(folder.glob("*/checkpoints"))

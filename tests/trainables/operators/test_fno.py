@@ -243,7 +243,7 @@ def test_stacked_operators_have_the_gradients_of_each_alone():
 def test_compiled_it_trains_as_it_does_as_written():
     found, began = {}, time.perf_counter()
     for compiled in (False, True):
-        data = small()
+        data = small(n_labelled=8, n_unlabelled=8)  # batches of one size: another would be compiled again
         trainable = operator(data, layers=1)
         (epoch,) = fit(trainable, data, Settings(max_epochs=1, compile=compiled))
         found[compiled] = epoch.losses
