@@ -7,6 +7,7 @@ import contextlib
 import json
 import shutil
 import sys
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,8 @@ def run_sweep(config: Config, overrides: Sequence[str] = ()) -> int:
         check_sweep(folder, config, space)
         with _cluster(config) as cluster, _sweep_folder(folder, config) as folder, faults_kept_in(folder):
             typed = [redact(override) for override in overrides]
-            append_event(folder / EVENTS, "start", overrides=typed, **(facts := provenance()))
+            identity = {} if (folder / EVENTS).exists() else {"sweep_id": uuid.uuid4().hex}
+            append_event(folder / EVENTS, "start", overrides=typed, **identity, **(facts := provenance(config, folder)))
             print(f"sweep {folder}", flush=True)
             with _followers(folder, config):
                 ending = _train(folder, config, space, cluster)
