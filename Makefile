@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 # Fast tests of one module each: two minutes at most on two cores.
 QUICK := tests/core/test_checkpoint.py tests/core/test_data.py tests/core/test_gate.py tests/core/test_schedule.py \
@@ -27,7 +27,7 @@ env-test: .venv/ready-test
 
 .venv/ready-test: .venv/ready
 	@echo "gatesweep: installing what the tests need besides: pytest, mypy, moto, playwright (about a minute)"
-	@$(PIP) -e ".[dev]"
+	@$(PIP) --quiet -e ".[dev]"
 	@touch $@
 
 sweep: env

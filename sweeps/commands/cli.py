@@ -39,8 +39,8 @@ def run_command(name: str, argv: Sequence[str] | None = None, last: bool | None 
     except InputError as error:
         print(f"error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
         return BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as end:
+        print("; go on with: ".join(["interrupted", *map(str, end.args)]), file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # `gatesweep run --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

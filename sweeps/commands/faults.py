@@ -11,7 +11,7 @@ from pathlib import Path
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.secrets import redact
 
-FAULT_FILE = "fault.txt"  # in the folder of a sweep or of a run
+FAULT_FILE = "fault.txt"  # in the folder of a sweep or of a run; here, for the layout of a record imports torch
 
 
 @contextlib.contextmanager

@@ -122,7 +122,8 @@ def _cluster(config: Config) -> Iterator[_Cluster]:
 def _sweep_folder(folder: Path, config: Config) -> Iterator[Path]:
     """Make the sweep's folder, hold its lock, and make it the newest; yields it, for its name may have been taken.
 
-    Raises InputError where another sweep holds it, and where it cannot be written.
+    Raises InputError where another sweep holds it, and where it cannot be written. A KeyboardInterrupt goes on with the
+    command that resumes the sweep.
     """
     with contextlib.ExitStack() as stack:
         folder = make_folder(folder, new=config.resume is None)
@@ -134,10 +135,13 @@ def _sweep_folder(folder: Path, config: Config) -> Iterator[Path]:
             raise InputError(
                 f"results: got {str(folder)!r}, expected a folder that can be written ({error})"
             ) from error
-        if config.storage is None:
-            check_machines(folder, new=config.resume is None)
-        point_link(folder.parent / "latest", folder)
-        yield folder
+        try:
+            if config.storage is None:
+                check_machines(folder, new=config.resume is None)
+            point_link(folder.parent / "latest", folder)
+            yield folder
+        except KeyboardInterrupt as end:
+            raise KeyboardInterrupt(_resume_command(folder, config)) from end
 
 
 @contextlib.contextmanager
@@ -217,7 +221,7 @@ def _report(folder: Path, ending: _Ending, facts: dict[str, Any]) -> dict[str, A
 
 def _end(folder: Path, config: Config, summary: dict[str, Any] | OSError, ending: _Ending) -> int:
     """Print how the sweep ended; returns the exit code."""
-    resume = f"gatesweep run resume={folder}{trust_option(config.to_dict())}"
+    resume = _resume_command(folder, config)
     interruption = ending.interruption or (summary if isinstance(summary, OSError) else None)
     if isinstance(summary, OSError) or interruption:
         assert interruption
@@ -230,14 +234,18 @@ def _end(folder: Path, config: Config, summary: dict[str, Any] | OSError, ending
     line += f" in {summary['seconds']:.0f} s"
     if summary["passed"]:
         line += (
-            f", the first after {summary['first_pass_seconds']:.0f} s and {summary['first_pass_epochs']} epochs of all "
-            f"trials; best: {best['trial']} {json.dumps(best['params'])}"
+            f", the first at {summary['first_pass_seconds']:.0f} s, when all trials together had trained "
+            f"{summary['first_pass_epochs']} epochs; best: {best['trial']} {json.dumps(best['params'])}"
         )
     lines = [line, *confirmation_lines(summary.get("confirmed", {})), *pareto_lines(summary.get("front", []))]
     if ending.limits:
         lines.append(_limits_line(resume, config, summary, ending.limits))
     print("\n".join(lines), flush=True)
     return PASSED if summary["passed"] else NONE_PASSED
+
+
+def _resume_command(folder: Path, config: Config) -> str:
+    return f"gatesweep run resume={folder}{trust_option(config.to_dict())}"
 
 
 def _limits_line(resume: str, config: Config, summary: dict[str, Any], limits: list[str]) -> str:

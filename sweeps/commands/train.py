@@ -89,7 +89,7 @@ def _run_of(arguments: argparse.Namespace) -> tuple[Config, Path]:
         results = typed[0] if typed else os.environ.get("GATESWEEP_RESULTS", "results")
         folder = Path(arguments.resume or f"{results}/latest_run").resolve()
         if not (folder / CONFIG).is_file():
-            raise InputError(f"--resume: got {str(folder)!r}, expected the folder of a run (it has no config.yaml)")
+            raise InputError(f"--resume: got {str(folder)!r}, expected the folder of a run (it has no {CONFIG})")
         refuse_links(folder, "--resume")
         return check_config(read_values(folder / CONFIG)), folder
     if arguments.config:

@@ -112,6 +112,7 @@ class ScheduleConfig(Section):
     shape: schedule.Shape
     warmup: float
     floor: float
+    steps: int = 3
 
 
 class PatienceConfig(Section):

@@ -43,7 +43,12 @@ def require_sweep(folder: Path, key: str = "sweep") -> Path:
     if is_sweep(folder):
         refuse_links(folder, key)
         return folder
-    fault = f"it has no {CONFIG}" if not (folder / CONFIG).is_file() else f"it has {SCALARS}: it is that of one run"
+    if not folder.is_dir():
+        fault = "it is not there"
+    elif not (folder / CONFIG).is_file():
+        fault = f"it has no {CONFIG}"
+    else:
+        fault = f"it has {SCALARS}: it is that of one run"
     raise InputError(f"{key}: got {str(folder)!r}, expected the folder of a sweep ({fault})")
 
 

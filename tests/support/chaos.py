@@ -3,7 +3,8 @@
     python -m tests.support.chaos driver trial worker node nodes --rounds 20 --seed 0
 
 A round is a small sweep that loses processes once to three times. Its kind says which: the driver, followed by
-`resume=` (`job`: on a cluster that outlives the driver); a trial's process, killed or (`freeze`) stopped by SIGSTOP;
+`resume=` (`job`: on a cluster that outlives the driver; `group_term`: it ends by SIGTERM to its process group;
+`budget`: by its time budget); a trial's process, killed or (`freeze`) stopped by SIGSTOP;
 one of two Ray Train workers; the process that holds the workers (`holder`); or a whole node of a cluster of three,
 which a new node replaces (`nodes`: with two trials at once; `gang`: with two workers). The round is compared with an
 undisturbed run of the same trials (tests/support/undisturbed.py).
@@ -30,7 +31,17 @@ from ray.cluster_utils import Cluster
 
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.execution.cluster import start_ray
-from tests.support.strikes import NODE, Kind, Round, recorded, strike_driver, strike_node, strike_process, sweep_here
+from tests.support.strikes import (
+    NODE,
+    Kind,
+    Round,
+    end_driver,
+    recorded,
+    strike_driver,
+    strike_node,
+    strike_process,
+    sweep_here,
+)
 from tests.support.undisturbed import differences
 
 # Trials that pass, are stopped and use up their epochs.
@@ -58,6 +69,8 @@ KINDS = {
     "trial": Kind(IN_TURN, TRIAL),
     "worker": Kind(TWO_WORKERS, WORKER),
     "freeze": Kind([*IN_TURN, f"resources.silence={SILENCE}"], TRIAL, freeze=True),
+    "group_term": Kind(IN_TURN, term=True),
+    "budget": Kind(IN_TURN, budget=True),
     "holder": Kind(TWO_WORKERS, HOLDER),
     "node": Kind(IN_TURN, TRIAL, cluster=True),
     "nodes": Kind(TOGETHER, TRIAL, cluster=True),
@@ -125,7 +138,9 @@ class Chaos:
 
     def _strike(self, round: Round) -> None:
         try:
-            if not round.kind.victims:
+            if round.kind.term or round.kind.budget:
+                end_driver(round)
+            elif not round.kind.victims:
                 strike_driver(round, self.cluster if round.kind.cluster else None)
             elif round.kind.cluster:
                 strike_node(round, self.cluster)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import random
 import signal
@@ -22,7 +23,7 @@ from ray.cluster_utils import Cluster
 from gatesweep.core.record import read_events
 from gatesweep.sweeps.commands.resume import configure
 from gatesweep.sweeps.commands.run import run_sweep
-from gatesweep.sweeps.records.layout import CONFIG, EVENTS, trial_folders
+from gatesweep.sweeps.records.layout import CONFIG, EVENTS, OUTCOMES, REPORT, SUMMARY, trial_folders
 from tests.support.processes import await_end, descendants, kill, title
 from tests.support.undisturbed import epochs
 
@@ -40,6 +41,8 @@ class Kind:
     victims: tuple[str, ...] = ()  # first words of the titles of processes to kill; empty: the driver
     cluster: bool = False  # on three nodes; a victim's node is killed with it
     freeze: bool = False  # the victims are stopped by SIGSTOP, and the sweep must end them
+    term: bool = False  # the driver's process group gets SIGTERM, twice, and the driver must end cleanly
+    budget: bool = False  # `time_budget` ends the sweep
 
 
 @dataclass
@@ -80,6 +83,9 @@ class Round:
         names = dict.fromkeys(Path(title(pid).split(" ")[0]).name for pid in pids)
         if self.kind.freeze:
             os.kill(pids[0], signal.SIGSTOP)
+        elif self.kind.term:
+            os.killpg(pids[0], signal.SIGTERM)
+            os.killpg(pids[0], signal.SIGTERM)
         else:
             kill(pids)
         self.hits.append(f"{where}: {' '.join(names)} ({pids[0]})")
@@ -105,6 +111,38 @@ def strike_driver(round: Round, cluster: Cluster | None) -> None:
     elif round.hits:
         with driver(round, [f"resume={round.folder}"], **where) as process:
             process.wait(PATIENCE)
+
+
+def end_driver(round: Round) -> None:
+    """End the driver at each moment, by SIGTERM or by a time budget, and resume; the last time in this process."""
+    for moment in round.moments:
+        arguments = [f"resume={round.folder}"] if round.folder else round.arguments
+        limit = [f"time_budget={moment * EPOCH:.3f}"] if round.kind.budget else []
+        with driver(round, [*arguments, *limit]) as process:
+            if round.kind.term:
+                if not round.wait(moment, process):
+                    break
+                round.hit([process.pid])
+            code = process.wait(PATIENCE)
+        assert round.folder
+        if not trial_folders(round.folder):  # it ended before the search began
+            assert code == 130
+            continue
+        with (round.folder / SUMMARY).open() as file:
+            summary = json.load(file)
+        left = round.length - recorded(round.folder)
+        if round.kind.budget and left:
+            round.hits.append(f"{state(round.folder, round.length)}: budget")
+        if code not in ((130,) if round.kind.term and left else (0, 3)):
+            round.faults.append(f"exit code {code} with {left} epochs left")
+        if left and (round.folder / REPORT).stat().st_mtime < (round.folder / SUMMARY).stat().st_mtime:
+            round.faults.append("no page after the end")
+        began = len(trial_folders(round.folder))
+        ended = sum(summary[outcome] for outcome in OUTCOMES)
+        if summary["interrupted"] != began - ended:
+            round.faults.append(f"{began} trials began, {ended} ended, {summary['interrupted']} interrupted")
+    if round.hits:
+        sweep_here([f"resume={round.folder}", *(["time_budget=null"] if round.kind.budget else [])])
 
 
 def strike_process(round: Round) -> None:
