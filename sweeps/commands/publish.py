@@ -94,7 +94,7 @@ def publish_command(arguments: argparse.Namespace) -> int:
     learn_secrets(uri)
     if arguments.follow:
         if not sys.stdin.isatty():
-            hold_signals()  # its sweep got the signal too, records its end first, and then closes the pipe
+            hold_signals(silently=True)  # its sweep got the signal too, records its end first, and then closes the pipe
         return PASSED if follow_sweep(sweep, uri, tracking.experiment) else FAULT
     read_sweep(sweep)  # a damaged record is named before anything is sent
     try:
