@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import select
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.commands.cli import FAULT, PASSED, run_command
@@ -24,7 +26,7 @@ from gatesweep.sweeps.tracking.server import login_variables
 # Quiet, and quick to give up: whatever was not sent is sent at the next attempt.
 MLFLOW_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # a database that is locked for a while is no news
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -34,32 +36,35 @@ MLFLOW_ENVIRONMENT = {
 def follow_sweep(sweep: Path, uri: str, experiment: str, every: float = 2.0) -> bool:
     """Publish the record as it grows until standard input closes, then the rest; returns whether all was published.
 
-    A tracking server may come and go meanwhile.
+    A tracking server may come and go meanwhile. The publisher outlives a driver that is killed, and marks its runs so.
     """
     publisher, warned, closing, attempts = None, False, False, 0
     while True:
         try:
             if publisher is None:
-                publisher = Publisher(sweep, uri, experiment)
-                print(
-                    f"compare in MLflow{'' if uri.startswith('http') else ' (gatesweep ui)'}: {publisher.url}",
-                    flush=True,
-                )
+                publisher = Publisher(sweep, uri, experiment, follow=True)
+                where = "" if uri.startswith("http") else " (gatesweep ui)"
+                _say(f"compare in MLflow{where}: {publisher.url}", sys.stdout)
             publisher.sync(final=closing)
             if closing:
                 return True
         except Exception as error:
             attempts += closing
-            if not warned:
+            if not warned and "database is locked" not in str(error):  # that is no news: others write, too
                 warned = True
                 failure = redact(f"tracking: {uri}: {_reason(error)}")
-                print(f"{failure}; the sweep goes on, the record is kept", file=sys.stderr)
+                _say(f"{failure}; the sweep goes on, the record is kept", sys.stderr)
             if attempts >= 3:
                 return False
         if closing:
             time.sleep(1)
         else:
             closing = bool(select.select([sys.stdin], [], [], every)[0])
+
+
+def _say(line: str, stream: TextIO) -> None:
+    with contextlib.suppress(OSError):  # the terminal may have gone with the driver
+        print(line, file=stream, flush=True)
 
 
 def _reason(error: Exception) -> str:
@@ -89,7 +94,7 @@ def publish_command(arguments: argparse.Namespace) -> int:
     learn_secrets(uri)
     if arguments.follow:
         if not sys.stdin.isatty():
-            hold_signals()  # its sweep got the signal too, records its end first, and then closes the pipe
+            hold_signals(silently=True)  # its sweep got the signal too, records its end first, and then closes the pipe
         return PASSED if follow_sweep(sweep, uri, tracking.experiment) else FAULT
     read_sweep(sweep)  # a damaged record is named before anything is sent
     try:

@@ -8,16 +8,18 @@ import shlex
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import gatesweep
 from gatesweep.core.record import DamagedRecord
 from gatesweep.sweeps.config.schema import Config
 from gatesweep.sweeps.config.secrets import STORAGE_VARIABLE, TRACKING_VARIABLE
-from gatesweep.sweeps.records.layout import MLFLOW_POINTER
+from gatesweep.sweeps.records.layout import MLFLOW_POINTER, PUBLISHER_LOCK
 from gatesweep.sweeps.records.reader import read_json
 
-PATIENCE_SECONDS = 60  # how long the publisher may take for what is left when the sweep has ended
+PATIENCE_SECONDS = 90  # how long the publisher may be without progress when the sweep has ended
+NEWS_SECONDS = 10  # after which a person is told what the sweep waits for
 
 
 def start_publisher(folder: Path, config: Config) -> subprocess.Popen:
@@ -44,15 +46,34 @@ def _environment() -> dict[str, str]:
 
 
 def stop_publisher(publisher: subprocess.Popen, folder: Path) -> None:
-    """Let the publisher send the rest, and print the address where MLflow shows the sweep."""
+    """Let the publisher send the rest as long as it makes progress, and print the address where MLflow shows the sweep.
+
+    Closing its pipe tells it that the sweep has ended.
+    """
     assert publisher.stdin
     publisher.stdin.close()
-    try:
-        complete = publisher.wait(timeout=PATIENCE_SECONDS) == 0
-    except subprocess.TimeoutExpired:
-        publisher.kill()
-        complete = False
-    if not complete:
+    if not _await_rest(publisher, folder / PUBLISHER_LOCK):
         print(f"tracking: not all was published; later: gatesweep publish {shlex.quote(str(folder))}", flush=True)
     with contextlib.suppress(OSError, DamagedRecord, KeyError):  # the publisher writes it once MLflow has answered
         print(f"compare {read_json(folder / MLFLOW_POINTER)['compare']}", flush=True)
+
+
+def _await_rest(publisher: subprocess.Popen, sign: Path) -> bool:
+    """Wait for the publisher, and kill it once it has made no progress for long; returns True if it has sent all.
+
+    The time of the file `sign` is that of its last progress.
+    """
+    began = moved = time.monotonic()
+    seen, said = None, False
+    while time.monotonic() - moved < PATIENCE_SECONDS:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return publisher.wait(timeout=0.5) == 0
+        with contextlib.suppress(OSError):
+            if (now := sign.stat().st_mtime_ns) != seen:
+                seen, moved = now, time.monotonic()
+        if not said and time.monotonic() - began > NEWS_SECONDS:
+            print("tracking: the rest is on its way to MLflow", flush=True)
+            said = True
+    publisher.kill()
+    publisher.wait()
+    return False

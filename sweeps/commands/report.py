@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from gatesweep.sweeps.commands.cli import PASSED, run_command
 from gatesweep.sweeps.records.layout import is_running, require_sweep
+from gatesweep.sweeps.records.provenance import KEYS
 from gatesweep.sweeps.records.reader import read_sweep
 from gatesweep.sweeps.records.summary import leaderboard, leaderboard_text, write_summary
 from gatesweep.sweeps.reports.page import write_page
@@ -22,7 +23,7 @@ def report_command(arguments: argparse.Namespace) -> int:
     folder = require_sweep(arguments.sweep).resolve()
     sweep = read_sweep(folder)
     if not is_running(folder):
-        write_summary(folder, sweep.seconds, {key: sweep.provenance.get(key) for key in ("versions", "git_commit")})
+        write_summary(folder, sweep.seconds, {key: sweep.provenance.get(key) for key in KEYS})
     print(leaderboard_text(leaderboard(folder)))
     print(f"report {write_page(folder)}")
     return PASSED

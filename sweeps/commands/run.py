@@ -8,6 +8,7 @@ import json
 import shlex
 import shutil
 import sys
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,8 @@ def run_sweep(config: Config, overrides: Sequence[str] = ()) -> int:
             config, gate_lines = check_gate(config)
         with _cluster(config) as cluster, _sweep_folder(folder, config) as folder, faults_kept_in(folder):
             typed = [redact(override) for override in overrides]
-            append_event(folder / EVENTS, "start", overrides=typed, **(facts := provenance()))
+            identity = {} if (folder / EVENTS).exists() else {"sweep_id": uuid.uuid4().hex}
+            append_event(folder / EVENTS, "start", overrides=typed, **identity, **(facts := provenance(config, folder)))
             print("\n".join([f"sweep {folder}", *gate_lines]), flush=True)
             with _followers(folder, config):
                 ending = _train(folder, config, space, cluster)

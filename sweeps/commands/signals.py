@@ -81,9 +81,12 @@ def leave_at_once() -> Iterator[None]:
         _interruption.leave = before
 
 
-def hold_signals() -> None:
-    """Ignore the three signals from here to the end of `handle_signals`; the first of them is answered with a line."""
-    _interruption.held = True
+def hold_signals(silently: bool = False) -> None:
+    """Ignore the three signals from here to the end of `handle_signals`.
+
+    Unless it is to be `silently`, the first of them is answered with a line.
+    """
+    _interruption.held, _interruption.told = True, silently
 
 
 def raise_if_interrupted() -> None:

@@ -26,9 +26,13 @@ QUERY_SECRET = re.compile(
     r"pass(?!file)|pwd|secret|token|credential|signature|(?:api|access|account|private)[_-]?key|^(?:key|sig|auth)$",
     re.IGNORECASE,
 )
-URL = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>`]+")
+URL = re.compile(r"[A-Za-z][\w+.-]{0,30}://[^\s'\"<>`]+")
 SETTING = re.compile(rf"(?<![\w.-])({_NAME}|{_TOKEN})(['\"]?\s*[=:]\s*['\"]?)([^\s'\",;&}})\]]+)", re.IGNORECASE)
+LITERAL = re.compile(  # in a program: `token = next(words)` is no secret, `token = "..."` is one
+    rf"(?<![\w.-])({_NAME}|{_TOKEN})(['\"]?\s*(?::\s*[\w.\[\] |]+)?[=:]\s*[rbuRBU]?['\"])([^'\"\n]+)", re.IGNORECASE
+)
 HEADER = re.compile(r"\b(Basic|Bearer)\s+[\w+/.=~-]{8,}")
+LITERAL_HEADER = re.compile(r"\b(Basic|Bearer)\s+(?=[A-Za-z+/.=~_-]*\d)[\w+/.=~-]{8,}")  # `Basic attributes` is none
 MIN_LENGTH = 4  # of a secret that is looked for in messages: a shorter one would take letters out of words
 
 _known: set[str] = set()
@@ -38,12 +42,15 @@ _addresses: dict[str, str] = {}  # that this process has redacted, by what was l
 def redact(text: str) -> str:
     """Return a message without secrets: those of addresses, settings and headers in it, and those known by now."""
     learn_secrets(text)
-    text = URL.sub(lambda match: redact_address(match[0]), text)
-    text = SETTING.sub(lambda match: f"{match[1]}{match[2]}{MARK}", text)
-    text = HEADER.sub(lambda match: f"{match[1]} {MARK}", text)
-    for secret in sorted(_known | _environment_secrets(), key=len, reverse=True):
-        text = text.replace(secret, MARK)
-    return text
+    return _redact(URL.sub(lambda match: redact_address(match[0]), text), SETTING, HEADER)
+
+
+def redact_source(text: str) -> str:
+    """Return the source of a program without secrets. Of settings, only texts between quotes are taken for secrets.
+
+    The addresses in it teach nothing about messages: many are examples.
+    """
+    return _redact(URL.sub(lambda match: _rewrite(match[0], MARK), text), LITERAL, LITERAL_HEADER)
 
 
 def redact_values(values: Any, key: str = "") -> Any:
@@ -113,6 +120,14 @@ def with_secrets(key: str, address: str | None, variable: str) -> str | None:
         f"{key}: got {address!r}, whose password is not recorded: set {login}{variable} to the address with it, "
         f"or type {key}=... again"
     )
+
+
+def _redact(text: str, settings: re.Pattern[str], headers: re.Pattern[str]) -> str:
+    text = settings.sub(lambda match: f"{match[1]}{match[2]}{MARK}", text)
+    text = headers.sub(lambda match: f"{match[1]} {MARK}", text)
+    for secret in sorted(_known | _environment_secrets(), key=len, reverse=True):
+        text = text.replace(secret, MARK)
+    return text
 
 
 def _rewrite(address: str, mark: str) -> str:

@@ -21,6 +21,8 @@ LEADERBOARD = "leaderboard.csv"
 JOURNAL = "study.journal"  # Optuna's study
 MLFLOW_POINTER = "mlflow.json"  # the address of the sweep in MLflow
 LOCK = ".lock"  # held by the driver
+PUBLISHER_LOCK = ".publish"  # holds the name of the last publisher; its time is that of its last progress
+SOURCE = "source.zip"  # the source of the trainable, of its data and of other classes of the user's
 # Files of a run only.
 ERROR = "error.txt"  # the traceback of a failed run
 CHECKPOINTS = "checkpoints"

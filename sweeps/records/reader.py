@@ -93,6 +93,14 @@ def read_sweep(sweep: Path) -> SweepRecord:
     return SweepRecord(sweep, config, read_events(sweep / EVENTS), rank_trials(read_trials(sweep)))
 
 
+def sweep_identity(sweep: Path) -> str | None:
+    """Return the identifier that a sweep got when it began; None for one of an older version.
+
+    A copy of the folder has the same identifier, for it is the same sweep. Raises DamagedRecord and OSError.
+    """
+    return next((str(event["sweep_id"]) for event in read_events(sweep / EVENTS) if "sweep_id" in event), None)
+
+
 def read_trials(sweep: Path) -> list[TrialRecord]:
     """Read the trials of a sweep that have begun, by name. Raises InputError and OSError as `read_sweep` does."""
     return [read_trial(folder) for folder in trial_folders(sweep)]

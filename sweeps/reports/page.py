@@ -16,6 +16,7 @@ from gatesweep.core.gate import Gate
 from gatesweep.sweeps.config.secrets import redact
 from gatesweep.sweeps.config.trust import trust_option
 from gatesweep.sweeps.records.layout import CONFIG, REPORT
+from gatesweep.sweeps.records.provenance import code_line
 from gatesweep.sweeps.records.reader import SweepRecord, read_sweep
 from gatesweep.sweeps.records.summary import confirmations
 from gatesweep.sweeps.reports.leaderboard_table import leaderboard_cells, mlflow_links
@@ -152,6 +153,7 @@ def page_footer(sweep: SweepRecord) -> list[str]:
     return [
         f"{shown_path(sweep.folder)}, seed {sweep.config.seed}",
         versions,
-        f"commit {commit}" if commit else "commit not known",
+        f"gatesweep's commit {commit}" if commit else "gatesweep's commit not known",
+        *([line] if (line := code_line(start.get("code"))) else []),
         *([f"overrides: {redact(shlex.join(start['overrides']))}"] if start.get("overrides") else []),
     ]

@@ -10,18 +10,20 @@ import torch
 
 from gatesweep.core import checkpoint
 from gatesweep.sweeps.records.layout import CHECKPOINTS, CONFIG, WEIGHTS
+from gatesweep.sweeps.tracking.names import model_name
 from gatesweep.sweeps.tracking.runs import SweepRuns
 
 
-def log_model(runs: SweepRuns, run: str, folder: Path) -> None:
+def log_model(runs: SweepRuns, run: str, folder: Path, again: bool) -> None:
     """Send a trial's checkpoint that passed, else its best, as a logged model; do nothing if it is there already.
 
-    The model holds weights, and no code that loading would run. Raises MlflowException and OSError.
+    `run` is the trial's, which may have a model only where it is sent `again`. The model holds weights, and no code
+    that loading would run. Raises MlflowException and OSError.
     """
     from mlflow.entities import LoggedModelOutput
 
-    best, name = checkpoint.best(folder / CHECKPOINTS), f"{runs.sweep}-{folder.name}"
-    if best is None or _is_logged(runs, name):
+    best, name = checkpoint.best(folder / CHECKPOINTS), model_name(f"{runs.sweep}-{folder.name}")
+    if best is None or (again and _is_logged(runs, run)):
         return
     model = runs.client.create_logged_model(
         runs.experiment, name=name, source_run_id=run, model_type="checkpoint", tags={"sweep": runs.sweep}
@@ -33,10 +35,9 @@ def log_model(runs: SweepRuns, run: str, folder: Path) -> None:
     runs.client.log_outputs(run, [LoggedModelOutput(model.model_id, step=best.epoch)])
 
 
-def delete_model(runs: SweepRuns, folder: Path) -> None:
-    """Delete the logged models of a trial that goes on. Raises MlflowException."""
-    name = f"{runs.sweep}-{folder.name}"
-    for model in runs.client.search_logged_models([runs.experiment], filter_string=f"name = '{name}'"):
+def delete_models(runs: SweepRuns, run: str) -> None:
+    """Delete the logged models of a run that goes on. Raises MlflowException."""
+    for model in runs.client.search_logged_models([runs.experiment], filter_string=f"source_run_id = '{run}'"):
         runs.client.delete_logged_model(model.model_id)
 
 
@@ -62,9 +63,9 @@ def pack_model(folder: Path, trained: checkpoint.Checkpoint, aside: Path) -> Non
     Model(flavors=flavour, signature=signature).save(str(aside / "MLmodel"))
 
 
-def _is_logged(runs: SweepRuns, name: str) -> bool:
-    """Return True for a whole model of this name. Models of a publisher that was killed while it sent are deleted."""
-    for model in runs.client.search_logged_models([runs.experiment], filter_string=f"name = '{name}'"):
+def _is_logged(runs: SweepRuns, run: str) -> bool:
+    """Return True if a run has a whole model. Models of a publisher that was killed while it sent are deleted."""
+    for model in runs.client.search_logged_models([runs.experiment], filter_string=f"source_run_id = '{run}'"):
         if str(model.status).endswith("READY"):
             return True
         runs.client.delete_logged_model(model.model_id)

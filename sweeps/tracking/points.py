@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from gatesweep.core.record import STEP_LOSS, DamagedRecord, Event
+from gatesweep.sweeps.tracking.names import OWN_METRICS, metric_key
 
 BATCH_POINTS = 1000  # metrics a request: MLflow's limit
+SCORE, EPOCH, _ = OWN_METRICS  # EPOCH says which epochs MLflow has
 
 
 def new_events(path: Path, offset: int) -> Iterator[tuple[Event, int]]:
@@ -37,15 +39,17 @@ def new_events(path: Path, offset: int) -> Iterator[tuple[Event, int]]:
 def curve_points(event: Event, steps: int) -> list[Any]:
     """Return the points of an epoch: its metrics by epoch, and the losses of its steps by step.
 
-    `steps` is the number of steps before this epoch.
+    `steps` is the number of steps before this epoch. The point that counts the epoch comes last: where MLflow has it,
+    it has the others.
     """
     from mlflow.entities import Metric
 
     at, epoch = milliseconds(event), event["epoch"]
-    metrics = {**event["metrics"], "score": event["score"], "epoch": epoch}
+    metrics = {metric_key(name): value for name, value in event["metrics"].items()} | {SCORE: event["score"]}
     points = [Metric(key, mlflow_number(value), at, epoch) for key, value in metrics.items()]
     losses = enumerate(event["losses"], steps + 1)
-    return points + [Metric(STEP_LOSS, mlflow_number(loss), at, step) for step, loss in losses]
+    points += [Metric(STEP_LOSS, mlflow_number(loss), at, step) for step, loss in losses]
+    return [*points, Metric(EPOCH, float(epoch), at, epoch)]
 
 
 def milliseconds(event: Event) -> int:
@@ -54,8 +58,8 @@ def milliseconds(event: Event) -> int:
 
 
 def mlflow_number(value: float | None) -> float:
-    """Return a recorded value as MLflow can show it; null, which stands for an infinity or NaN, becomes NaN.
+    """Return a recorded value as MLflow can show it; null, which stands for an infinity or NaN, and both become NaN.
 
     MLflow would store an infinity as 1.8e308, which makes the axis of a chart useless.
     """
-    return math.nan if value is None else float(value)
+    return float(value) if value is not None and math.isfinite(value) else math.nan

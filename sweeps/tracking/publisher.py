@@ -2,80 +2,57 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gatesweep.core.files import hold_lock, write_atomically
-from gatesweep.core.record import REOPENED, Event
+from gatesweep.core.record import Event, read_events
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import make_gate
-from gatesweep.sweeps.config.secrets import redact_values
-from gatesweep.sweeps.config.values import flatten
-from gatesweep.sweeps.execution.figures import epoch_figures
-from gatesweep.sweeps.records.layout import (
-    CONFIG,
-    CONFIRM,
-    ERROR,
-    EVENTS,
-    FIGURES,
-    MLFLOW_POINTER,
-    RESULT,
-    SCALARS,
-    trial_folders,
-)
-from gatesweep.sweeps.records.reader import read_result
-from gatesweep.sweeps.storage.uploads import fetch_trial
-from gatesweep.sweeps.tracking.models import delete_model, log_model
-from gatesweep.sweeps.tracking.points import BATCH_POINTS, curve_points, milliseconds, new_events
+from gatesweep.sweeps.records.layout import CONFIG, CONFIRM, EVENTS, MLFLOW_POINTER, PUBLISHER_LOCK, TRIAL, is_running
+from gatesweep.sweeps.tracking.names import mlflow_key
+from gatesweep.sweeps.tracking.parameters import code_tags, sweep_parameters
 from gatesweep.sweeps.tracking.runs import DeletedRun, SweepRuns
 from gatesweep.sweeps.tracking.sweep_run import publish_sweep_run
-from gatesweep.sweeps.tracking.view import (
-    PARENT_RUN,
-    RUN_COLOUR,
-    proportion_tags,
-    run_colour,
-    ui_base,
-    view_tag,
-    view_url,
-)
+from gatesweep.sweeps.tracking.trial_run import SweepFacts, TrialRun
+from gatesweep.sweeps.tracking.view import ui_base, view_tag, view_url
 
 SWEEP_RUN = "the sweep"  # the parent run, among the names of trials
-STATUS = {"failed": "FAILED", "interrupted": "KILLED"}  # every other outcome is FINISHED
-MAX_TAG = 5000  # characters of a tag: MLflow's limit
 
 
 class Publisher:
-    """Sends what is new in a sweep's folder since the last `sync`; a new publisher sends all of it again.
+    """Sends what is new in a sweep's folder since the last `sync`; a new publisher sends what MLflow has not.
 
-    `url` opens the sweep in MLflow. Raises MlflowException, or OSError where the server cannot be reached.
+    With `follow`, a driver is at work until the last sync. `url` opens the sweep in MLflow. Raises MlflowException,
+    or OSError where the server cannot be reached.
     """
 
-    def __init__(self, sweep: Path, uri: str, experiment: str) -> None:
-        self.sweep = sweep
-        with publisher_lock(sweep):
+    def __init__(self, sweep: Path, uri: str, experiment: str, follow: bool = False) -> None:
+        self.sweep, self.follow, self.name = sweep, follow, uuid.uuid4().hex
+        with self._lock():
             self.config = read_config(sweep / CONFIG)
-            self.runs = SweepRuns(sweep, uri, experiment)
             self.began = int((sweep / CONFIG).stat().st_mtime * 1000)
-            self.parent = self.runs.find_or_create("sweep", sweep.name, {"sweep.kind": "sweep"}, self.began)
-            shown = {key: value for key, value in self.config.to_dict().items() if key != "search"}
-            self.runs.log_params(self.parent, flatten(redact_values(shown)))
-            if self.runs.stage(self.parent) == "active":
-                self.runs.client.update_run(self.parent, status="RUNNING")
-            self.children: dict[str, str] = {}  # identifiers of the trials' runs
-            self.sent: dict[str, tuple[int, int]] = {}  # of each trial: bytes of its events, and steps
-            self.unsent_figures: dict[str, dict[Path, None]] = {}  # of each trial, in their order
+            self.starts = len(self._starts())
+            self.runs = SweepRuns(sweep, uri, experiment)
+            self.runs.on_progress = partial(os.utime, sweep / PUBLISHER_LOCK)  # for whoever waits
+            self.trials: dict[str, TrialRun] = {}
             self.ended: set[str] = set()
-            self.varied: list[str] | None = None  # the parameters that the sweep's view shows
-            self.url = view_url(uri, self.runs.experiment, sweep.name)
+            self.varied: list[str] = []  # the parameters that the sweep's view shows
+            self.view: list[str] | None = None  # those that it shows in MLflow
+            self.url = view_url(uri, self.runs.experiment, self.runs.identity or sweep.name)
             self.ui_base = ui_base(uri)
+            self.pointer = ""
+            self._list_runs()
+            self.parent = self._find_parent()
             self._write_pointer()
+            self._sign()
 
     def sync(self, final: bool = True) -> None:
         """Send what is new. Only the `final` sync sends the end of the sweep: its report may not be written before.
@@ -83,21 +60,90 @@ class Publisher:
         A fault with one run does not hinder the others. Raises the first fault when all has been tried; raises at once
         where the server does not answer.
         """
-        with publisher_lock(self.sweep):
+        with self._lock():
+            if (self.sweep / PUBLISHER_LOCK).read_text() != self.name:  # another one was at work, or a run got lost
+                self._list_runs()
+                self._sign()
+            facts = self._facts(final)
             faults: list[Exception] = []
-            for folder in [*trial_folders(self.sweep), *trial_folders(self.sweep, CONFIRM)]:
-                if folder.name not in self.ended:
-                    faults += self._attempt(folder.name, partial(self._publish_trial, folder))
-            if final:
-                faults += self._attempt(SWEEP_RUN, self._publish_sweep)
+            for name in self._unended():
+                faults += self._attempt(name, partial(self._publish_trial, name, facts))
+            self._write_view()
+            self._write_pointer()
+            if final and SWEEP_RUN not in self.ended:
+                faults += self._attempt(SWEEP_RUN, partial(self._publish_sweep, facts))
             if faults:
                 raise faults[0]
 
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Hold the lock of the sweep's publisher: two at once would both find no run, and make it twice."""
+        with hold_lock(self.sweep / PUBLISHER_LOCK):
+            yield
+
+    def _sign(self, name: str | None = None) -> None:
+        """Note in the lock that the runs are known to this publisher; with "" that they are to be listed again."""
+        (self.sweep / PUBLISHER_LOCK).write_text(self.name if name is None else name)
+
+    def _list_runs(self) -> None:
+        """Ask MLflow for the sweep's runs. A trial whose run is another one than was known is looked at anew."""
+        self.listed = self.runs.listed()
+        for name, trial in list(self.trials.items()):
+            run = self.listed.get(name)
+            if run is None or trial.run is None or run.info.run_id != trial.run.info.run_id:
+                del self.trials[name]
+            else:
+                trial.status = run.info.status
+
+    def _find_parent(self) -> Any:
+        """Find or make the run of the sweep, and send its parameters."""
+        run = self.listed.get("")
+        if run is None:
+            run = self.runs.create("", {"sweep.kind": "sweep"}, self.began)
+        if run.info.lifecycle_stage == "active":
+            missing = {
+                key: value
+                for key, value in sweep_parameters(self.config).items()
+                if mlflow_key(key) not in run.data.params  # a resumed sweep may have other values: MLflow takes none
+            }
+            self.runs.send(run.info.run_id, params=missing, tags=code_tags(self._newest_start()))
+            if (self.follow or is_running(self.sweep)) and run.info.status != "RUNNING":
+                self.runs.client.update_run(run.info.run_id, status="RUNNING")
+        return run
+
+    def _starts(self) -> list[Event]:
+        return [event for event in read_events(self.sweep / EVENTS) if event["event"] == "start"]
+
+    def _newest_start(self) -> Event:
+        return next(reversed(self._starts()), {})
+
+    def _facts(self, final: bool) -> SweepFacts:
+        """Gather what trials need to know. A followed sweep lives until its end, and on if it was resumed since."""
+        live = not final or len(self._starts()) != self.starts if self.follow else is_running(self.sweep)
+        start, tracking = self._newest_start(), self.config.tracking
+        return SweepFacts(
+            parent=self.parent.info.run_id,
+            tags=code_tags(start),
+            models=list(tracking.models),
+            gate=make_gate(self.config.gate),
+            storage=self.config.storage,
+            live_since=start.get("time", 0.0) if live else None,
+        )
+
+    def _unended(self) -> list[str]:
+        """List the trials that have begun and of which something may be missing in MLflow, by name, winners last."""
+        names = {entry.name for entry in os.scandir(self.sweep) if entry.name.startswith((f"{TRIAL}_", f"{CONFIRM}_"))}
+        unended = sorted(name for name in names - self.ended if (self.sweep / name / EVENTS).exists())
+        return sorted(unended, key=lambda name: name.startswith(CONFIRM))
+
     def _write_pointer(self) -> None:
-        """Write the sweep's address in MLflow into its folder."""
-        place = {"base": self.ui_base, "experiment": self.runs.experiment, "sweep": self.parent}
-        pointer = {**place, "compare": self.url, "runs": self.children}
-        write_atomically(self.sweep / MLFLOW_POINTER, json.dumps(pointer, indent=1) + "\n")
+        """Write the sweep's address in MLflow into its folder, if it has changed."""
+        place = {"base": self.ui_base, "experiment": self.runs.experiment, "sweep": self.parent.info.run_id}
+        runs = {name: trial.run.info.run_id for name, trial in self.trials.items() if trial.run is not None}
+        pointer = json.dumps({**place, "id": self.runs.identity, "compare": self.url, "runs": runs}, indent=1) + "\n"
+        if pointer != self.pointer:
+            write_atomically(self.sweep / MLFLOW_POINTER, pointer)
+            self.pointer = pointer
 
     def _attempt(self, name: str, send: Callable[[], None]) -> list[Exception]:
         """Send one run; return its fault, if any. A run that was deleted by hand is no fault."""
@@ -105,106 +151,34 @@ class Publisher:
             send()
         except Exception as fault:
             self.runs.check_server()
-            stage = self.runs.stage(self.parent if name == SWEEP_RUN else self.children.get(name))
-            if stage == "gone" and name != SWEEP_RUN:  # deleted for good: made anew
-                self.children.pop(name, None)
-                self.sent.pop(name, None)
+            run = self.parent if name == SWEEP_RUN else self.trials[name].run if name in self.trials else None
+            stage = self.runs.stage(run.info.run_id) if run is not None else "gone"
+            if stage == "gone":  # deleted for good, or perhaps made although the answer was lost: looked for
+                self._sign("")
             if not isinstance(fault, DeletedRun) and stage != "deleted":
                 return [fault]
             print(f"tracking: the run of {name} was deleted, and stays so; its record is kept", file=sys.stderr)
             self.ended.add(name)
         return []
 
-    def _publish_sweep(self) -> None:
-        if SWEEP_RUN in self.ended:
-            return
-        if publish_sweep_run(self.runs, self.parent, self.sweep, self.config.gate.thresholds):
+    def _publish_sweep(self, facts: SweepFacts) -> None:
+        thresholds = self.config.gate.thresholds
+        if publish_sweep_run(self.runs, self.parent, self.sweep, thresholds, facts.live_since is not None):
             self.ended.add(SWEEP_RUN)
 
-    def _publish_trial(self, folder: Path) -> None:
-        """Send a trial's new events. Only what was sent is counted, so a fault leaves the rest for the next sync."""
-        name, points = folder.name, []
-        start, steps = self.sent.get(name, (0, 0))
-        offset = start
-        for event, offset in new_events(folder / EVENTS, start):
-            if event["event"] == "epoch":
-                points += curve_points(event, steps)
-                steps += len(event["losses"])
-                figures = epoch_figures(folder, event["epoch"])
-                self.unsent_figures.setdefault(name, {}).update(dict.fromkeys(figures))
-                if len(points) < BATCH_POINTS:
-                    continue
-            self._log_points(name, points)
-            points = []
-            if event["event"] == "start":
-                self._start(folder, event)
-            elif event["event"] == "interrupted":
-                self.runs.client.set_terminated(self.children[name], "KILLED", milliseconds(event))
-            elif event["event"] == REOPENED:
-                self.ended.discard(name)
-                delete_model(self.runs, folder)
-            elif event["event"] == "end":
-                self._end(self.children[name], folder, event)
-            self.sent[name] = offset, steps
-        self._log_points(name, points)
-        self.sent[name] = offset, steps
-        self._send_figures(name)
+    def _publish_trial(self, name: str, facts: SweepFacts) -> None:
+        if name not in self.trials:
+            self.trials[name] = TrialRun(self.sweep / name, self.runs, self.listed.get(name))
+        trial = self.trials[name]
+        if not trial.complete:
+            trial.publish(facts)
+        self.varied = list(dict.fromkeys([*self.varied, *trial.values]))
+        if trial.complete:
+            self.ended.add(name)
 
-    def _log_points(self, name: str, points: list[Any]) -> None:
-        if points:
-            self.runs.log_points(self.children[name], points)
-
-    def _send_figures(self, name: str) -> None:
-        """Send a trial's figures, after its curves: a full artifact store must not cost points."""
-        unsent = self.unsent_figures.get(name, {})
-        for path in list(unsent):
-            self.runs.client.log_artifact(self.children[name], str(path), FIGURES)
-            del unsent[path]
-
-    def _start(self, folder: Path, event: Event) -> None:
-        if folder.name not in self.children:
-            config, values = yaml.safe_load((folder / CONFIG).read_text()), event.get("values", {})
-            shown = {key: config[key] for key in ("trainable", "data", "training", "seed")}
-            kind = folder.name.partition("_")[0]
-            tags = {"sweep.kind": kind, "trial": folder.name, PARENT_RUN: self.parent}
-            tags[RUN_COLOUR] = run_colour(int(folder.name.rpartition("_")[2]))
-            run = self.runs.find_or_create(kind, folder.name, tags, milliseconds(event))
-            self.runs.log_params(run, {**flatten(redact_values(shown)), **values})
-            self._update_view(list(values))
-            self.children[folder.name] = run
-            self._write_pointer()
-        self.runs.client.update_run(self.children[folder.name], status="RUNNING")
-
-    def _update_view(self, values: list[str]) -> None:
-        """Write the sweep's view again where it does not show these parameters yet."""
-        varied = list(dict.fromkeys([*(self.varied or []), *values]))
-        if varied != self.varied:
-            view = view_tag(self.sweep.name, make_gate(self.config.gate), varied, self.began)
-            self.runs.client.set_experiment_tag(self.runs.experiment, *view)
-            self.varied = varied
-
-    def _end(self, run: str, folder: Path, event: Event) -> None:
-        from mlflow.entities import RunTag
-
-        result, outcome = read_result(folder), event["outcome"]
-        tags = {"outcome": outcome, "gate": "passed" if outcome == "passed" else "missed"}
-        tags |= {"gate.missed": "; ".join(result["missed"]), "reason": result["reason"] or ""}
-        tags |= proportion_tags(make_gate(self.config.gate), result["metrics"])
-        self.runs.client.log_batch(run, tags=[RunTag(key, text[:MAX_TAG]) for key, text in tags.items()])
-        self.runs.client.set_terminated(run, STATUS.get(outcome, "FINISHED"), milliseconds(event))
-        self._send_figures(folder.name)  # artifacts come last: there may be no room for them
-        self.runs.log_files(run, [folder / name for name in (CONFIG, RESULT, SCALARS, ERROR)])
-        if self.config.storage:  # figures and checkpoints were on other machines until now
-            fetch_trial(self.config.storage, folder)
-            for path in sorted((folder / FIGURES).glob("*.png")):
-                self.runs.client.log_artifact(run, str(path), FIGURES)
-        if outcome in self.config.tracking.models:
-            log_model(self.runs, run, folder)
-        self.ended.add(folder.name)
-
-
-@contextmanager
-def publisher_lock(sweep: Path) -> Iterator[None]:
-    """Hold the lock of a sweep's publisher: two at once would both look for a run, find none, and make it twice."""
-    with hold_lock(sweep / ".publish"):
-        yield
+    def _write_view(self) -> None:
+        """Write the sweep's view again where it does not show all parameters yet."""
+        if self.varied != self.view:
+            gate = make_gate(self.config.gate)
+            self.runs.set_view(*view_tag(self.sweep.name, self.runs.identity, gate, self.varied, self.began))
+            self.view = list(self.varied)

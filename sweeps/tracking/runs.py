@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from gatesweep.core.errors import InputError
+from gatesweep.sweeps.config.secrets import redact
+from gatesweep.sweeps.records.reader import sweep_identity
 from gatesweep.sweeps.tracking.database import create_database
+from gatesweep.sweeps.tracking.names import (
+    ID_TAG,
+    MAX_PARAM,
+    MAX_TAG,
+    experiment_name,
+    mlflow_key,
+    run_name,
+    runs_query,
+    text_value,
+)
 from gatesweep.sweeps.tracking.points import BATCH_POINTS
 from gatesweep.sweeps.tracking.view import EXPERIMENT_KIND
 
-BATCH_PARAMS = 100  # parameters a request: MLflow's limit
-MAX_PARAM = 6000  # characters of a parameter: MLflow's limit
-Stage = Literal["active", "deleted", "gone", "unknown"]
+BATCH = {"metrics": BATCH_POINTS, "params": 100, "tags": 100}  # entities of each kind in a request: MLflow's limits
+BATCH_ENTITIES = 1000  # of all kinds
+PAGE = 1000  # runs
+REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST")  # the request is at fault, not the server
+Stage = Literal["active", "deleted", "gone"]
 
 
 class DeletedRun(Exception):
@@ -21,43 +38,95 @@ class DeletedRun(Exception):
 class SweepRuns:
     """Finds and makes a sweep's runs in an MLflow experiment, by their tags.
 
-    Makes the sqlite file of the URI and the experiment where they are missing. Raises MlflowException, or OSError where
-    the server cannot be reached.
+    Makes the sqlite file of the URI and the experiment where they are missing. A sweep is known by the identifier in
+    its record, which a copy of its folder shares; one of an older version, which has none, by the name of its folder.
+    Raises MlflowException, or OSError where the server cannot be reached.
     """
 
     def __init__(self, sweep: Path, uri: str, experiment: str) -> None:
         from mlflow import MlflowClient
 
-        self.sweep = sweep.name
+        self.sweep, self.identity = sweep.name, sweep_identity(sweep)
         if uri.startswith("sqlite:///"):
             create_database(Path(uri.removeprefix("sqlite:///")))
-        self.client = MlflowClient(uri)
+        self.uri, self.client = uri, MlflowClient(uri)
+        self.on_progress: Callable[[], object] = bool  # called whenever MLflow has taken something
+        self.reported: set[str] = set()  # what MLflow has refused, as it was said
         artifacts = None if uri.startswith("http") else sweep.parent.resolve() / "mlartifacts"
-        self.experiment = self._experiment_id(experiment, artifacts)
+        self.experiment = self._experiment_id(experiment_name(experiment), artifacts)
 
-    def find_or_create(self, kind: str, name: str, tags: dict[str, str], start: int) -> str:
-        """Return the identifier of the run with these tags; make it, with the start (ms), if there is none.
+    def listed(self) -> dict[str, Any]:
+        """Return the sweep's runs by their trials' names, "" for the sweep's own, deleted ones included.
 
-        `kind` is that of the tag `sweep.kind`. It looks first because MLflow makes a second run of the same tags
-        without complaint. Raises DeletedRun for a deleted run of a trial.
+        MLflow makes a second run of the same tags without complaint, so what is not listed has to be made, once.
         """
         from mlflow.entities import ViewType
 
-        tags = {"sweep": self.sweep, **tags}
-        query = " and ".join(f"tags.`{key}` = '{tags[key]}'" for key in ("sweep", "sweep.kind", "trial") if key in tags)
-        if runs := self.client.search_runs([self.experiment], query, ViewType.ALL, max_results=1):
-            if kind != "sweep" and runs[0].info.lifecycle_stage != "active":
-                raise DeletedRun(name)
-            return runs[0].info.run_id
-        title = name if kind == "sweep" else f"{name} {self.sweep}"  # the trial first: tables cut long names
-        return self.client.create_run(self.experiment, start_time=start, tags=tags, run_name=title).info.run_id
+        query = runs_query(self.sweep, self.identity)
+        runs: dict[str, Any] = {}
+        token = None
+        while True:
+            page = self.client.search_runs([self.experiment], query, ViewType.ALL, PAGE, page_token=token)
+            for run in page:
+                if self._is_own(run.data.tags):
+                    trial = run.data.tags.get("trial", "")
+                    if trial not in runs or runs[trial].info.lifecycle_stage != "active":
+                        runs[trial] = run
+            if not (token := page.token):
+                return runs
 
-    def stage(self, run: str | None) -> Stage:
-        """Return the stage of a run: active, deleted, gone (for good), or unknown where there is no identifier."""
+    def create(self, name: str, tags: Mapping[str, str], start: int) -> Any:
+        """Make and return the run of a trial, or with "" of the sweep, that begins at `start` (ms)."""
+        title = f"{name} {self.sweep}" if name else self.sweep  # the trial first: tables cut long names
+        identity = {ID_TAG: self.identity} if self.identity else {}
+        tags = {"sweep": self.sweep, **identity, **tags}
+        texts = {mlflow_key(key): text_value(value, MAX_TAG) for key, value in tags.items()}
+        return self.client.create_run(self.experiment, start_time=start, tags=texts, run_name=run_name(title))
+
+    def send(
+        self, run: str, metrics: Iterable[Any] = (), params: Mapping[str, Any] = {}, tags: Mapping[str, Any] = {}
+    ) -> None:
+        """Send points, parameters and tags of a run, in as few requests as MLflow takes.
+
+        `metrics` have MLflow's keys; the names of the others become keys here. What MLflow refuses is left out and said
+        once, and holds nothing else back.
+        """
+        from mlflow.entities import Param, RunTag
+
+        entities: list[tuple[str, Any]] = [
+            ("params", Param(mlflow_key(name), text_value(value, MAX_PARAM))) for name, value in params.items()
+        ]
+        entities += [("tags", RunTag(mlflow_key(name), text_value(value, MAX_TAG))) for name, value in tags.items()]
+        entities += [("metrics", metric) for metric in metrics]
+        batch: dict[str, list[Any]] = {kind: [] for kind in BATCH}
+        for kind, entity in entities:
+            if len(batch[kind]) == BATCH[kind] or sum(map(len, batch.values())) == BATCH_ENTITIES:
+                self._send(run, batch)
+                batch = {kind: [] for kind in BATCH}
+            batch[kind].append(entity)
+        if any(batch.values()):
+            self._send(run, batch)
+
+    def send_files(self, run: Any, paths: Iterable[Path], folder: str | None = None) -> None:
+        """Send the files that exist as artifacts of a run, into `folder` there."""
+        from mlflow import MlflowException
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        repository = get_artifact_repository(run.info.artifact_uri, tracking_uri=self.uri)
+        for path in paths:
+            if path.exists():
+                try:
+                    repository.log_artifact(str(path), folder)
+                except MlflowException as error:
+                    if not _is_refusal(error):
+                        raise
+                    self.report_refusal(f"the file {path.name!r}", error)
+                self.on_progress()
+
+    def stage(self, run: str) -> Stage:
+        """Return the stage of a run: active, deleted, or gone (for good)."""
         from mlflow import MlflowException
 
-        if run is None:
-            return "unknown"
         try:
             return self.client.get_run(run).info.lifecycle_stage
         except MlflowException as error:
@@ -69,31 +138,43 @@ class SweepRuns:
         """Raise MlflowException or OSError where the server does not answer."""
         self.client.get_experiment(self.experiment)
 
-    def log_params(self, run: str, values: dict[str, Any]) -> None:
-        """Send the parameters that a run has not got yet.
+    def set_view(self, key: str, value: str) -> None:
+        """Write the tag of the experiment that holds the sweep's view; without it, MLflow shows its own."""
+        from mlflow import MlflowException
 
-        MLflow never changes a parameter, but a resumed sweep may have changed `num_samples`.
-        """
-        from mlflow.entities import Param
+        try:
+            self.client.set_experiment_tag(self.experiment, key, value)
+        except MlflowException as error:
+            if not _is_refusal(error):
+                raise
+            self.report_refusal("the view of the sweep", error)
 
-        current = self.client.get_run(run)
-        if current.info.lifecycle_stage != "active":
-            return
-        sent = current.data.params
-        new = [Param(key, str(value)[:MAX_PARAM]) for key, value in values.items() if key not in sent]
-        for start in range(0, len(new), BATCH_PARAMS):
-            self.client.log_batch(run, params=new[start : start + BATCH_PARAMS])
+    def report_refusal(self, refused: str, error: Exception) -> None:
+        """Print, once, what MLflow has refused, and why."""
+        if refused not in self.reported:
+            self.reported.add(refused)
+            reason = redact(next(iter(str(error).splitlines()), type(error).__name__)[:300])
+            print(f"tracking: MLflow refuses {refused} ({reason}); the record keeps it", file=sys.stderr)
 
-    def log_points(self, run: str, points: list[Any]) -> None:
-        """Send points of curves."""
-        for start in range(0, len(points), BATCH_POINTS):
-            self.client.log_batch(run, metrics=points[start : start + BATCH_POINTS])
+    def _is_own(self, tags: Mapping[str, str]) -> bool:
+        return bool(self.identity) or (tags.get("sweep") == self.sweep and ID_TAG not in tags)
 
-    def log_files(self, run: str, paths: list[Path]) -> None:
-        """Send the files that exist as artifacts of a run."""
-        for path in paths:
-            if path.exists():
-                self.client.log_artifact(run, str(path))
+    def _send(self, run: str, batch: dict[str, list[Any]]) -> None:
+        """Send a batch; where MLflow refuses it, send its halves, so that only what is at fault is left out."""
+        from mlflow import MlflowException
+
+        try:
+            self.client.log_batch(run, **batch)
+            self.on_progress()
+        except MlflowException as error:
+            if not _is_refusal(error) or self.stage(run) != "active":
+                raise
+            entities = [(kind, entity) for kind, entities in batch.items() for entity in entities]
+            if len(entities) == 1:
+                kind, entity = entities[0]
+                return self.report_refusal(f"the {kind.removesuffix('s')} {entity.key!r}", error)
+            for half in (entities[: len(entities) // 2], entities[len(entities) // 2 :]):
+                self._send(run, {kind: [entity for name, entity in half if name == kind] for kind in BATCH})
 
     def _experiment_id(self, name: str, artifacts: Path | None) -> str:
         """The experiment's identifier; the experiment is made if there is none, unless another sweep is quicker."""
@@ -107,4 +188,13 @@ class SweepRuns:
                 experiment = self.client.get_experiment_by_name(name)
                 if experiment is None:
                     raise
+        if experiment.lifecycle_stage != "active":
+            raise InputError(
+                f"tracking.experiment: got {name!r}, which was deleted in MLflow: restore it, or take another name"
+            )
         return experiment.experiment_id
+
+
+def _is_refusal(error: Any) -> bool:
+    """Return True where a request is at fault and another one may succeed."""
+    return error.error_code in REFUSALS

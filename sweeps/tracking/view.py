@@ -21,6 +21,7 @@ from gatesweep.sweeps.config.secrets import bare_address
 from gatesweep.sweeps.records.pareto import pareto_lines
 from gatesweep.sweeps.records.summary import confirmation_lines
 from gatesweep.sweeps.records.text import format_cell, format_interval
+from gatesweep.sweeps.tracking.names import metric_key, mlflow_key, runs_query
 
 TAG_PREFIX = "mlflow.sharedViewState."
 EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}  # tag of an experiment: shows runs, not traces
@@ -32,24 +33,31 @@ LEADERBOARD_TABLE = "leaderboard.json"  # artifact of the sweep's run, in MLflow
 UI_ADDRESS = "http://127.0.0.1:5000"  # of `make ui`, which shows a sqlite file
 SECTION = "sweep"
 CHART_FLAGS = {"deleted": False, "isGenerated": False}
-MAX_PARAMETERS = 12  # parameters shown: a tag of an experiment holds 5,000 characters, deflated
+PARAMETERS_SHOWN = (12, 6, 3, 1, 0)  # as many as fit in the tag
+MAX_VIEW = 5000  # characters of an experiment's tag
 
 
-def view_tag(sweep: str, gate: Gate, varied: Sequence[str], at: int) -> tuple[str, str]:
-    """Return key and value of the experiment's tag with the view of a sweep.
+def view_tag(sweep: str, identity: str | None, gate: Gate, varied: Sequence[str], at: int) -> tuple[str, str]:
+    """Return key and value of the experiment's tag with the view of a sweep, of this name and, if any, identifier.
 
     `varied` names the parameters to show, and `at` is the sweep's start (ms).
     """
-    packed = zlib.compress(json.dumps(_state(sweep, gate, varied[:MAX_PARAMETERS]), separators=(",", ":")).encode(), 9)
-    state = f"deflate;{base64.b64encode(packed).decode()}"
-    return TAG_PREFIX + _key(sweep), json.dumps(
-        {"name": f"sweep {sweep}", "createdAt": at, "updatedAt": at, "state": state}
-    )
+    runs, value = runs_query(sweep, identity), ""
+    for shown in PARAMETERS_SHOWN:
+        state = json.dumps(_state(runs, gate, varied[:shown]), separators=(",", ":"))
+        packed = f"deflate;{base64.b64encode(zlib.compress(state.encode(), 9)).decode()}"
+        value = json.dumps({"name": f"sweep {sweep}", "createdAt": at, "updatedAt": at, "state": packed})
+        if len(value) <= MAX_VIEW:
+            break
+    return TAG_PREFIX + _key(identity or sweep), value
 
 
-def view_url(uri: str, experiment: str, sweep: str) -> str:
-    """Return the URL that opens the view of a sweep: runs by their score, and their curves in charts."""
-    query = {"viewStateShareKey": _key(sweep), "compareRunsMode": "CHART", "workflowType": "machine_learning"}
+def view_url(uri: str, experiment: str, identity: str) -> str:
+    """Return the URL that opens the view of a sweep: runs by their score, and their curves in charts.
+
+    `identity` is the sweep's identifier, or its name where it has none.
+    """
+    query = {"viewStateShareKey": _key(identity), "compareRunsMode": "CHART", "workflowType": "machine_learning"}
     return f"{ui_base(uri)}/#/experiments/{experiment}/runs?{urlencode(query)}"
 
 
@@ -61,7 +69,8 @@ def run_url(pointer: Mapping[str, Any], sweep: str, trial: str) -> str:
     runs = f"{pointer['base']}/#/experiments/{pointer['experiment']}/runs"
     if trial in pointer.get("runs", {}):
         return f"{runs}/{pointer['runs'][trial]}"
-    query = {"searchFilter": f"tags.sweep = '{sweep}' and tags.trial = '{trial}'", "workflowType": "machine_learning"}
+    found = runs_query(sweep, pointer.get("id"))
+    query = {"searchFilter": f"{found} and tags.trial = '{trial}'", "workflowType": "machine_learning"}
     return f"{runs}?{urlencode(query)}"
 
 
@@ -115,16 +124,18 @@ def run_colour(index: int) -> str:
     return "#" + "".join(f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue, 0.42, 0.65))
 
 
-def _key(sweep: str) -> str:
-    return hashlib.sha256(sweep.encode()).hexdigest()[:16]
+def _key(identity: str) -> str:
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
-def _state(sweep: str, gate: Gate, varied: Sequence[str]) -> dict[str, Any]:
-    gated = list(dict.fromkeys(gate.reads))
+def _state(runs: str, gate: Gate, varied: Sequence[str]) -> dict[str, Any]:
+    """Return the state of the UI that shows the trials' runs among those which the search `runs` finds."""
+    gated = [metric_key(name) for name in dict.fromkeys(gate.reads)]
+    varied = [mlflow_key(name) for name in varied]
     columns = [*(("metrics", name) for name in ["score", *gated]), *(("params", name) for name in varied)]
     columns = [("tags", "outcome"), *columns, ("tags", "gate.missed")]
     return {
-        "searchFilter": f"tags.sweep = '{sweep}' and tags.`sweep.kind` = 'trial'",
+        "searchFilter": f"{runs} and tags.`sweep.kind` = 'trial'",
         "orderByKey": "metrics.`score`",
         "orderByAsc": False,
         "startTime": "ALL",

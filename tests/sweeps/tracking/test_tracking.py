@@ -66,6 +66,10 @@ def test_a_parent_and_a_child_for_every_trial(swept: Path) -> None:
     children = runs(swept)
     assert set(children) == {folder.name for folder in trial_folders(swept)}
     assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
+    start = read_events(swept / "events.jsonl")[0]
+    assert {run.data.tags["sweep.id"] for run in (parent, *children.values())} == {start["sweep_id"]}
+    assert parent.data.tags["code.source"] == start["code"]["module"] == "tests.support.trivial"
+    assert (swept / start["code"]["source"]).stat().st_size > 1000
     summary = json.loads((swept / "summary.json").read_text())
     assert {key: parent.data.metrics[key] for key in ("trials", "passed", "diverged")} == {
         key: summary[key] for key in ("trials", "passed", "diverged")
