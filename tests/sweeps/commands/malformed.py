@@ -161,7 +161,7 @@ SWEEP: dict[str, list[Row]] = {
         ("results=a_file", "results: got"),
         ("results=a_file/below", "results: got"),
         ("results=/proc/results", "results: got '/proc/results"),
-        ("results=a\0b", "got 'results=a\\x00b', expected KEY=VALUE"),
+        ("results=a\0b", "results: got 'a\\x00b', expected a folder"),
         ("results='a\0b'", "results: got 'a\\x00b', expected a folder"),
         ("results='a\nb'", "results: got 'a\\nb', expected a folder"),
         (f"results={'x' * 300}", "results: got"),

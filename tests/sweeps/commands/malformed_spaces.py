@@ -262,7 +262,7 @@ BARE: dict[str, list[Row]] = {
         ("resume=an_empty_folder", "resume: got 'an_empty_folder', expected the folder of a sweep"),
         ("resume=damaged", "damaged/config.yaml, line 2"),
         ("resume=[a,b]", "resume: got ['a', 'b'], expected the folder of a sweep"),
-        ("resume=a,b", "resume: got 'a,b', expected one value"),
+        ("resume=a,b", "resume: got 'a,b', expected the folder of a sweep (it is not there)"),
         (("resume=an_empty_folder", "resume=nowhere"), "resume: "),
         ("resume=s3:/half", "resume: got 's3:/half', expected the folder of a sweep"),
         ("resume=nope://bucket/sweep", ""),
