@@ -48,10 +48,8 @@ def run_command(name: str, argv: Sequence[str] | None = None, last: bool | None 
         return FAULT
     except Exception as fault:
         if isinstance(fault, OSError) and fault.errno == errno.ENAMETOOLONG:  # every path comes from a person
-            shown = str(fault.filename)[:40]
-            print(
-                f"error: got {redact(shown)!r}..., expected a path that is shorter ({fault.strerror})", file=sys.stderr
-            )
+            shown = redact(str(fault.filename)[:40])
+            print(f"error: got {shown!r}..., expected a shorter path ({fault.strerror})", file=sys.stderr)
             return BAD_INPUT
         print(describe_fault(fault), file=sys.stderr)
         return FAULT

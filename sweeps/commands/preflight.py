@@ -62,7 +62,7 @@ def check_search(config: Config, space: Space) -> None:
     if isinstance(scheduler, Population) and 1 in (config.num_samples, config.max_concurrent):
         key = "num_samples" if config.num_samples == 1 else "max_concurrent"
         raise InputError(
-            f"{key}: got 1, expected at least 2: with scheduler=pbt a trial copies another that runs beside it"
+            f"{key}: got 1, expected at least 2: with scheduler=pbt trials run beside others and copy them"
         )
     if config.resources.stack != 1:
         got = f"resources.stack: got {config.resources.stack!r}, expected 1"

@@ -60,8 +60,10 @@ def configure(overrides: Sequence[str]) -> Config:
 
 def _local_folder(sweep: str, overrides: Sequence[Override]) -> Path:
     """The folder of a sweep, which is brought from storage first where `sweep` is the copy that is kept there."""
-    if "://" not in sweep and not _is_copy(folder := full_path("resume", sweep)):
-        return folder if sweep.startswith("~") else Path(sweep)  # messages show what was typed
+    if "://" not in sweep:
+        full_path("resume", sweep)
+        if not _is_copy(folder := Path(sweep).expanduser()):
+            return folder
     typed = [str(override.value()) for override in overrides if override.key_or_group == "results"]
     results = full_path("results", typed[0] if typed else os.environ.get("GATESWEEP_RESULTS", "results"))
     return restore_sweep(sweep, results, lambda path: changed_config(path, overrides))
@@ -70,7 +72,7 @@ def _local_folder(sweep: str, overrides: Sequence[Override]) -> Path:
 def _is_copy(folder: Path) -> bool:
     path = folder / CONFIG
     storage = read_config(path).storage if path.is_file() else None
-    return storage is not None and full_path("storage", storage) == folder.parent
+    return storage is not None and full_path("storage", storage) == folder.resolve().parent
 
 
 def _resumed(folder: Path, overrides: Sequence[Override], typed: str) -> Config:

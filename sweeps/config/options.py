@@ -32,10 +32,11 @@ def check_options(key: str, target: Any, options: Mapping[str, Any], filled_in: 
     for name, value in options.items():
         if name not in accepted:
             raise InputError(f"{key}.{name}: unknown key, expected one of {', '.join(accepted)}")
-        if accepted[name] is None:
+        check = accepted[name]
+        if check is None:
             raise InputError(f"{key}.{name}: got {value!r}, expected no such key: it takes a Python object, not a text")
         try:
-            accepted[name].validate_python(value)
+            check.validate_python(value)
         except pydantic.ValidationError as error:
             raise InputError(first_fault(error, f"{key}.{name}")) from error
         if isinstance(value, int | float) and not (math.isfinite(value) and 0 <= value < LIMIT):
