@@ -49,8 +49,8 @@ def check_sweep(folder: Path, config: Config, space: Space) -> None:
         check_tracking(config.tracking.uri)
     if config.storage:
         Store(config.storage).check(folder)
-    check_machine(config.resources)
     check_run(config, space)
+    check_machine(config.resources)
 
 
 def check_search(config: Config, space: Space) -> None:

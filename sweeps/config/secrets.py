@@ -197,7 +197,8 @@ def _rewrite_one(address: str, mark: str) -> str:
 def _is_secret_pair(pair: str) -> bool:
     """Return True for a `name=value` of a query with a secret's name, or with a setting of a secret in its value."""
     name, equals, value = pair.partition("=")
-    return bool(equals and value and (QUERY_SECRET.search(unquote(name)) or SETTING.search(unquote_plus(value))))
+    is_secret = value == MARK or QUERY_SECRET.search(unquote(name)) or SETTING.search(unquote_plus(value))
+    return bool(equals and value and is_secret)
 
 
 def _split_user(scheme: str, rest: str) -> tuple[str, str, str]:

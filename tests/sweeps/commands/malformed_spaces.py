@@ -243,7 +243,7 @@ BARE: dict[str, list[Row]] = {
         (("trainable=mlp", "trainable.width=-4"), "trainable"),
         (("trainable=mlp", "trainable.depth=-1"), "trainable"),
         (
-            ("trainable=mlp", "trainable.depth=100000"),
+            ("trainable=mlp", "trainable.depth=100000", "~search.space.trainable.depth"),
             "trainable.depth: got 100000, expected at least 1 and at most 1000",
         ),
         (
