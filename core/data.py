@@ -12,6 +12,8 @@ from torch import Tensor
 from gatesweep.core.errors import InputError
 from gatesweep.core.trainable import Batch, samples
 
+MOST_LAYERS, LARGEST_SIZE = 1000, 1_000_000  # of a model: more takes minutes to build, and is a slip of the keyboard
+
 
 class MicroBatch(NamedTuple):
     """One of the batches whose gradients add up to one update."""
@@ -29,6 +31,12 @@ def require(holds: bool, key: str, value: object, expected: str) -> None:
     """Check a value of the configuration: raises InputError with `key`, `value` and `expected` unless `holds`."""
     if not holds:
         raise InputError(f"{key}: got {value!r}, expected {expected}")
+
+
+def check_size(key: str, size: int) -> None:
+    """Raise InputError unless `size`, of a model under `key`, is one that can be built in a moment."""
+    most = MOST_LAYERS if key.endswith(("layers", "depth")) else LARGEST_SIZE
+    require(1 <= size <= most, key, size, f"at least 1 and at most {most}")
 
 
 def check_batch_size(batch_size: int, count: int) -> None:

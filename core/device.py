@@ -9,7 +9,7 @@ import sys
 
 import torch
 
-from gatesweep.core.errors import InputError
+from gatesweep.core.errors import InputError, reason
 
 MIB = 2**20
 
@@ -26,7 +26,9 @@ def choose(name: str = "auto") -> torch.device:
                 raise RuntimeError("it holds no numbers")
             return device
         except (RuntimeError, AssertionError) as error:
-            raise InputError(f"device: got {name!r}, which this machine cannot use ({error}); expected auto") from error
+            raise InputError(
+                f"device: got {name!r}, which this machine cannot use ({reason(error)}); expected auto"
+            ) from error
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

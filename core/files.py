@@ -20,6 +20,17 @@ from gatesweep.core.errors import InputError
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
+def full_path(key: str, typed: str | Path) -> Path:
+    """Return a path that a person typed as an absolute one, without links and `~`.
+
+    Raises InputError, which names `key`, where links lead in a circle, and for a `~` of nobody.
+    """
+    try:
+        return Path(typed).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{key}: got {str(typed)!r}, expected a path that can be followed ({error})") from error
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file aside, then rename it: a reader sees the old content or the new one, never a part.
 

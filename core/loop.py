@@ -24,6 +24,9 @@ from gatesweep.core.trainable import Batch, Data, Diverged, Mean, Metrics, Train
 
 Outcome = Literal["passed", "finished", "diverged", "failed"]  # a sweep adds "stopped": by its scheduler
 NOT_FINITE = "a training loss or its gradient was not finite"
+EPOCH_METRICS = tuple(  # beside those of the trainable and of `device.usage`
+    f"system/{name}" for name in ("peak_memory_mib", "samples_per_second", "seconds", "train_seconds")
+)
 CUT_SHORT = ("diverged", "failed")  # outcomes whose last epoch may lack metrics, and has no checkpoint
 
 

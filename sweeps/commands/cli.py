@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pkgutil
 import sys
@@ -46,6 +47,10 @@ def run_command(name: str, argv: Sequence[str] | None = None, last: bool | None 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAULT
     except Exception as fault:
+        if isinstance(fault, OSError) and fault.errno == errno.ENAMETOOLONG:  # every path comes from a person
+            shown = redact(str(fault.filename)[:40])
+            print(f"error: got {shown!r}..., expected a shorter path ({fault.strerror})", file=sys.stderr)
+            return BAD_INPUT
         print(describe_fault(fault), file=sys.stderr)
         return FAULT
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gatesweep.core.errors import InputError
-from gatesweep.core.files import renamed_into, write_atomically
+from gatesweep.core.files import full_path, renamed_into, write_atomically
 from gatesweep.sweeps.config.schema import Config
 from gatesweep.sweeps.config.values import to_yaml
 from gatesweep.sweeps.records.layout import CONFIG
@@ -46,7 +46,7 @@ def check_results_folder(path: Path) -> None:
 
 def new_folder(config: Config, suffix: str = "") -> Path:
     """A name that is not taken, in the results folder; nothing is made."""
-    root = Path(config.results).resolve()
+    root = full_path("results", config.results)
     name = "-".join(part for part in (time.strftime("%Y%m%d-%H%M%S"), config.name, suffix) if part)
     # os.path.exists is False, too, for a name that is too long
     return next(path for path in _candidates(root / name) if not os.path.exists(path))

@@ -11,14 +11,18 @@ import torch
 from ray.tune.schedulers import FIFOScheduler
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from gatesweep.core.errors import InputError
+from gatesweep.core import device
+from gatesweep.core.device import usage
+from gatesweep.core.errors import InputError, reason
+from gatesweep.core.loop import EPOCH_METRICS
 from gatesweep.core.trainable import owns_step, samples
 from gatesweep.sweeps.commands.folders import check_results_folder
-from gatesweep.sweeps.commands.preflight_step import check_patience, check_step, evaluate_once
+from gatesweep.sweeps.commands.preflight_step import build_checked, check_patience, check_step, evaluate_once
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import Config, make_gate, make_settings
 from gatesweep.sweeps.config.values import with_values
+from gatesweep.sweeps.execution.cluster import check_machine
 from gatesweep.sweeps.execution.figures import check_figures
 from gatesweep.sweeps.execution.trial import several_workers
 from gatesweep.sweeps.records.layout import CONFIG
@@ -28,7 +32,7 @@ from gatesweep.sweeps.schedulers.asha import GateASHA
 from gatesweep.sweeps.schedulers.factory import make_scheduler
 from gatesweep.sweeps.schedulers.pbt import Population
 from gatesweep.sweeps.search.changes import check_changes
-from gatesweep.sweeps.search.sampler import is_exhaustive, make_sampler
+from gatesweep.sweeps.search.sampler import check_sampler, is_exhaustive
 from gatesweep.sweeps.search.space import Space, check_grid
 from gatesweep.sweeps.search.warm_start import check_warm_start, warm_start_folders
 from gatesweep.sweeps.storage.store import Store
@@ -46,14 +50,20 @@ def check_sweep(folder: Path, config: Config, space: Space) -> None:
     if config.storage:
         Store(config.storage).check(folder)
     check_run(config, space)
+    check_machine(config.resources)
 
 
 def check_search(config: Config, space: Space) -> None:
     """Raise InputError unless sampler and scheduler can be made, and suit the space and each other."""
     scheduler = make_scheduler(config.scheduler, config.training.max_epochs, space, config=config)
-    make_sampler(config.search.sampler, config.seed)
+    check_sampler(config, space)
     if isinstance(scheduler, Population) and several_workers(config.resources, space):
         raise InputError("resources.workers: scheduler=pbt copies trials, which needs workers of 1")
+    if isinstance(scheduler, Population) and 1 in (config.num_samples, config.max_concurrent):
+        key = "num_samples" if config.num_samples == 1 else "max_concurrent"
+        raise InputError(
+            f"{key}: got 1, expected at least 2: with scheduler=pbt trials run beside others and copy them"
+        )
     if config.resources.stack != 1:
         got = f"resources.stack: got {config.resources.stack!r}, expected 1"
         if several_workers(config.resources, space):
@@ -106,11 +116,10 @@ def check_machines(folder: Path, new: bool) -> None:
 def check_run(config: Config, space: Space) -> None:
     """Raise InputError unless a run can be built, at every corner of the space too, and reports what its gate reads."""
     torch.set_num_threads(config.resources.threads)
-    trainable, data = build_run(config)
+    trainable, data = build_checked(config)
     make_settings(config).check(trainable)
-    batch, workers = data.train(0)[0], config.resources.workers
-    if samples(batch) < workers:
-        raise InputError(f"resources.workers: got {workers}, expected at most {samples(batch)}, the samples of a batch")
+    batch = data.train(0)[0]
+    _check_workers(config, space, samples(batch))
     check_step(config, space)
     with torch.no_grad():
         reported = {f"train/{name}" for name in trainable(batch)}
@@ -122,7 +131,8 @@ def check_run(config: Config, space: Space) -> None:
     check_patience(config, reported | {"train/grad_norm"}, owns_step(trainable))
     gate.require(dict.fromkeys(reported | {"train/grad_norm"}, 0.0))
     cost = config.search.cost
-    if cost and cost not in (*TRIAL_COSTS, *reported) and not cost.startswith("system/"):
+    reported |= {*EPOCH_METRICS, *(usage(device.choose(config.device), 1.0) if config.training.system_metrics else ())}
+    if cost and cost not in (*TRIAL_COSTS, *reported):
         raise InputError(f"search.cost: got {cost!r}, expected epochs, seconds or one of {', '.join(sorted(reported))}")
     for key, leaf in space.items():
         for values in leaf.extremes(key):
@@ -130,4 +140,13 @@ def check_run(config: Config, space: Space) -> None:
                 build_run(with_values(config, values))
             except Exception as error:  # whatever a family raises about its arguments
                 shown = ", ".join(f"{name}={value}" for name, value in values.items())
-                raise InputError(f"search.space.{key}: {shown} cannot be built: {error}") from error
+                raise InputError(f"search.space.{key}: {shown} cannot be built: {reason(error)}") from error
+
+
+def _check_workers(config: Config, space: Space, batch_samples: int) -> None:
+    """Raise InputError where a trial may have more workers than a batch has samples."""
+    leaf = space.get("resources.workers")
+    values = [config.resources.workers] if leaf is None else [max(point.values()) for point in leaf.extremes("")]
+    if max(values) > batch_samples:
+        key = "resources.workers" if leaf is None else "search.space.resources.workers"
+        raise InputError(f"{key}: got {max(values)}, expected at most {batch_samples}, the samples of a batch")

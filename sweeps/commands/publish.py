@@ -21,7 +21,7 @@ from gatesweep.sweeps.records.layout import CONFIG, require_sweep
 from gatesweep.sweeps.records.reader import read_sweep
 from gatesweep.sweeps.tracking.database import default_uri
 from gatesweep.sweeps.tracking.publisher import Publisher
-from gatesweep.sweeps.tracking.server import login_variables
+from gatesweep.sweeps.tracking.server import full_uri, login_variables
 
 # Quiet, and quick to give up: whatever was not sent is sent at the next attempt.
 MLFLOW_ENVIRONMENT = {
@@ -85,7 +85,7 @@ def publish_command(arguments: argparse.Namespace) -> int:
         if key not in ("tracking.uri", "tracking.experiment"):
             raise InputError(f"got {override!r}, expected tracking.uri=... or tracking.experiment=...")
         tracking = tracking.replace(**{key.removeprefix("tracking."): value})
-    uri = with_secrets("tracking.uri", tracking.uri, TRACKING_VARIABLE) or default_uri(sweep)
+    uri = full_uri(with_secrets("tracking.uri", tracking.uri, TRACKING_VARIABLE)) or default_uri(sweep)
     for name, value in MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(name, value)  # MLflow reads them when it is imported, below
     if login := login_variables(uri):  # by the environment: MLflow quotes the address in messages

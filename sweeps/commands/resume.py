@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from hydra.core.override_parser.types import Override
 
 from gatesweep.core.errors import InputError
+from gatesweep.core.files import full_path
 from gatesweep.core.record import read_events
 from gatesweep.sweeps.config.compose import changed_config, compose_config
 from gatesweep.sweeps.config.overrides import parse_override, refuse_several_values
@@ -59,17 +60,19 @@ def configure(overrides: Sequence[str]) -> Config:
 
 def _local_folder(sweep: str, overrides: Sequence[Override]) -> Path:
     """The folder of a sweep, which is brought from storage first where `sweep` is the copy that is kept there."""
-    if "://" not in sweep and not _is_copy(Path(sweep)):
-        return Path(sweep)
+    if "://" not in sweep:
+        full_path("resume", sweep)
+        if not _is_copy(folder := Path(sweep).expanduser()):
+            return folder
     typed = [str(override.value()) for override in overrides if override.key_or_group == "results"]
-    results = Path(typed[0] if typed else os.environ.get("GATESWEEP_RESULTS", "results")).resolve()
+    results = full_path("results", typed[0] if typed else os.environ.get("GATESWEEP_RESULTS", "results"))
     return restore_sweep(sweep, results, lambda path: changed_config(path, overrides))
 
 
 def _is_copy(folder: Path) -> bool:
     path = folder / CONFIG
     storage = read_config(path).storage if path.is_file() else None
-    return storage is not None and Path(storage).expanduser().resolve() == folder.resolve().parent
+    return storage is not None and full_path("storage", storage) == folder.resolve().parent
 
 
 def _resumed(folder: Path, overrides: Sequence[Override], typed: str) -> Config:

@@ -48,6 +48,7 @@ from gatesweep.sweeps.search.searcher import Search
 from gatesweep.sweeps.search.space import Space, read_space
 from gatesweep.sweeps.search.warm_start import warm_start_folders
 from gatesweep.sweeps.storage.mirror import Mirror
+from gatesweep.sweeps.tracking.server import full_uri
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,7 +73,8 @@ def run_sweep(config: Config, overrides: Sequence[str] = ()) -> int:
     with handle_signals(), cache_scope():  # the trials map the data that the checks have made
         with leave_at_once():
             space = read_space(config)
-            config = config.replace(warm_start=warm_start_folders(config.warm_start) or None)
+            tracking = config.tracking.replace(uri=full_uri(config.tracking.uri))
+            config = config.replace(warm_start=warm_start_folders(config.warm_start) or None, tracking=tracking)
             folder = Path(config.resume) if config.resume else new_folder(config)
             if config.resume:
                 read_sweep(folder)  # a damaged record is named before anything is written

@@ -14,14 +14,15 @@ from typing import Any
 from tqdm import tqdm
 
 from gatesweep.core.errors import InputError
+from gatesweep.core.files import full_path
 from gatesweep.core.record import Record
 from gatesweep.core.trainable import Batch, Data
 from gatesweep.sweeps.commands.cli import NONE_PASSED, PASSED, print_config, run_command
 from gatesweep.sweeps.commands.faults import describe_interruption, faults_kept_in
 from gatesweep.sweeps.commands.folders import check_results_folder, make_folder, new_folder, point_link, write_config
 from gatesweep.sweeps.commands.preflight_gate import check_gate
+from gatesweep.sweeps.commands.preflight_step import build_checked
 from gatesweep.sweeps.commands.signals import INTERRUPTED, hold_signals, leave_at_once
-from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.compose import compose_config, load_file
 from gatesweep.sweeps.config.recorded import read_values
 from gatesweep.sweeps.config.schema import Config, check_config, make_gate
@@ -44,7 +45,7 @@ def train_command(arguments: argparse.Namespace) -> int:
         if arguments.cfg:
             return print_config(config)
         check_results_folder(folder)
-        check_figures(config.figures, *build_run(config))  # whatever is wrong with it is said before there is a folder
+        check_figures(config.figures, *build_checked(config))  # what is wrong with it is said before there is a folder
         config, gate_lines = check_gate(config) if arguments.resume is None else (config, [])
     folder = make_folder(folder, new=arguments.resume is None)
     with faults_kept_in(folder):
@@ -108,7 +109,7 @@ def _resumed(arguments: argparse.Namespace) -> tuple[Config, Path]:
         got = others[0] if others else f"--config {arguments.config}"
         raise InputError(f"--resume: got {got!r} beside it, expected nothing: a run goes on as it began")
     results = typed[0] if typed else os.environ.get("GATESWEEP_RESULTS", "results")
-    folder = Path(arguments.resume or f"{results}/latest_run").resolve()
+    folder = full_path("--resume", arguments.resume or f"{results}/latest_run")
     got, expected = f"--resume: got {str(folder)!r}", "expected the folder of a run"
     if not (folder / CONFIG).is_file():
         raise InputError(f"{got}, {expected} (it has no {CONFIG})")

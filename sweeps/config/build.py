@@ -17,11 +17,15 @@ def build_run(config: Config) -> tuple[Trainable, Data]:
     The runs of one process share the data of equal configurations. Raises InputError where a `_target_` cannot be
     imported or this machine has no such device, and whatever a constructor raises.
     """
-    run_device = device.choose(config.device)
-    data = _cached_data(json.dumps(config.data, sort_keys=True), str(run_device))
+    data = build_data(config)
     rng.seed_everything(config.seed)
     fields = {name: value for name, value in config.trainable.items() if name != "_target_"}
-    return locate("trainable", config.trainable)(data, **fields).to(run_device), data
+    return locate("trainable", config.trainable)(data, **fields).to(device.choose(config.device)), data
+
+
+def build_data(config: Config) -> Data:
+    """Build the data, on the run's device. Raises as `build_run` does."""
+    return _cached_data(json.dumps(config.data, sort_keys=True), str(device.choose(config.device)))
 
 
 @cache

@@ -39,8 +39,9 @@ def compose_config(overrides: Sequence[str]) -> Config:
     Raises InputError in one line.
     """
     parsed = [parse_override(item) for item in overrides]
-    if any(override.key_or_group == "resume" and override.value() for override in parsed):
-        raise ValueError("resume: an earlier sweep is composed already: commands.resume.configure reads it")
+    for override in parsed:
+        if override.key_or_group == "resume" and override.value():  # `gatesweep run` has taken it out
+            raise InputError(f"resume: got {override.value()!r}, expected gatesweep train --resume {override.value()}")
     groups = [override for override in parsed if is_group_choice(override)]
     check_choices(groups)
     config, choices = _compose([override for override in groups if override.value() is not None], parsed)

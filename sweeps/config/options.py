@@ -1,20 +1,25 @@
-"""Options of a sampler or a scheduler: their names, and the types and signs of their values."""
+"""Options of a sampler or a scheduler: their names, and the types and ranges of their values."""
 
 from __future__ import annotations
 
+import collections.abc
 import inspect
 import math
+import sys
+import typing
 from collections.abc import Collection, Mapping
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
-from gatesweep.core.errors import InputError
+import pydantic
+from pydantic import ConfigDict
 
-ANNOTATIONS: dict[str, tuple[Any, str]] = {  # by the name of an annotation: its types, and their name in messages
-    "bool": (bool, "true or false"),
-    "int": (int, "a whole number"),
-    "float": ((int, float), "a number"),
-}
+from gatesweep.core.errors import InputError
+from gatesweep.sweeps.config.faults import first_fault
+
+LIMIT = 2**53  # of a number: counts beyond it are never meant, and floats do not hold them
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
 
 def check_options(key: str, target: Any, options: Mapping[str, Any], filled_in: Collection[str] = ()) -> None:
@@ -27,19 +32,41 @@ def check_options(key: str, target: Any, options: Mapping[str, Any], filled_in: 
     for name, value in options.items():
         if name not in accepted:
             raise InputError(f"{key}.{name}: unknown key, expected one of {', '.join(accepted)}")
-        kinds, expected = ANNOTATIONS.get(accepted[name], (object, ""))
-        is_kind = isinstance(value, kinds) and isinstance(value, bool) == (kinds is bool) if expected else True
-        if not is_kind:
-            raise InputError(f"{key}.{name}: got {value!r}, expected {expected}")
-        if isinstance(value, int | float) and not (math.isfinite(value) and value >= 0):
-            raise InputError(f"{key}.{name}: got {value!r}, expected a finite number of at least 0")
+        check = accepted[name]
+        if check is None:
+            raise InputError(f"{key}.{name}: got {value!r}, expected no such key: it takes a Python object, not a text")
+        try:
+            check.validate_python(value)
+        except pydantic.ValidationError as error:
+            raise InputError(first_fault(error, f"{key}.{name}")) from error
+        if isinstance(value, int | float) and not (math.isfinite(value) and 0 <= value < LIMIT):
+            raise InputError(f"{key}.{name}: got {value!r}, expected a finite number from 0 to 2**53")
 
 
 @cache
-def _parameters(target: Any) -> dict[str, str]:
-    """Return the parameters of a constructor, each with the name of its type. Reading a signature is slow."""
+def _parameters(target: Any) -> dict[str, pydantic.TypeAdapter[Any] | None]:
+    """Return the parameters of a constructor, each with the check of its type. Reading a signature is slow.
+
+    The check is None for a type that no text stands for: a function, an object, a class that cannot be looked up.
+    """
     parameters = inspect.signature(target).parameters
-    return {
-        name: item.annotation if isinstance(item.annotation, str) else getattr(item.annotation, "__name__", "")
-        for name, item in parameters.items()
-    }
+    names = {**vars(typing), **vars(collections.abc), **vars(sys.modules[target.__module__])}
+    return {name: _type_check(item.annotation, names) for name, item in parameters.items()}
+
+
+def _type_check(annotation: Any, names: dict[str, Any]) -> pydantic.TypeAdapter[Any] | None:
+    if annotation is inspect.Parameter.empty:
+        return pydantic.TypeAdapter(Any)
+    try:
+        hint = typing.get_type_hints(SimpleNamespace(__annotations__={"it": annotation}), names)["it"]
+        return None if _holds_function(hint) else pydantic.TypeAdapter(hint, config=STRICT)
+    except (NameError, TypeError, AttributeError, pydantic.PydanticUserError):
+        return None
+
+
+def _holds_function(hint: Any) -> bool:
+    """Return True for `Callable[...]`, also as a part of a union."""
+    parts = (hint, *typing.get_args(hint))
+    return any(
+        typing.get_origin(part) is collections.abc.Callable or part is collections.abc.Callable for part in parts
+    )

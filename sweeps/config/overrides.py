@@ -13,7 +13,9 @@ from hydra.errors import HydraException
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.groups import group_choices
+from gatesweep.sweeps.config.secrets import learn_typed
 
+LONGEST = 10_000  # characters: Hydra's parser takes seconds for more
 EXPERIMENT = "experiment"  # the one group that may be left out
 PLACES = ("resume", "results", "storage", "warm_start")
 SPECIAL = re.compile(r"[^\w.+-]")  # without such a sign, Hydra takes a text as it is, and numbers as numbers
@@ -27,10 +29,16 @@ def parse_override(item: str) -> Override:
     The result is shared, and must not be changed. Raises InputError.
     """
     expected = "expected KEY=VALUE; quote a text with special characters: KEY='...'"
+    if len(item) > LONGEST:
+        raise InputError(f"{item.partition('=')[0][:40]}: got {len(item)} characters, expected at most {LONGEST}")
+    key, _, typed = item.partition("=")
+    learn_typed(typed.strip("'\""), key.lstrip("+"))  # before any message can show it
     try:
         override = OverridesParser.create().parse_override(_quote_place(item))
     except (HydraException, RecursionError, ValueError) as error:  # the last: a number of 5,000 digits
         raise InputError(f"got {item!r}, {expected}") from error
+    if not override.is_sweep_override():
+        learn_typed(override.value(), override.key_or_group)
     if not override.key_or_group:
         raise InputError(f"got {item!r}, {expected}")
     if override.package is not None:

@@ -7,12 +7,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
+
 from gatesweep.core.errors import InputError
 from gatesweep.core.gate import Gate
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")  # it becomes part of a folder's name, and of names in MLflow
 SEED_LIMIT = 2**63  # torch's generators take 64 bits, and trials count upwards from the sweep's seed
 MAX_THREADS = 1024  # more than any machine has cores; torch starts every one of them, and crashes at some 10,000
+YAML_WORD = re.compile(r"~|[\w.+-]+")  # that YAML may read as null, a truth value or a number
+SHORTEST_SILENCE = 5  # seconds
 SMALLEST_SHARE = 1e-4  # of a CPU or a GPU: Ray's own resolution
 
 
@@ -27,6 +31,9 @@ def check_rules(gate: Gate, max_epochs: int, data: Mapping[str, Any]) -> None:
     for rule, text in zip(gate.rules, gate.thresholds.values(), strict=True):
         if not math.isfinite(rule.bound):
             raise InputError(f"gate.thresholds: {rule.metric!r} got {text!r}, expected a finite number as its bound")
+    if unknown := [metric for metric in gate.scales if metric not in gate.thresholds]:
+        expected = f"expected a metric of gate.thresholds ({', '.join(gate.thresholds) or 'it has none'})"
+        raise InputError(f"gate.scales: got {unknown[0]!r}, {expected}; ~gate.scales for none")
     if gate.consecutive > max_epochs:
         expected = f"at most {max_epochs}, the epochs of training.max_epochs"
         raise InputError(f"gate.consecutive: got {gate.consecutive}, expected {expected}")
@@ -37,10 +44,29 @@ def check_rules(gate: Gate, max_epochs: int, data: Mapping[str, Any]) -> None:
             _check_seed(f"data.{key}", value)
 
 
+def check_text(value: str) -> str:
+    """Return the name of a metric or of an MLflow experiment. Raises ValueError, for the schema, for an empty one."""
+    if not value.strip() or not value.isprintable():
+        raise ValueError("a name, in printable characters, or null where it may be left out")
+    return value
+
+
+def check_silence(value: float) -> float:
+    """Return the seconds of a silence. Raises ValueError, for the schema, for less than a process takes to start."""
+    if value < SHORTEST_SILENCE:
+        raise ValueError(f"at least {SHORTEST_SILENCE} seconds: imports and a first epoch take some")
+    return value
+
+
 def check_place(value: str) -> str:
-    """Return `value`. Raises ValueError, for the schema, unless a folder can have this name."""
+    """Return `value`. Raises ValueError, for the schema, unless a folder can have this name.
+
+    Texts of environment variables are not parsed: `null` and `5` there are no folders, as they are none when typed.
+    """
     if not value.strip() or not value.isprintable():
         raise ValueError("a folder, in printable characters")
+    if not isinstance(yaml.safe_load(value) if YAML_WORD.fullmatch(value) else value, str):
+        raise ValueError(f"a folder: ./{value} is one, and an environment variable that is not set is none")
     return value
 
 

@@ -32,11 +32,14 @@ from gatesweep.sweeps.config.rules import (
     check_places,
     check_rules,
     check_share,
+    check_silence,
+    check_text,
 )
 from gatesweep.sweeps.config.targets import accepted_arguments, check_arguments, check_data_type
 
 PositiveInt = Annotated[int, Field(gt=0, lt=2**53)]  # what JSON and floats hold exactly
 Folder = Annotated[str, AfterValidator(check_place)]
+Name = Annotated[str, AfterValidator(check_text)]
 RENAMED_KEYS = {  # "section.old": "new"; records of older versions have the old keys
     "resources.cpus": "cpus_per_worker",
     "resources.gpus": "gpus_per_worker",
@@ -99,7 +102,7 @@ class GateConfig(Section):
     """The section `gate`: the fields of `core.gate.Gate`."""
 
     thresholds: dict[str, Any]
-    objective: str | None = None
+    objective: Name | None = None
     mode: Literal["min", "max"] = "max"
     bound: Literal["point", "wilson"] = "point"
     consecutive: PositiveInt = 1
@@ -120,7 +123,7 @@ class ScheduleConfig(Section):
 class PatienceConfig(Section):
     """The section `training.patience`: the fields of `core.settings.EarlyStopping`."""
 
-    metric: str
+    metric: Name
     epochs: PositiveInt
     mode: Literal["min", "max"] = "min"
     min_delta: NonNegativeFloat = 0.0
@@ -153,7 +156,7 @@ class SearchConfig(Section):
     sampler: dict[str, Any]
     space: dict[str, Any]
     gate_after: PositiveInt | None
-    cost: str | None
+    cost: Name | None
 
 
 class ConfirmConfig(Section):
@@ -174,7 +177,7 @@ class ResourcesConfig(Section):
     gpus_per_worker: Annotated[NonNegativeFloat, AfterValidator(check_gpus)]
     threads: int = Field(gt=0, le=MAX_THREADS)
     max_failures: int = Field(ge=0)
-    silence: PositiveFloat | Literal["auto"] | None
+    silence: Annotated[PositiveFloat, AfterValidator(check_silence)] | Literal["auto"] | None
     max_alike: PositiveInt | None
     reuse_workers: bool
     stack: PositiveInt | Literal["auto"]
@@ -184,7 +187,7 @@ class TrackingConfig(Section):
     """The section `tracking`: the MLflow server, and the outcomes whose trials leave a logged model there."""
 
     uri: str | None
-    experiment: str
+    experiment: Name
     models: list[Literal["passed", "finished", "stopped", "diverged", "failed"]]
     enabled: bool
 

@@ -17,22 +17,39 @@ MARK = "***"
 TRACKING_VARIABLE, STORAGE_VARIABLE = "MLFLOW_TRACKING_URI", "GATESWEEP_STORAGE"
 SERVER_LOGINS = (("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), ("MLFLOW_TRACKING_TOKEN",))
 WEB, STORES = ("http", "https"), ("s3", "s3a", "gs", "gcs", "hdfs", "abfs", "abfss", "az", "file")
-# Names of keys. A `pad_token` is none: tokens are words to language models.
-_NAME = r"(?:[\w.-]*[_.-])?(?:password|passwd|passphrase|pwd|secret|api_?key|access_?key|secret_?key|private_?key)"
-_TOKEN = r"(?:[\w.-]*\.)?(?:[\w-]*(?:auth|access|api|bearer|refresh|session|security|tracking|hf)_)?token"
+_NAME = (
+    r"(?:[\w.-]*[_.-])?(?:password|passwd|passphrase|passcode|pwd|secret|credentials?|authorization|cookie|jwt|pat"
+    r"|(?:api|access|account|secret|private)[_-]?key|connection_string)"
+)
+# A `pad_token` is no secret: tokens are words to language models, and they count them.
+_WORD = (
+    "pad|bos|eos|sos|unk|oov|mask|sep|cls|class|special|start|begin|end|stop|blank|image|word|sub|new|first|last|next"
+    "|prev|prefix|suffix|context|query|label|target|source|input|output|dropped|register|max|min|num|n|per|each"
+)
+_TOKEN = rf"(?:[\w.-]*\.)?(?!(?:[\w-]*[_-])?(?:{_WORD})[_-]?token)(?:[\w-]+[_-])?token"
 SECRET_KEY = re.compile(f"(?:{_NAME}|{_TOKEN})", re.IGNORECASE)
 SECRET_VARIABLE = re.compile(r".*(?:PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|ACCESS_?KEY|SECRET_?KEY)", re.IGNORECASE)
 QUERY_SECRET = re.compile(
-    r"pass(?!file)|pwd|secret|token|credential|signature|(?:api|access|account|private)[_-]?key|^(?:key|sig|auth)$",
+    r"pass(?!file)|pwd|secret|token|credential|signature|(?:api|access|account|private)[_-]?key|^(?:key|sig|auth|code|jwt|pat|sas|otp)$",
     re.IGNORECASE,
 )
 URL = re.compile(r"[A-Za-z][\w+.-]{0,30}://[^\s'\"<>`]+")
-SETTING = re.compile(rf"(?<![\w.-])({_NAME}|{_TOKEN})(['\"]?\s*[=:]\s*['\"]?)([^\s'\",;&}})\]]+)", re.IGNORECASE)
+SETTING = re.compile(  # the value: between quotes, a list, a mapping, or one word
+    rf"(?<![\w.-])({_NAME}|{_TOKEN})(['\"]?\s*[=:]\s*(?:got\s+)?['\"]?)(?!unknown key|missing)"
+    r"((?<=')[^'\n]+(?='|$)|(?<=\")[^\"\n]+(?=\"|$)|\[[^\]\n]+\]|\{[^}\n]+\}|[^\s'\",;&})\]]+)",
+    re.IGNORECASE | re.MULTILINE,
+)
+LOGIN = re.compile(  # `user:password@host` without a scheme, or behind half of one, as `http:/`
+    r"(?<![^'\"=\n])((?:[A-Za-z][\w+.-]{0,30}:/)?[\w.+%-]+):(?!//|:)([^\s'\"]+)@(?=[\w\[])"
+)
 LITERAL = re.compile(  # in a program: `token = next(words)` is no secret, `token = "..."` is one
     rf"(?<![\w.-])({_NAME}|{_TOKEN})(['\"]?\s*(?::\s*[\w.\[\] |]+)?[=:]\s*[rbuRBU]?['\"])([^'\"\n]+)", re.IGNORECASE
 )
 HEADER = re.compile(r"\b(Basic|Bearer)\s+[\w+/.=~-]{8,}")
 LITERAL_HEADER = re.compile(r"\b(Basic|Bearer)\s+(?=[A-Za-z+/.=~_-]*\d)[\w+/.=~-]{8,}")  # `Basic attributes` is none
+ADDRESS = re.compile(r"(?:[A-Za-z][\w+.-]*:)?[A-Za-z][\w+.-]*://")  # also jdbc:mysql://
+CHAIN = re.compile(r"::(?=[A-Za-z][\w+.-]*://)")  # between the addresses that fsspec opens through one another
+PAIRS = re.compile(r"([?&;#])")
 MIN_LENGTH = 4  # of a secret that is looked for in messages: a shorter one would take letters out of words
 
 _known: set[str] = set()
@@ -42,7 +59,8 @@ _addresses: dict[str, str] = {}  # that this process has redacted, by what was l
 def redact(text: str) -> str:
     """Return a message without secrets: those of addresses, settings and headers in it, and those known by now."""
     learn_secrets(text)
-    return _redact(URL.sub(lambda match: redact_address(match[0]), text), SETTING, HEADER)
+    text = URL.sub(lambda match: redact_address(match[0]), text)
+    return _redact(LOGIN.sub(lambda match: f"{match[1]}:{MARK}@", text), SETTING, HEADER)
 
 
 def redact_source(text: str) -> str:
@@ -54,14 +72,17 @@ def redact_source(text: str) -> str:
 
 
 def redact_values(values: Any, key: str = "") -> Any:
-    """Return nested plain values, of a configuration, without the secrets of addresses and of keys like `password`."""
+    """Return nested plain values, of a configuration, without the secrets of addresses and of keys like `password`.
+
+    All that is below such a key is secret, also numbers and lists.
+    """
+    if SECRET_KEY.fullmatch(key) and not isinstance(values, bool) and values:
+        return MARK
     if isinstance(values, Mapping):
         return {name: redact_values(value, str(name)) for name, value in values.items()}
     if isinstance(values, list | tuple):
         return [redact_values(value, key) for value in values]
-    if not isinstance(values, str):
-        return values
-    return MARK if values and SECRET_KEY.fullmatch(key) else redact_address(values)
+    return redact_address(values) if isinstance(values, str) else values
 
 
 def redact_address(address: str) -> str:
@@ -86,15 +107,31 @@ def is_redacted(values: Any) -> bool:
         return any(is_redacted(value) for value in values)
     if not isinstance(values, str) or MARK not in values:
         return False
-    return values == MARK or ("://" in values and any(f"{before}{MARK}" in values for before in (":", "//", "=")))
+    is_address = "://" in values or f":{MARK}@" in values
+    return values == MARK or (is_address and any(f"{before}{MARK}" in values for before in (":", "//", "=")))
 
 
 def learn_secrets(text: str) -> None:
     """Remember the secrets of the addresses in a text, so that messages which quote a part of one lose them too."""
-    whole = [text] if re.match(r"[A-Za-z][\w+.-]*://", text) else []  # a password in it may hold a space
+    whole = [text] if ADDRESS.match(text) or LOGIN.match(text) else []  # a password in it may hold a space
     for address in (*whole, *URL.findall(text)):
         for secret in _secrets(address):
             _known.update(form for form in (secret, unquote(secret)) if len(form) >= MIN_LENGTH and form != MARK)
+
+
+def learn_typed(values: Any, key: str = "") -> None:
+    """Remember the secrets in nested values that a person typed: those of addresses, and all below a key of secrets."""
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            learn_typed(value, key if SECRET_KEY.fullmatch(key) else str(name))
+    elif isinstance(values, list | tuple):
+        for value in values:
+            learn_typed(value, key)
+    elif SECRET_KEY.fullmatch(key):
+        if not isinstance(values, bool | None) and len(str(values)) >= MIN_LENGTH and values != MARK:
+            _known.add(str(values))
+    elif isinstance(values, str):
+        learn_secrets(values)
 
 
 def with_secrets(key: str, address: str | None, variable: str) -> str | None:
@@ -131,30 +168,37 @@ def _redact(text: str, settings: re.Pattern[str], headers: re.Pattern[str]) -> s
 
 
 def _rewrite(address: str, mark: str) -> str:
+    return "::".join(_rewrite_one(part, mark) for part in CHAIN.split(address))
+
+
+def _rewrite_one(address: str, mark: str) -> str:
     scheme, separator, rest = address.partition("://")
-    if not separator or not re.fullmatch(r"[A-Za-z][\w+.-]*", scheme):
-        return address
+    if not separator or not ADDRESS.match(address):
+        login = LOGIN.match(address)
+        return f"{login[1]}{':' if mark else ''}{mark}@{address[login.end() :]}" if login else address
     user, at, place = _split_user(scheme, rest)
     name, colon, _ = user.partition(":")
     if at and scheme.lower() in WEB:  # a token may stand in the place of the name
         user, at = mark, at if mark else ""
     elif colon:
         user = f"{name}:{mark}" if mark else name
-    path, question, query = place.partition("?")
-    pairs = [pair for pair in (_rewrite_pair(pair, mark) for pair in query.split("&")) if pair is not None]
-    return f"{scheme}://{user}{at}{path}{question if pairs else ''}{'&'.join(pairs)}"
-
-
-def _rewrite_pair(pair: str, mark: str) -> str | None:
-    """Return a `name=value` of a query without its secret: with the mark, or None without one."""
-    if not _is_secret_pair(pair):
-        return pair
-    return f"{pair.partition('=')[0]}={mark}" if mark else None
+    path, *parts = PAIRS.split(place)
+    begun = False  # the query: its first pair that is left stands behind `?`
+    for sign, pair in zip(parts[::2], parts[1::2], strict=True):
+        if _is_secret_pair(pair):
+            if not mark:
+                continue
+            pair = f"{pair.partition('=')[0]}={mark}"
+        path += ("?" if sign == "&" and not begun else sign) + pair
+        begun = begun or sign in "?&"
+    return f"{scheme}://{user}{at}{path}"
 
 
 def _is_secret_pair(pair: str) -> bool:
+    """Return True for a `name=value` of a query with a secret's name, or with a setting of a secret in its value."""
     name, equals, value = pair.partition("=")
-    return bool(equals and value and QUERY_SECRET.search(unquote(name)))
+    is_secret = value == MARK or QUERY_SECRET.search(unquote(name)) or SETTING.search(unquote_plus(value))
+    return bool(equals and value and is_secret)
 
 
 def _split_user(scheme: str, rest: str) -> tuple[str, str, str]:
@@ -174,18 +218,23 @@ def _split_user(scheme: str, rest: str) -> tuple[str, str, str]:
 
 def _secrets(address: str) -> Iterator[str]:
     """Yield the secrets of an address, as they are written in it."""
-    scheme, separator, rest = address.partition("://")
+    first, *others = CHAIN.split(address)
+    for other in others:
+        yield from _secrets(other)
+    scheme, separator, rest = first.partition("://")
     if not separator:
+        login, at, _ = first.rpartition("@")
+        yield login.rpartition(":")[2] if at else ""
         return
     user, _, place = _split_user(scheme, rest)
     name, _, password = user.partition(":")
     yield password
     if scheme.lower() in WEB and not password:
         yield name
-    for pair in place.partition("?")[2].split("&"):
+    for pair in PAIRS.split(place)[2::2]:
         if _is_secret_pair(pair):
-            yield pair.partition("=")[2]
-            yield unquote_plus(pair.partition("=")[2])
+            value = unquote_plus(pair.partition("=")[2])
+            yield from (pair.partition("=")[2], value, *(match[3] for match in SETTING.finditer(value)))
 
 
 def _environment_secrets() -> set[str]:

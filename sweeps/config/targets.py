@@ -26,6 +26,7 @@ TARGET_KINDS = {
     "scheduler": "ray.tune.schedulers:TrialScheduler",
 }
 
+LIMIT = 2**63  # of whole numbers
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
@@ -87,6 +88,8 @@ def check_arguments(key: str, node: Mapping[str, Any]) -> None:
             pydantic.TypeAdapter(accepted[name], config=STRICT).validate_python(value)
         except pydantic.ValidationError as error:
             raise InputError(first_fault(error, f"{key}.{name}")) from error
+        if isinstance(value, int) and abs(value) >= LIMIT:
+            raise InputError(f"{key}.{name}: got {value}, expected a whole number from -2**63 to 2**63 - 1")
 
 
 def check_data_type(trainable: Mapping[str, Any], data: Mapping[str, Any]) -> None:

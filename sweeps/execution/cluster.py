@@ -22,6 +22,7 @@ from gatesweep.sweeps.execution.ray_private import (
     bind_to_loopback,
     bootstrap_address,
     has_autoscaler,
+    machine_resources,
     shut_down,
     started_apart,
 )
@@ -39,7 +40,7 @@ def start_ray(resources: ResourcesConfig, max_concurrent: int | None) -> int:
     """
     for name in ("ray", "ray.tune", "ray.air", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    address = os.environ.get("RAY_ADDRESS") or "local"  # with None, Ray would join any cluster of this machine
+    address = _address()
     if not ray.is_initialized():
         _check_address(address)
         _init(address)
@@ -48,6 +49,15 @@ def start_ray(resources: ResourcesConfig, max_concurrent: int | None) -> int:
     except ValueError:
         stop_ray()
         raise
+
+
+def check_machine(resources: ResourcesConfig) -> None:
+    """Raise InputError where a Ray that starts on this machine could not hold a trial. Nothing is started."""
+    if ray.is_initialized() or _address() != "local":
+        return
+    has = machine_resources()
+    if _workers_on(has, _worker_resources(resources)) < resources.workers:
+        raise _too_small(resources, f"this machine has {has['CPU']:g} CPUs and {has['GPU']:g} GPUs")
 
 
 def stop_ray() -> None:
@@ -65,7 +75,7 @@ def concurrency(resources: ResourcesConfig, max_concurrent: int | None) -> int:
     It is `max_concurrent`, else the number that the connected cluster holds or can grow to hold.
     Raises InputError where that is zero or unknown.
     """
-    wanted = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+    wanted = _worker_resources(resources)
     workers = sum(_workers_on(node["Resources"], wanted) for node in ray.nodes() if node["Alive"])
     trials = workers // resources.workers
     if has_autoscaler():
@@ -77,11 +87,23 @@ def concurrency(resources: ResourcesConfig, max_concurrent: int | None) -> int:
             )
         trials = max(trials, limit)
     if trials < 1:
-        each = f"{resources.workers} x ({wanted['CPU']} CPUs and {wanted['GPU']} GPUs) a trial"
         cluster = ray.cluster_resources()
         has = f"{cluster.get('CPU', 0):g} CPUs and {cluster.get('GPU', 0):g} GPUs"
-        raise InputError(f"resources: got {each}; the cluster has {has}")
+        raise _too_small(resources, f"the cluster has {has}")
     return max_concurrent or trials
+
+
+def _address() -> str:
+    return os.environ.get("RAY_ADDRESS") or "local"  # with None, Ray would join any cluster of this machine
+
+
+def _worker_resources(resources: ResourcesConfig) -> dict[str, float]:
+    return {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+
+
+def _too_small(resources: ResourcesConfig, has: str) -> InputError:
+    each = f"{resources.cpus_per_worker} CPUs and {resources.gpus_per_worker} GPUs"
+    return InputError(f"resources: got {resources.workers} x ({each}) a trial; {has}")
 
 
 def _init(address: str) -> None:

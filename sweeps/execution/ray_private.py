@@ -20,6 +20,7 @@ import ray
 from ray._common.utils import get_system_memory
 from ray._private import ray_constants, services, state, utils
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 from ray._private.utils import get_used_memory
 from ray._private.worker import global_worker
 from ray.air.execution import PlacementGroupResourceManager
@@ -37,6 +38,13 @@ FIXED_NODE_TYPE = "node_"  # start of the node types that machines outside an au
 def bootstrap_address(address: str) -> str | None:
     """Return `host:port` of the cluster that Ray would join for an address; None where it would start one."""
     return services.canonicalize_bootstrap_address(address)
+
+
+def machine_resources() -> dict[str, float]:
+    """Return the CPUs and GPUs that a Ray which starts on this machine counts."""
+    spec = ResourceAndLabelSpec()
+    spec.resolve(is_head=True, node_ip_address="127.0.0.1")
+    return {"CPU": spec.num_cpus or 0, "GPU": spec.num_gpus or 0}
 
 
 def bind_to_loopback() -> None:

@@ -15,6 +15,9 @@ from gatesweep.core.gate import WORST_SCORE
 from gatesweep.sweeps.schedulers.history import EpochScore
 from gatesweep.sweeps.schedulers.tune_private import call_trial_method
 
+MOST_REDUCED = 1000  # more trials than this never wait at one rung for one to go on
+MOST_BRACKETS = 53  # rungs of the longest run that a configuration may have, at the smallest reduction factor
+
 
 class GateASHA(FIFOScheduler):
     """Asynchronous successive halving on the gate's score, at rungs in absolute epochs.
@@ -44,10 +47,12 @@ class GateASHA(FIFOScheduler):
         if grace_period < 1:
             raise InputError(f"scheduler.grace_period: got {grace_period}, expected at least 1 epoch")
         grace_period = min(grace_period, max_t)  # with a longer one than the run, no trial is stopped
-        if reduction_factor < 2:
-            raise InputError(f"scheduler.reduction_factor: got {reduction_factor}, expected at least 2")
-        if brackets < 1:
-            raise InputError(f"scheduler.brackets: got {brackets}, expected at least 1")
+        if not 2 <= reduction_factor <= MOST_REDUCED:
+            got = f"scheduler.reduction_factor: got {reduction_factor}"
+            raise InputError(f"{got}, expected at least 2 and at most {MOST_REDUCED}")
+        if not 1 <= brackets <= MOST_BRACKETS:
+            got = f"scheduler.brackets: got {brackets}"
+            raise InputError(f"{got}, expected at least 1 and at most {MOST_BRACKETS}: at most one a rung")
         super().__init__()
         self.grace_period, self.max_t = grace_period, max_t
         rungs = 1 + int(math.log(max_t / grace_period, reduction_factor))

@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ray.tune.schedulers import TrialScheduler
+from ray.tune.error import TuneError
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.options import check_options
@@ -14,6 +15,8 @@ from gatesweep.sweeps.config.schema import Config
 from gatesweep.sweeps.config.targets import locate
 from gatesweep.sweeps.schedulers.history import EpochScore
 from gatesweep.sweeps.search.space import Space
+
+RAYS = (FIFOScheduler, AsyncHyperBandScheduler, MedianStoppingRule)  # the others pause, copy or resize Tune's trials
 
 
 def make_scheduler(
@@ -30,6 +33,9 @@ def make_scheduler(
     Raises InputError for a name that cannot be imported, and for a key or value that the constructor refuses.
     """
     target = locate("scheduler", node)
+    if target.__module__.startswith("ray.") and target not in RAYS:
+        expected = f"expected {', '.join(kind.__name__ for kind in RAYS)} of Ray, or scheduler=pbt for a population"
+        raise InputError(f"scheduler._target_: got {node['_target_']!r}, {expected}")
     filled_in = {
         "metric": "score",
         "mode": "max",
@@ -47,5 +53,5 @@ def make_scheduler(
         return target(**arguments, **options)
     except InputError:
         raise
-    except (TypeError, ValueError) as error:
-        raise InputError(f"scheduler: {error}") from error
+    except (TypeError, ValueError, ArithmeticError, AssertionError, TuneError) as error:
+        raise InputError(f"scheduler: {str(error) or type(error).__name__}") from error

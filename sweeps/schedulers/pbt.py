@@ -37,6 +37,9 @@ class Population(CloningScheduler):
     ) -> None:
         if not space:
             raise InputError("search.space: got no leaf, expected one: scheduler=pbt mutates it")
+        if resample_probability > 1:
+            got = f"scheduler.resample_probability: got {resample_probability}"
+            raise InputError(f"{got}, expected a probability from 0 to 1")
         super().__init__(
             time_attr="epoch",
             metric="score",

@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import FixedTrial, FrozenTrial
 
 from gatesweep.core.errors import InputError
+from gatesweep.core.files import full_path
 from gatesweep.core.gate import Gate
 from gatesweep.core.loop import CUT_SHORT
 from gatesweep.core.record import Event
@@ -34,7 +35,7 @@ def warm_start_folders(warm_start: str | list[str] | None) -> list[str]:
     A resumed sweep may have another working directory, and `results/latest` may point elsewhere by then.
     """
     folders = warm_start or []
-    return [str(Path(folder).resolve()) for folder in ([folders] if isinstance(folders, str) else folders)]
+    return [str(full_path("warm_start", item)) for item in ([folders] if isinstance(folders, str) else folders)]
 
 
 def check_warm_start(config: Config, space: Space, added: Collection[str]) -> None:

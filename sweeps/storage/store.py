@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pyarrow import ArrowInvalid, fs
 
 from gatesweep.core.errors import InputError
+from gatesweep.core.files import full_path
 from gatesweep.sweeps.config.secrets import STORAGE_VARIABLE, redact, with_secrets
 
 FileVersion = tuple[int, int]  # size in bytes, and time of the last change in ns
@@ -29,28 +31,38 @@ class Store:
         uri = str(with_secrets("storage", uri, STORAGE_VARIABLE))
         try:
             if "://" not in uri:
-                self.files, root = fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
+                self.files, root = fs.LocalFileSystem(), str(full_path("storage", uri))
             else:
                 self.files, root = _from_uri(uri)
-        except (OSError, ValueError, ImportError, KeyError) as error:
+        except InputError:
+            raise
+        except Exception as error:  # of any kind: fsspec has thirty file systems
             expected = f"expected a folder or a URI like s3://bucket/sweeps ({error})"
             raise InputError(redact(f"storage: got {uri!r}, {expected}")) from error
         self.top = PurePosixPath(root)
         self.root = self.top.joinpath(*parts)
 
     def check(self, sweep: Path) -> None:
-        """Write a file and remove it again. Raises InputError where that fails, or where the root holds `sweep`."""
+        """Write a file and remove it again. Raises InputError where that fails, or where the root holds `sweep`.
+
+        Of a local folder nothing is left: the sweep makes it, once it begins.
+        """
         if str(self.root) == str(sweep.parent.resolve()):
             raise InputError(f"storage: got {str(self.root)!r}, which is `results` itself: storage=null")
-        probe = str(self.root / ".gatesweep")
+        probe, root = str(self.root / ".gatesweep"), Path(self.root)
+        is_local = isinstance(self.files, fs.LocalFileSystem)
+        missing = [path for path in (root, *root.parents) if not path.exists()] if is_local else []
         try:
             self.files.create_dir(str(self.root), recursive=True)
             self.files.open_output_stream(probe).close()
             self.files.delete_file(probe)
-        except OSError as error:
-            raise InputError(
-                f"storage: got {str(self.root)!r}, which cannot be written ({redact(str(error))})"
-            ) from error
+        except Exception as error:  # of any kind, as above
+            reason = redact(str(error)) or type(error).__name__
+            raise InputError(f"storage: got {str(self.root)!r}, which cannot be written ({reason})") from error
+        finally:
+            for path in missing:
+                with contextlib.suppress(OSError):
+                    path.rmdir()
 
     def listed(self) -> list[str]:
         """List every file by its path below the root. Raises InputError for a path that leads out of it."""
@@ -114,6 +126,8 @@ def file_version(path: Path) -> FileVersion:
 
 def _from_uri(uri: str) -> tuple[fs.FileSystem, str]:
     """Return the file system of a URI, and the path in it."""
+    if uri.startswith("memory:"):
+        raise ValueError("what is in memory ends with the process")
     try:
         return fs.FileSystem.from_uri(uri)
     except (ArrowInvalid, NotImplementedError):  # pyarrow does not know the scheme, or was built without it

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gatesweep.core.cache import machine_cache
-from gatesweep.core.data import check_batch_size, require, shuffled
+from gatesweep.core.data import check_batch_size, check_size, require, shuffled
 from gatesweep.trainables.autoencoders import files
 from gatesweep.trainables.autoencoders.events import Events, simulate
 
@@ -122,7 +122,8 @@ class Recipe:
             require(self.n_events is not None, "data.n_events", self.n_events, expected)
         for field in ("n_events", "held_out", "max_tokens"):
             value = getattr(self, field)
-            require(value is None or value >= 1, f"data.{field}", value, "at least 1")
+            if value is not None:
+                check_size(f"data.{field}", value)
 
 
 @machine_cache

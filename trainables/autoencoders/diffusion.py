@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gatesweep.core.data import require
+from gatesweep.core.data import check_size, require
 from gatesweep.core.distributed import mean_count, sum_over_ranks
 from gatesweep.core.trainable import Losses
 from gatesweep.trainables.autoencoders.data import Batch, TokenData
@@ -58,7 +58,7 @@ class DiffusionAutoencoder(GenerativeAutoencoder):
         super().__init__(data, latent_dim=latent_dim, lr=lr, **fields)
         sizes = {"denoiser_width": denoiser_width, "denoiser_depth": denoiser_depth, "sampling_steps": sampling_steps}
         for field, size in sizes.items():
-            require(size >= 1, f"trainable.{field}", size, "at least 1")
+            check_size(f"trainable.{field}", size)
         require(latent_noise >= 0, "trainable.latent_noise", latent_noise, "at least 0")
         self.sampling_steps = sampling_steps
         self.register_stacked(latent_noise=latent_noise)

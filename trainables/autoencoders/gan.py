@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from gatesweep.core.data import require
+from gatesweep.core.data import check_size, require
 from gatesweep.core.distributed import mean_count
 from gatesweep.core.trainable import Losses, Metrics, Step
 from gatesweep.trainables.autoencoders.data import Batch, TokenData
@@ -46,7 +46,7 @@ class GANAutoencoder(GenerativeAutoencoder):
     ) -> None:
         super().__init__(data, **fields)
         for field, size in (("critic_width", critic_width), ("critic_depth", critic_depth)):
-            require(size >= 1, f"trainable.{field}", size, "at least 1")
+            check_size(f"trainable.{field}", size)
         require(critic_lr > 0, "trainable.critic_lr", critic_lr, "above 0")
         require(r1 >= 0, "trainable.r1", r1, "at least 0")
         require(weight_adversarial >= 0, "trainable.weight_adversarial", weight_adversarial, "at least 0")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gatesweep.core.data import require
+from gatesweep.core.data import check_size, require
 from gatesweep.core.trainable import Data, Metrics, Trainable
 from gatesweep.trainables.autoencoders import figures
 from gatesweep.trainables.autoencoders.data import EVAL_BATCH_SIZE, Batch, TokenData
@@ -46,7 +46,7 @@ class GenerativeAutoencoder(Trainable):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(lr=lr, weight_decay=weight_decay)
-        require(latent_dim >= 1, "trainable.latent_dim", latent_dim, "at least 1")
+        check_size("trainable.latent_dim", latent_dim)
         n_val = sum(len(ids) for _, ids in data.val())
         expected = f"2 to {n_val}, the held-out samples (data.held_out)"
         require(2 <= generated <= n_val, "trainable.generated", generated, expected)

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gatesweep.core.data import require
+from gatesweep.core.data import check_size, require
 from gatesweep.core.distributed import broadcast, sum_over_ranks
 from gatesweep.trainables.autoencoders.metrics import masked_mean
 
@@ -35,7 +35,7 @@ def make_latent(
     loss terms, which are scalars that already have their weights. `Identity` and `Linear` have `dims`, the number of
     real numbers that pass for each token. Raises InputError if a size or a rate is out of its range.
     """
-    require(latent_dim >= 1, "trainable.latent_dim", latent_dim, "at least 1")
+    check_size("trainable.latent_dim", latent_dim)
     if kind == "none":
         return Identity(latent_dim)
     if kind == "linear":

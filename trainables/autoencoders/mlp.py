@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gatesweep.core.data import require
+from gatesweep.core.data import check_size, require
 from gatesweep.core.gate import proportion
 from gatesweep.core.trainable import Data, Losses, Metrics, Trainable
 from gatesweep.trainables.autoencoders.linear_data import Batch, LinearData, Task
@@ -42,8 +42,8 @@ class MLP(Trainable):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(lr=lr, weight_decay=weight_decay)
-        require(width >= 1, "trainable.width", width, "at least 1")
-        require(depth >= 1, "trainable.depth", depth, "at least 1")
+        check_size("trainable.width", width)
+        check_size("trainable.depth", depth)
         require(0 <= dropout < 1, "trainable.dropout", dropout, "a probability below 1")
         self.task = data.task
         layers: list[nn.Module] = []

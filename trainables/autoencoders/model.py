@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gatesweep.core.data import require
+from gatesweep.core.data import check_size
 from gatesweep.trainables.autoencoders.data import TokenData
 
 Kind = Literal["mlp", "gnn"]
@@ -96,5 +96,5 @@ class Round(nn.Module):
 def _make(part: str, kind: Kind, n_in: int, n_ids: int, width: int, depth: int, n_out: int) -> nn.Module:
     """Check the sizes of an encoder or decoder (`part`), and build it."""
     for field, size in ((f"{part}_width", width), (f"{part}_depth", depth)):
-        require(size >= 1, f"trainable.{field}", size, "at least 1")
+        check_size(f"trainable.{field}", size)
     return (TokenMLP if kind == "mlp" else TokenGNN)(n_in, n_ids, width=width, depth=depth, n_out=n_out)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gatesweep.core.data import require
+from gatesweep.core.data import check_size, require
 from gatesweep.core.trainable import Losses
 from gatesweep.trainables.born.attacks import ascend, random_start, surprise, worst_start
 from gatesweep.trainables.born.data import Batch, BornData
@@ -60,8 +60,8 @@ class BornAdversarial(Born):
         super().__init__(data, **fields)
         require(0 <= eps <= 1, "trainable.eps", eps, "a fraction of the inputs' range, 0 to 1")
         require(0 < ramp <= 1, "trainable.ramp", ramp, "a fraction of the run, above 0 up to 1")
-        require(training_steps >= 1, "trainable.training_steps", training_steps, "at least 1")
-        require(training_tries >= 1, "trainable.training_tries", training_tries, "at least 1")
+        check_size("trainable.training_steps", training_steps)
+        check_size("trainable.training_tries", training_tries)
         require(0 <= clean_weight <= 1, "trainable.clean_weight", clean_weight, "0 to 1")
         require(beta >= 0, "trainable.beta", beta, "at least 0")
         require(weight_generative >= 0, "trainable.weight_generative", weight_generative, "at least 0")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gatesweep.core.cache import machine_cache
-from gatesweep.core.data import check_batch_size, require, shuffled
+from gatesweep.core.data import LARGEST_SIZE, check_batch_size, require, shuffled
 from gatesweep.trainables.born.files import read_series
 from gatesweep.trainables.born.mixture import Mixture
 
@@ -171,7 +171,7 @@ class BornData:
         data_seed: int = 42,
     ) -> None:
         """Check the fields and make the points. Raises InputError for a bad value or file."""
-        require(per_class >= 4, "data.per_class", per_class, "at least 4")
+        require(4 <= per_class <= LARGEST_SIZE, "data.per_class", per_class, f"at least 4 and at most {LARGEST_SIZE}")
         require(noise is None or noise > 0, "data.noise", noise, "above 0, or null")
         require(0 < val < 1, "data.val", val, "a share between 0 and 1")
         require(0 <= test < 1 - val, "data.test", test, f"a share from 0 to below {1 - val:g}, 1 - data.val")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from gatesweep.core.data import require
+from gatesweep.core.data import check_size, require
 from gatesweep.core.trainable import Data, Losses, Metrics, Step
 from gatesweep.trainables.born.attacks import surprise
 from gatesweep.trainables.born.critic import Critic, CriticLoss, loss_of_critic, loss_of_drawn
@@ -75,7 +75,7 @@ class BornGAN(Born):
             ("critic_width", critic_width),
             ("critic_depth", critic_depth),
         ):
-            require(count >= 1, f"trainable.{field}", count, "at least 1")
+            check_size(f"trainable.{field}", count)
         for field, number in (("classifier_lr", classifier_lr), ("critic_lr", critic_lr), ("r_real", r_real)):
             require(number > 0, f"trainable.{field}", number, "above 0")
         for field, share in (("pretrain_goal", pretrain_goal), ("goal", goal), ("tolerance", tolerance)):

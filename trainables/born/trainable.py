@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gatesweep.core.data import require
+from gatesweep.core.data import check_size, require
 from gatesweep.core.trainable import Data, Metrics, Trainable
 from gatesweep.trainables.born import figures, metrics
 from gatesweep.trainables.born.data import Batch, BornData
@@ -61,7 +61,7 @@ class Born(Trainable):
         """Check the fields and build the machine; `std` is its initial spread. Raises InputError for a bad value."""
         super().__init__(lr=lr, weight_decay=weight_decay)
         require(1 <= dim <= HIGHEST[embedding], "trainable.dim", dim, f"1 to {HIGHEST[embedding]} for {embedding}")
-        require(bond >= 1, "trainable.bond", bond, "at least 1")
+        check_size("trainable.bond", bond)
         require(std > 0, "trainable.std", std, "above 0")
         fewest = 2 * data.n_classes
         require(generated >= fewest, "trainable.generated", generated, f"at least {fewest}, two of each class")
@@ -72,7 +72,7 @@ class Born(Trainable):
             ("robustness_every", robustness_every),
             ("attack_steps", attack_steps),
         ):
-            require(count >= 1, f"trainable.{field}", count, "at least 1")
+            check_size(f"trainable.{field}", count)
         robustness = SIZES if robustness is None else robustness
         percents = [round(100 * eps) for eps in robustness]
         whole = all(0 < eps <= 1 and abs(100 * eps - round(100 * eps)) < 1e-6 for eps in robustness)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gatesweep.core.data import require
+from gatesweep.core.data import check_size, require
 from gatesweep.core.distributed import mean_over_ranks
 from gatesweep.core.trainable import Data, Losses, Metrics, Trainable
 from gatesweep.trainables.circuits import figures, losses, metrics
@@ -78,7 +78,7 @@ class CircuitVAE(Trainable):
         sizes = {f"latent.{part}": latent[part] for part in LATENT}
         shape = {"hidden": hidden, "layers": layers, "decoder_hidden": decoder_hidden, "samples": samples}
         for field, size in (sizes | shape).items():
-            require(size >= 1, f"trainable.{field}", size, "at least 1")
+            check_size(f"trainable.{field}", size)
         weights = {
             "weight_reconstruction": weight_reconstruction,
             "weight_values": weight_values,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gatesweep.core.data import require
+from gatesweep.core.data import check_size, require
 from gatesweep.core.distributed import mean_count
 from gatesweep.core.trainable import Data, Losses, Metrics, Trainable
 from gatesweep.trainables.operators import bearing_figures as figures
@@ -83,7 +83,7 @@ class BearingOperator(Trainable):
         super().__init__(lr=lr, weight_decay=weight_decay)
         sizes = {"width": width, "layers": layers, "casing_modes": casing_modes, "casing_width": casing_width}
         for key, size in (sizes | {"filters": filters, "classifier_width": classifier_width}).items():
-            require(size >= 1, f"trainable.{key}", size, "at least 1")
+            check_size(f"trainable.{key}", size)
         limit = (BLOCKS + PADDING) // 2 + 1
         require(1 <= modes <= limit, "trainable.modes", modes, f"1 to {limit}, the frequencies of {BLOCKS} blocks")
         require(0 <= dropout < 1, "trainable.dropout", dropout, "a probability below 1")

@@ -15,6 +15,7 @@ from gatesweep.trainables.operators.motor import Casing, Drive
 
 Batch = dict[str, Tensor]
 PARTS = ("train", "val", "test")
+MOST = 1_000_000  # each window is simulated
 
 
 class BearingData:
@@ -107,8 +108,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for part, count in zip(PARTS, self.bearings, strict=True):
-            require(count >= 1, f"data.{part}_bearings", count, "at least 1 of each class")
-        require(self.windows >= 1, "data.windows", self.windows, "at least 1 of each bearing")
+            require(1 <= count <= MOST, f"data.{part}_bearings", count, f"at least 1 of each class, at most {MOST}")
+        require(1 <= self.windows <= MOST, "data.windows", self.windows, f"at least 1 of each bearing, at most {MOST}")
         require(0 < self.labelled <= 1, "data.labelled", self.labelled, "a fraction above 0, at most 1")
 
 

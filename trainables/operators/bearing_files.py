@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,7 @@ def read_vibration(file: Path, key: str) -> NDArray[np.float64]:
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
-    require(file.is_file(), "data.path", str(file), "a file that exists, named relative to the index")
+    require(os.path.isfile(file), "data.path", str(file)[-200:], "a file that exists, named relative to the index")
     try:
         variables = loadmat(str(file))
     except (MatReadError, ValueError, NotImplementedError, TypeError) as error:  # the third: scipy, version 7.3
@@ -129,7 +130,10 @@ def read_vibration(file: Path, key: str) -> NDArray[np.float64]:
     names = [name for name in variables if name.endswith(key)]
     available = ", ".join(name for name in variables if not name.startswith("__"))
     require(len(names) == 1, "data.key", key, f"the end of one variable's name in {file.name}, which has {available}")
-    signal = np.asarray(variables[names[0]], dtype=np.float64).ravel()
+    values = np.asarray(variables[names[0]])
+    is_real = np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)
+    require(is_real, "data.key", key, f"a variable of real numbers; that in {file.name} is of {values.dtype}")
+    signal = values.astype(np.float64).ravel()
     require(bool(np.isfinite(signal).all()), "data.path", str(file), "finite samples")
     return signal
 

@@ -18,6 +18,7 @@ from gatesweep.trainables.operators.problems import AdvectionDiffusion, Boundary
 Batch = tuple[Tensor, Tensor, Tensor]  # inputs of solved samples, their solutions, inputs of unsolved ones
 Samples = tuple[Tensor, Tensor]  # inputs (n, inputs, rows, columns), solutions (n, fields, rows, columns)
 HELD_OUT = ("val", "test")
+MOST = 1_000_000  # samples: each is solved by itself
 PROBLEM_KEYS: dict[Name, tuple[str, ...]] = {  # configuration keys that a problem needs; it refuses the others
     "heat": ("diffusion", "boundary"),
     "burgers": ("diffusion",),
@@ -67,7 +68,7 @@ class OperatorData:
             ("n_val", n_val, 1),
             ("n_test", n_test, 1),
         ):
-            require(count >= least, f"data.{key}", count, f"at least {least}")
+            require(least <= count <= MOST, f"data.{key}", count, f"at least {least} and at most {MOST}")
         self.device, self.seed, self.batch_size = torch.device(device), seed, batch_size
         self.problem = make_problem(problem, diffusion, speed, boundary, medium)
         self.grid = self.problem.grid(rows, columns)

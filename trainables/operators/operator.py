@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gatesweep.core.data import require
+from gatesweep.core.data import check_size, require
 from gatesweep.core.trainable import Data, Losses, Metrics, Trainable
 from gatesweep.trainables.operators import figures, metrics
 from gatesweep.trainables.operators.balance import Balance, Mode
@@ -87,7 +87,7 @@ class PhysicsOperator(Trainable):
         super().__init__(lr=lr, weight_decay=weight_decay)
         problem, modes = data.problem, (modes_rows, modes_columns)
         for key, size in (("width", width), ("layers", layers), ("double_every", double_every)):
-            require(size >= 1, f"trainable.{key}", size, "at least 1")
+            check_size(f"trainable.{key}", size)
         for key, (mode, limit) in check_modes(modes, data.grid).items():
             require(1 <= mode <= limit, f"trainable.{key}", mode, f"1 to {limit}, what the grid of the data resolves")
         expected = "spectral, finite_difference or none: the medium jumps, and only fluxes have derivatives there"

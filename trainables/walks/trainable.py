@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gatesweep.core.data import require
+from gatesweep.core.data import check_size, require
 from gatesweep.core.trainable import Data, Losses, Mean, Metrics, Trainable, samples
 from gatesweep.trainables.walks.data import Batch, WalkData
 from gatesweep.trainables.walks.model import Positions, Transformer
@@ -46,7 +46,7 @@ class WalkTransformer(Trainable):
         super().__init__(lr=lr, weight_decay=weight_decay)
         sizes = {"d_model": d_model, "n_layers": n_layers, "n_heads": n_heads, "sampled_every": sampled_every}
         for field, value in sizes.items():
-            require(value >= 1, f"trainable.{field}", value, "at least 1")
+            check_size(f"trainable.{field}", value)
         require(d_model % n_heads == 0, "trainable.d_model", d_model, f"a multiple of trainable.n_heads = {n_heads}")
         allowed = get_args(Positions)
         require(positions in allowed, "trainable.positions", positions, f"one of {', '.join(allowed)}")

@@ -22,6 +22,7 @@ def write_files(folder: Path) -> None:
     (folder / "an_empty_folder").mkdir()
     (folder / "damaged").mkdir()
     (folder / "damaged" / "config.yaml").write_text("name: x\n  gate: [\n")
+    (folder / "a_loop").symlink_to("a_loop")
     (folder / "list.yaml").write_text("- a\n- b\n")
 
 
@@ -44,6 +45,9 @@ COMMANDS: dict[str, list[Row]] = {
         (("replay", "an_empty_folder", "trainable.lr=1"), "got 'trainable.lr=1', expected one of scheduler"),
         (("replay", "an_empty_folder", "--replicas", "0"), "--replicas: got 0, expected at least 1"),
         (("train", "--resume", "nowhere"), "--resume: got"),
+        (("train", "--resume", "a_loop"), "--resume: got 'a_loop', expected a path that can be followed"),
+        (("train", "trainable=mlp", "resume=REC"), "resume: got 'REC', expected gatesweep train --resume REC"),
+        (("report", "x" * 3000), "got 'xxx"),
         (("train", "--resume", "a_file"), "--resume: got"),
         (("train", "--resume", "an_empty_folder"), "--resume: got"),
         (("train", "--resume", "damaged"), ""),
@@ -79,7 +83,7 @@ FAMILIES: dict[str, list[Row]] = {
         ("walk_transformer", ("~search.space.trainable.n_layers",), ("trainable.n_layers=0", "data.p_in=-1")),
         ("circuit_vae", (), ("data.n_train=2", "data.types=[nope]", "trainable.layers=-1")),
         ("born_classifier", ("~search.space.trainable.bond",), ("trainable.bond=0", "data.per_class=1", "data.val=1")),
-        ("physics_operator", (), ("data.problem=waves", "data.n_val=0", "data.rows=1")),
+        ("physics_operator", (), ("data.problem=waves", "data.n_val=0", "data.n_val=1000000000", "data.rows=1")),
         ("bearing_operator", (), ("data.train_bearings=0", "data.windows=-1", "data.labelled=2")),
         ("autoencoder", (), ("data.n_events=-1", "data.held_out=-1", "data.max_tokens=0")),
     )
@@ -93,6 +97,9 @@ EVENTS = ["trainable=autoencoder", "data=events_file"]
 
 PARTS = b"circuit,type,kind,from,to,value\n"
 INDEX = b"file,label,bearing,load,rpm,split\n"
+LONG = INDEX + b"".join(
+    b"x" * 5000 + b",n,%d,0,10,%s\n" % (number, part) for number, part in enumerate([b"train", b"val", b"test"])
+)
 
 DATA: list[Any] = [
     (GRAPH, "blocks.csv", b"", "blocks.csv, line 1: got '', expected the header 'vertex,block'"),
@@ -115,6 +122,7 @@ DATA: list[Any] = [
     (BEARINGS, "index.csv", b"file,label\n1,b\n", "data.path: got 'index.csv', expected the columns file,label"),
     (BEARINGS, "index.csv", INDEX + b"1.mat,n,n,0,1797\n", "data.path line 2: got None, expected a value in column"),
     (BEARINGS, "index.csv", INDEX + b"1.mat,n,n,0,1797,train,x\n", "data.path line 2: got ['x'], expected no field"),
+    (BEARINGS, "index.csv", LONG, "data.path: got '"),
     (BEARINGS, "index.csv", INDEX + b"1.mat,n,n,0,fast,train\n", "data.path line 2: got 'fast', expected rpm above 0"),
     (BEARINGS, "index.csv", INDEX + b"1.mat,n,n,0,nan,train\n", "data.path line 2: got 'nan', expected rpm above 0"),
     (BEARINGS, "index.csv", INDEX + b"1.mat,n,n,0,inf,train\n", "data.path line 2: got 'inf', expected rpm above 0"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import ray
 
 from gatesweep.sweeps.commands.dispatch import main
+from gatesweep.sweeps.commands.faults import FAULT_FILE
 from tests.conftest import trivial
 from tests.sweeps.commands.malformed import SWEEP, Row
 from tests.sweeps.commands.malformed_files import COMMANDS, DATA, FAMILIES, GOOD_DATA, write_files
@@ -38,13 +40,19 @@ def refused(place: Path, capfd: pytest.CaptureFixture[str]) -> Refused:
     """A check that a command line is refused with these first words."""
 
     def check(argv: list[str], words: str) -> None:
-        before, has_ray = snapshot(place), ray.is_initialized()
+        before, has_ray, faults = snapshot(place), ray.is_initialized(), fault_files()
         assert main(argv) == 2
         out, err = capfd.readouterr()
         assert out == "" and err.startswith(f"error: {words}") and err.count("\n") == 1, err
         assert snapshot(place) == before and ray.is_initialized() == has_ray
+        assert fault_files() <= faults
 
     return check
+
+
+def fault_files() -> set[Path]:
+    """Return the tracebacks that commands have kept outside of records."""
+    return set(Path(tempfile.gettempdir()).glob(f"gatesweep-*/{FAULT_FILE}"))
 
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:

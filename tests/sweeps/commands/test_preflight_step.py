@@ -22,7 +22,7 @@ DROPOUT = "search.space={trainable:{width:{type:int,low:2,high:4}}}"
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("trainable.lr=-1.0", "ValueError: Invalid learning rate: -1.0; traceback in "),
+        ("trainable.lr=-1.0", "the training step of Classifier raised ValueError: Invalid learning rate: -1.0"),
         ("trainable.fault=key", "the evaluate of Classifier raised KeyError: 'precision'; traceback in "),
         ("training.patience={metric:nope,epochs:2}", "training.patience.metric: got 'nope', expected one of "),
         ("training.patience={metric:train/nope,epochs:2}", "training.patience.metric: got 'train/nope'"),

@@ -16,6 +16,7 @@ from gatesweep.core.errors import InputError
 from gatesweep.core.record import read_events
 from gatesweep.sweeps.commands.cli import run_command
 from gatesweep.sweeps.config import secrets
+from gatesweep.sweeps.config.overrides import parse_override
 from gatesweep.sweeps.config.secrets import (
     bare_address,
     is_redacted,
@@ -46,6 +47,12 @@ SECRET = [
     f"https://host/path?x=1&acc%65ss_token={CANARY}",
     f"s3://key:{CANARY}@bucket/sweeps?scheme=http&endpoint_override=127.0.0.1:80",
     f"s3://bucket/sweeps?access_key=a&secret_key={CANARY}",
+    f"mssql+pyodbc:///?odbc_connect=Driver%3DX%3BPWD%3D{CANARY}%3BUID%3Dx&x=1",
+    f"jdbc:sqlserver://host;user=a;password={CANARY};x=1",
+    f"https://host/path#access_token={CANARY}",
+    f"simplecache::https://u:{CANARY}@host/path",
+    f"zip://a.zip::https://u:{CANARY}@host/path",
+    *(f"https://host/path?x=1&{name}={CANARY}" for name in ("code", "jwt", "pat", "sas")),
 ]
 PLAIN = [
     "http://host:5000",
@@ -81,9 +88,15 @@ def test_an_address_without_secrets_stays_as_it_is(address: str) -> None:
 
 def test_keys_of_secrets_are_redacted_and_words_of_models_are_not() -> None:
     values = {"data": {"password": CANARY, "api_key": CANARY, "pad_token": "<pad>", "tokens": 5}, "l": [SECRET[0]]}
+    values["data"] |= {"github_token": CANARY, "credentials": {"a": [CANARY]}, "passwords": [], "password": [CANARY, 5]}
+    values["data"] |= {"private_key": 271828, "n_token": 3, "first_token": 4}
     kept = redact_values(values)
+    assert kept["data"]["private_key"] == kept["data"]["password"] == "***" and kept["data"]["first_token"] == 4
     assert CANARY not in str(kept) and kept["data"]["pad_token"] == "<pad>" and kept["data"]["tokens"] == 5
     assert CANARY not in redact(f"data.password={CANARY} +data.hf_token: {CANARY}; Authorization: {BASIC}")
+    for text in (f"password='a {CANARY}, b'", f"X-Api-Key: {CANARY}", f"{{'password': ['{CANARY} b', 1]}}"):
+        assert CANARY not in redact(text), text
+    assert redact("password: unknown key") == "password: unknown key"
     assert (
         redact("trainable.pad_token=<pad> training.max_epochs=3") == "trainable.pad_token=<pad> training.max_epochs=3"
     )
@@ -95,6 +108,24 @@ def test_a_printed_configuration_and_bad_input_show_no_secret(capsys: pytest.Cap
     assert run_command("run", [f"tracking={{uri:'{SECRET[0]}',nosuch:1}}"]) == 2
     shown = capsys.readouterr()
     assert CANARY not in shown.out + shown.err and "uri: postgresql://lab:***@db/mlflow" in shown.out
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        f"tracking.uri=lab:{CANARY}@host:5000",
+        f"tracking.uri=http:/lab:{CANARY}@host",
+        f"tracking.uri='postgresql://lab:ab {CANARY}@db/x,y'",
+        f"data={{password:['{CANARY}',1]}}",
+        f"+data.github_token='{CANARY}, and a space'",
+    ],
+)
+def test_a_typed_secret_is_known_in_every_message(typed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "_known", set())
+    parse_override.cache_clear()
+    override = parse_override(typed)
+    assert CANARY not in redact(f"an error deep in a library: {override.value()}")
+    assert CANARY not in str(redact_values({override.key_or_group: override.value()}))
 
 
 @pytest.mark.parametrize("address", SECRET)
