@@ -9,3 +9,7 @@ class InputError(ValueError):
     The message is one line that names the key or file, the value found, and what is expected. A command prints it and
     exits with 2. Every other exception is a fault of gatesweep or of the user's own code, and keeps its traceback.
     """
+
+
+class MissingMetric(InputError):
+    """A metric that a gate reads and a run does not report; the other runs of its sweep will not either."""

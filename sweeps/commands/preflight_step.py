@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import optuna
 import torch
 
-from gatesweep.core import rng
+from gatesweep.core import device, rng
 from gatesweep.core.device import release_memory
 from gatesweep.core.errors import InputError
 from gatesweep.core.loop import Run
 from gatesweep.core.trainable import Data, Diverged, Metrics, Trainable
 from gatesweep.sweeps.commands.faults import keep_traceback
 from gatesweep.sweeps.config.build import build_run
+from gatesweep.sweeps.config.functions import missing_arguments
 from gatesweep.sweeps.config.schema import Config, make_settings
 from gatesweep.sweeps.config.values import with_values
+from gatesweep.sweeps.execution.figures import check_figures
 from gatesweep.sweeps.search.space import Space, suggest_values
 
 POINTS = 2  # of the space, that are tried where the configuration itself cannot take a step
@@ -40,6 +42,16 @@ def check_step(config: Config, space: Space) -> None:
         if torch.cuda.is_available():
             release_memory()
     raise InputError(faults[0])
+
+
+def check_function_run(config: Config, space: Collection[str] = ()) -> None:
+    """Raise InputError where a function would be called without an argument that it needs, or cannot run here."""
+    device.choose(config.device)
+    check_figures(config.figures)
+    varied = {key.partition(".")[2].partition(".")[0] for key in space if key.startswith("trainable.")}
+    for name in missing_arguments(config.trainable, varied):
+        target = config.trainable["_target_"]
+        raise InputError(f"trainable.{name}: missing, expected a value: {target} has no default for it")
 
 
 def check_patience(config: Config, reported: set[str], own_step: bool) -> None:
