@@ -18,8 +18,8 @@ from pydantic import ConfigDict
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.faults import first_fault
 
-LIMIT = 2**53  # of a number: counts beyond it are never meant, and floats do not hold them
-STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+LARGEST_OPTION = 2**53  # of a number: counts beyond it are never meant, and floats do not hold them
+OPTION_TYPES = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
 
 def check_options(key: str, target: Any, options: Mapping[str, Any], filled_in: Collection[str] = ()) -> None:
@@ -39,7 +39,7 @@ def check_options(key: str, target: Any, options: Mapping[str, Any], filled_in: 
             check.validate_python(value)
         except pydantic.ValidationError as error:
             raise InputError(first_fault(error, f"{key}.{name}")) from error
-        if isinstance(value, int | float) and not (math.isfinite(value) and 0 <= value < LIMIT):
+        if isinstance(value, int | float) and not (math.isfinite(value) and 0 <= value < LARGEST_OPTION):
             raise InputError(f"{key}.{name}: got {value!r}, expected a finite number from 0 to 2**53")
 
 
@@ -59,7 +59,7 @@ def _type_check(annotation: Any, names: dict[str, Any]) -> pydantic.TypeAdapter[
         return pydantic.TypeAdapter(Any)
     try:
         hint = typing.get_type_hints(SimpleNamespace(__annotations__={"it": annotation}), names)["it"]
-        return None if _holds_function(hint) else pydantic.TypeAdapter(hint, config=STRICT)
+        return None if _holds_function(hint) else pydantic.TypeAdapter(hint, config=OPTION_TYPES)
     except (NameError, TypeError, AttributeError, pydantic.PydanticUserError):
         return None
 

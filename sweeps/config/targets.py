@@ -36,8 +36,8 @@ TARGET_KINDS = {
     "scheduler": "ray.tune.schedulers:TrialScheduler",
 }
 
-LIMIT = 2**63  # of whole numbers
-STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+LARGEST_INTEGER = 2**63  # of whole numbers
+ARGUMENT_TYPES = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 def locate(key: str, node: Mapping[str, Any], is_function: bool = False) -> Any:
@@ -144,12 +144,12 @@ def check_arguments(key: str, node: Mapping[str, Any]) -> None:
             expected = f"one of {', '.join(sorted(accepted))}" if accepted else f"no key: {node['_target_']} takes none"
             raise InputError(f"{key}.{name}: unknown key, expected {expected}{hint}")
         try:
-            pydantic.TypeAdapter(accepted[name], config=STRICT).validate_python(value)
+            pydantic.TypeAdapter(accepted[name], config=ARGUMENT_TYPES).validate_python(value)
         except pydantic.ValidationError as error:
             raise InputError(first_fault(error, f"{key}.{name}")) from error
         except pydantic.errors.PydanticUserError:  # an annotation that is no type of YAML values
             continue
-        if isinstance(value, int) and abs(value) >= LIMIT:
+        if isinstance(value, int) and abs(value) >= LARGEST_INTEGER:
             raise InputError(f"{key}.{name}: got {value}, expected a whole number from -2**63 to 2**63 - 1")
 
 
