@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from gatesweep.core.files import renamed_into, sync_to_disk
 from gatesweep.core.record import json_safe
 
 STATE, META = "state.pt", "meta.json"
+FILES = "files"  # a folder of files that the user's own function has written
 
 
 class DamagedCheckpoint(InputError):
@@ -36,19 +37,33 @@ class Checkpoint:
         """The number of epochs trained."""
         return self.meta["epoch"]
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the files that the user's own function has written; None where there are none."""
+        return self.path / FILES if self.meta.get(FILES) else None
+
     def state(self) -> dict[str, Any]:
-        """Load the state, with its tensors on the CPU. Raises DamagedCheckpoint where the checksum does not match."""
-        file = self.path / STATE
+        """Load the state, with its tensors on the CPU. Raises DamagedCheckpoint where a checksum does not match."""
+        name = STATE
         try:
-            if _checksum(file) != self.meta["sha256"]:
-                raise DamagedCheckpoint(f"checkpoint {self.path}: {STATE} does not match its checksum")
-            return torch.load(file, map_location="cpu", weights_only=True)
+            for name, checksum in {STATE: self.meta["sha256"], **self.meta.get(FILES, {})}.items():
+                if _checksum(self.path / name) != checksum:
+                    raise DamagedCheckpoint(f"checkpoint {self.path}: {name} does not match its checksum")
+            return torch.load(self.path / STATE, map_location="cpu", weights_only=True)
         except OSError as error:
-            raise DamagedCheckpoint(f"checkpoint {self.path}: cannot read {STATE} ({error.strerror})") from error
+            raise DamagedCheckpoint(f"checkpoint {self.path}: cannot read {name} ({error.strerror})") from error
 
 
-def save(directory: Path, state: dict[str, Any], meta: dict[str, Any], sync: bool = True) -> Checkpoint:
+def save(
+    directory: Path,
+    state: dict[str, Any],
+    meta: dict[str, Any],
+    sync: bool = True,
+    write_files: Callable[[Path], None] | None = None,
+) -> Checkpoint:
     """Write `state` and `meta` (with at least an `epoch`) as `directory`, whole or not at all.
+
+    `write_files` adds files below FILES in the folder that it is called with.
 
     Without `sync` the call does not wait for the disk: a loss of power may then leave a damaged checkpoint, the end of
     a process never does. Raises OSError.
@@ -56,10 +71,14 @@ def save(directory: Path, state: dict[str, Any], meta: dict[str, Any], sync: boo
     with renamed_into(directory) as aside:
         aside.mkdir(parents=True)
         _write_state(state, aside / STATE)
-        meta = {**meta, "sha256": _checksum(aside / STATE), "synced": sync}
+        if write_files:
+            write_files(aside)
+        entries = sorted((aside / FILES).rglob("*"))
+        files = {str(path.relative_to(aside)): _checksum(path) for path in entries if path.is_file()}
+        meta = {**meta, "sha256": _checksum(aside / STATE), "synced": sync, **({FILES: files} if files else {})}
         (aside / META).write_text(json.dumps(json_safe(meta), indent=1) + "\n")
         if sync:
-            for path in (aside / STATE, aside / META, aside):
+            for path in (*entries, aside / STATE, aside / META, aside):
                 sync_to_disk(path)
         shutil.rmtree(directory, ignore_errors=True)  # a resumed run may train and save this epoch again
     if sync:

@@ -18,3 +18,7 @@ def reason(error: BaseException) -> str:
     text = str(error).partition("\nException raised from")[0]
     words = " ".join(text.split()) or type(error).__name__
     return words if len(words) <= LONGEST_REASON else f"{words[:LONGEST_REASON]}..."
+
+
+class MissingMetric(InputError):
+    """A metric that a gate reads and a run does not report; the other runs of its sweep will not either."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
-from gatesweep.core.errors import InputError
+from gatesweep.core.errors import InputError, MissingMetric
 from gatesweep.core.shortfall import RULE, Threshold, make_thresholds
 from gatesweep.core.trainable import Metrics
 
@@ -199,6 +199,6 @@ def is_interval_end(name: str, names: Collection[str]) -> bool:
     return end in ("low", "high") and {base, f"{base}_low", f"{base}_high"} <= set(names)
 
 
-def _not_reported(metric: str, metrics: Metrics) -> InputError:
+def _not_reported(metric: str, metrics: Metrics) -> MissingMetric:
     names = sorted(name for name in metrics if not name.endswith(("_low", "_high")))
-    return InputError(f"gate: {metric!r} is not reported; this trainable reports {', '.join(names)}")
+    return MissingMetric(f"gate: {metric!r} is not reported; this trainable reports {', '.join(names)}")

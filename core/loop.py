@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
 from time import perf_counter, process_time
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,38 +14,19 @@ from gatesweep.core import rng
 from gatesweep.core.data import micro_batches, mix_seeds, shard_for_rank
 from gatesweep.core.device import peak_memory, release_memory, reset_peak_memory, usage
 from gatesweep.core.distributed import all_ranks_true, average, average_metrics, rank, world_size
-from gatesweep.core.gate import WORST_SCORE
+from gatesweep.core.judging import CUT_SHORT as CUT_SHORT
+from gatesweep.core.judging import Epoch, JudgedRun
+from gatesweep.core.judging import Outcome as Outcome
 from gatesweep.core.precision import autocast
 from gatesweep.core.resume import RESTORED, ran_out_of_epochs
 from gatesweep.core.settings import Settings
 from gatesweep.core.step import TrainStep
 from gatesweep.core.trainable import Batch, Data, Diverged, Mean, Metrics, Trainable, owns_step, samples, to_host
 
-Outcome = Literal["passed", "finished", "diverged", "failed"]  # a sweep adds "stopped": by its scheduler
 NOT_FINITE = "a training loss or its gradient was not finite"
 EPOCH_METRICS = tuple(  # beside those of the trainable and of `device.usage`
     f"system/{name}" for name in ("peak_memory_mib", "samples_per_second", "seconds", "train_seconds")
 )
-CUT_SHORT = ("diverged", "failed")  # outcomes whose last epoch may lack metrics, and has no checkpoint
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One item of `fit`: the results of an epoch, and the means to save it."""
-
-    index: int
-    """The number of the epoch, from 1."""
-    metrics: Metrics
-    losses: list[float]
-    """The training loss of every step."""
-    score: float
-    """The gate's score of `metrics`."""
-    outcome: Outcome | None
-    """The end of the run: a word of `Outcome`; None while it goes on."""
-    reason: str | None
-    """The reason for the outcome, where its word does not say all."""
-    state: Callable[[], dict[str, Any]]
-    """Returns the state to resume from. It is a live view: call it before asking for the next epoch."""
 
 
 def fit(
@@ -57,7 +37,7 @@ def fit(
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
     resume: dict[str, Any] | None = None,
     recorded: int | None = None,
-) -> Iterator[Epoch]:
+) -> Generator[Epoch]:
     """Train until the gate passes, the epochs run out, early stopping ends the run, or it diverges.
 
     Args:
@@ -80,20 +60,17 @@ def fit(
         yield run.run_epoch(data, lambda metrics, losses: run.train_epoch(data.train(run.epoch), metrics, losses))
 
 
-class Run:
+class Run(JudgedRun):
     """The state of one `fit`: everything that a checkpoint holds.
 
     Attributes:
-        epoch: the number of epochs done.
-        streak: the number of epochs in a row that cleared the gate.
-        history: number, metrics and losses of each epoch done.
-        best: number, value and weights of the best epoch, for early stopping.
         generators: the random generators of a run that shares its process with others (a member of a stack).
     """
 
     def __init__(self, trainable: Trainable, settings: Settings, wrap: Callable[[nn.Module], nn.Module]) -> None:
         settings.check(trainable)
-        self.trainable, self.settings = trainable, settings
+        super().__init__(settings)
+        self.trainable = trainable
         trainable.recompute = settings.activation_checkpointing
         self.step = TrainStep(
             trainable,
@@ -104,12 +81,8 @@ class Run:
             log_grad_norm_every=settings.log_grad_norm_every,
         )
         self.device = self.step.device
-        self.epoch, self.streak, self.batch_size = 0, 0, 0
+        self.batch_size = 0
         self.seed = torch.initial_seed()
-        self.outcome: Outcome | None = None
-        self.reason: str | None = None
-        self.history: list[dict[str, Any]] = []
-        self.best: dict[str, Any] | None = None
         self.generators: dict[str, Any] = {}
 
     def run_epoch(self, data: Data, train: Callable[[Metrics, list[float]], None]) -> Epoch:
@@ -135,9 +108,7 @@ class Run:
         metrics["system/peak_memory_mib"] = peak_memory(self.device)
         if self.settings.system_metrics:
             metrics |= usage(self.device, (process_time() - processor) / seconds)
-        self.epoch += 1
-        self.history.append({"epoch": self.epoch, "metrics": metrics, "losses": losses})
-        return self._make_epoch(self.history[-1])
+        return self._record_epoch(metrics, losses)
 
     def train_epoch(self, batches: Sequence[Batch], metrics: Metrics, losses: list[float]) -> None:
         """Train on the batches once. Adds to `metrics` and `losses` as `run_epoch` asks; raises Diverged."""
@@ -163,10 +134,6 @@ class Run:
         metrics |= {"system/train_seconds": seconds, "system/samples_per_second": count / seconds}
         if not all_ranks_true(all(map(math.isfinite, finite))):
             raise Diverged(NOT_FINITE)
-
-    def epochs_after(self, index: int) -> Iterator[Epoch]:
-        """Yield the epochs of the history whose number is above `index`."""
-        return (self._make_epoch(entry) for entry in self.history if entry["epoch"] > index)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs to go on bit for bit. The tensors are the run's own, not copies."""
@@ -231,21 +198,8 @@ class Run:
         self.trainable.end_epoch(data, metrics)
         self.trainable.epoch = 0
 
-    def _decide_outcome(self, metrics: Metrics) -> None:
-        """End the run if it passed, if early stopping says so, or if this was the last epoch."""
-        carried = self._carry_metrics(metrics)
-        if not self.settings.gate.cleared(metrics):
-            self.streak = 0
-        elif not carried:
-            self.streak += 1
-        if self.streak >= self.settings.gate.consecutive and not carried:
-            self._end("passed")
-        elif reason := self._stop_early(metrics):
-            self._end("finished", reason)
-        elif self.epoch + 1 == self.settings.max_epochs:
-            self._end("finished")
-        if self.outcome == "finished" and self.best:
-            self._restore_best(metrics)
+    def _keep_best(self) -> dict[str, Any]:
+        return {"weights": {name: tensor.clone() for name, tensor in self.trainable.state_dict().items()}}
 
     def _restore_best(self, metrics: Metrics) -> None:
         """Put the weights of the best epoch back, and its metrics into those of the last epoch.
@@ -261,37 +215,3 @@ class Run:
         for name in [name for name in metrics if not name.startswith("system/")]:
             metrics[f"discarded/{name}"] = metrics.pop(name)
         metrics |= {name: value for name, value in kept.items() if not name.startswith("system/")}
-
-    def _carry_metrics(self, metrics: Metrics) -> bool:
-        """Copy gated metrics that were not evaluated in this epoch from the last one; returns True if there are any."""
-        previous = self.history[-1]["metrics"] if self.history else {}
-        absent = [name for name in self.settings.gate.reads if name not in metrics and name in previous]
-        for name in absent:
-            metrics |= {key: previous[key] for key in (name, f"{name}_low", f"{name}_high") if key in previous}
-        return bool(absent)
-
-    def _stop_early(self, metrics: Metrics) -> str | None:
-        """Keep the weights of a better epoch; return the reason for stopping now, or None."""
-        patience = self.settings.patience
-        if patience is None:
-            return None
-        value = patience.value(metrics, [entry["metrics"] for entry in self.history])
-        threshold = self.best["value"] + patience.min_delta if self.best else -math.inf
-        if value > threshold:  # False for NaN
-            weights = {name: tensor.clone() for name, tensor in self.trainable.state_dict().items()}
-            self.best = {"epoch": self.epoch + 1, "value": value, "weights": weights}
-        if patience.goal is not None and value >= patience.goal * patience.sign:
-            return f"{patience.metric} reached {patience.goal:g}"
-        if self.epoch + 1 - (self.best["epoch"] if self.best else 0) >= patience.epochs:
-            return f"no better {patience.metric} for {patience.epochs} epochs"
-        return None
-
-    def _end(self, outcome: Outcome, reason: str | None = None) -> None:
-        self.outcome, self.reason = outcome, reason
-
-    def _make_epoch(self, entry: dict[str, Any]) -> Epoch:
-        """Return the Epoch of an entry of the history; only the last one can have an outcome."""
-        index, metrics, losses = entry["epoch"], entry["metrics"], entry["losses"]
-        outcome, reason = (self.outcome, self.reason) if index == self.epoch else (None, None)
-        score = WORST_SCORE if outcome in CUT_SHORT else self.settings.gate.score(metrics)
-        return Epoch(index, metrics, losses, score, outcome, reason, self.state_dict)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from gatesweep.core.errors import InputError
+from gatesweep.core.errors import InputError, MissingMetric
 from gatesweep.core.gate import Gate
 from gatesweep.core.precision import Precision
 from gatesweep.core.schedule import Schedule, schedule
@@ -48,7 +48,7 @@ class EarlyStopping:
             return metrics[self.metric] * self.sign
         if any(self.metric in past for past in earlier):
             return math.nan
-        raise InputError(
+        raise MissingMetric(
             f"training.patience.metric: {self.metric!r} is not reported; "
             f"this trainable reports {', '.join(sorted(metrics))}"
         )

@@ -10,17 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gatesweep.core.gate import Gate
-    from gatesweep.core.trainable import Data, Trainable
+    from gatesweep.core.reporting import last, report
+    from gatesweep.core.trainable import Data, Diverged, Trainable
+    from gatesweep.sweeps.commands.api import open_sweep, sweep
     from gatesweep.sweeps.commands.load import load
 
 __version__ = "0.1.0"
-__all__ = ["Data", "Gate", "Trainable", "load"]
+__all__ = ["Data", "Diverged", "Gate", "Trainable", "last", "load", "open_sweep", "report", "sweep"]
 
 _HOMES = {
     "Data": "gatesweep.core.trainable",
+    "Diverged": "gatesweep.core.trainable",
     "Gate": "gatesweep.core.gate",
     "Trainable": "gatesweep.core.trainable",
+    "last": "gatesweep.core.reporting",
     "load": "gatesweep.sweeps.commands.load",
+    "open_sweep": "gatesweep.sweeps.commands.api",
+    "report": "gatesweep.core.reporting",
+    "sweep": "gatesweep.sweeps.commands.api",
 }
 
 

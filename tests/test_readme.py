@@ -11,6 +11,7 @@ import yaml
 
 from gatesweep.core.settings import Settings
 from gatesweep.sweeps.config.compose import compose_config
+from gatesweep.sweeps.config.schema import CHECKPOINT_KEYS
 from gatesweep.sweeps.search.space import AnyLeaf
 
 ROOT = Path(__file__).parents[1]
@@ -62,4 +63,4 @@ def test_the_search_space_of_the_readme_is_one() -> None:
 def test_the_default_configuration_is_that_of_the_core() -> None:
     """What `Settings()` leaves out, the YAML leaves out too."""
     config = compose_config([]).training.to_dict()
-    assert set(config) - {"keep_checkpoints"} == {name for name in Settings.__dataclass_fields__ if name != "gate"}
+    assert set(config) - set(CHECKPOINT_KEYS) == {name for name in Settings.__dataclass_fields__ if name != "gate"}

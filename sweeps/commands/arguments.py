@@ -19,6 +19,14 @@ RUN_HELP = f"""Run a sweep: gatesweep run experiment=walk_transformer training.m
 Every KEY=VALUE is an override in Hydra's grammar. --cfg prints the configuration that they compose to. After an
 interruption, resume=results/latest goes on with the sweep.
 
+Your own code: gatesweep run sweep.yaml num_samples=20; `gatesweep init` writes such a file. Five keys are enough:
+
+  function     module:name, or trainable: with its _target_ (and data:)
+  space        lr: [1.0e-4, 1.0e-1, log] is a range, so is [0, 1, linear]; [8, 32, 128] are choices, [8, 32] too
+  gate         val/accuracy: "> 0.95", one line a metric
+  max_epochs   of a trial
+  num_samples  the number of trials
+
 {EXIT_CODES}"""
 
 TRAIN_HELP = f"""Train once, without Ray: gatesweep train experiment=walk_transformer trainable.lr=0.003
@@ -27,6 +35,13 @@ The record is that of a sweep's trial, under results/latest_run. --resume goes o
 --config results/latest/trial_0003/config.yaml trains that trial again.
 
 {EXIT_CODES}"""
+
+INIT_HELP = """Write a sweep of your own code: gatesweep init mine && gatesweep run mine/sweep.yaml
+
+Writes sweep.yaml and train.py, a function that trains, or with --trainable net.py, a model and its data. They run as
+they are; change them. No file is overwritten.
+
+Exit codes: 0, and 2 where a file is there already."""
 
 REPORT_HELP = """Write the report of a sweep again: gatesweep report results/latest
 
@@ -118,7 +133,10 @@ def parse(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _add_run(parser: Parser) -> None:
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="in Hydra's grammar: training.max_epochs=30")
+    words = "in Hydra's grammar: training.max_epochs=30; before them, a FILE.yaml of your own"
+    parser.add_argument("overrides", nargs="*", metavar="FILE | KEY=VALUE", help=words)
+    groups = "a folder with groups of your own, beside those below: experiment/, trainable/, ..."
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help=groups)
     parser.add_argument("--cfg", action="store_true", help="print the configuration and exit")
     _add_trust(parser)
 
@@ -153,6 +171,12 @@ def _add_publish(parser: Parser) -> None:
     parser.add_argument("--follow", action="store_true", help="go on until standard input closes")
 
 
+def _add_init(parser: Parser) -> None:
+    folder = "where the files go; by default the working folder"
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER", help=folder)
+    parser.add_argument("--trainable", action="store_true", help="a class over the contract, instead of a function")
+
+
 def _add_replay(parser: Parser) -> None:
     parser.add_argument("arguments", nargs="+", metavar="SWEEP | KEY=VALUE", help="folders of sweeps, and what to vary")
     parser.add_argument("--replicas", type=int, default=100, metavar="N", help="simulated sweeps a setting (100)")
@@ -181,6 +205,7 @@ def _work(name: str, function: str) -> str:
 COMMANDS: dict[str, Command] = {
     "run": Command("run a sweep", RUN_HELP, _work("run", "sweep_command"), _add_run, config_help),
     "train": Command("train once, without Ray", TRAIN_HELP, _work("train", "train_command"), _add_train, config_help),
+    "init": Command("write a sweep of your own code", INIT_HELP, _work("init", "init_command"), _add_init),
     "report": Command("write the report of a sweep again", REPORT_HELP, _work("report", "report_command"), _add_report),
     "compare": Command("show sweeps side by side", COMPARE_HELP, _work("compare", "compare_command"), _add_compare),
     "publish": Command(

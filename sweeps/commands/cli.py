@@ -13,6 +13,7 @@ from gatesweep.core.errors import InputError
 from gatesweep.sweeps.commands.arguments import COMMANDS, parse
 from gatesweep.sweeps.commands.faults import describe_fault
 from gatesweep.sweeps.commands.signals import INTERRUPTED, handle_signals, leave_at_once
+from gatesweep.sweeps.config.groups import add_config_folder
 from gatesweep.sweeps.config.secrets import redact
 from gatesweep.sweeps.config.trust import trust_modules
 
@@ -32,6 +33,8 @@ def run_command(name: str, argv: Sequence[str] | None = None, last: bool | None 
         with handle_signals(argv is None if last is None else last):
             arguments = parse(name, argv)
             trust_modules(name for names in getattr(arguments, "trust", []) for name in names.split(","))
+            if folder := getattr(arguments, "config_dir", None):
+                add_config_folder(folder)
             with leave_at_once():
                 work: Callable[..., int] = pkgutil.resolve_name(COMMANDS[name].work)
             code = work(arguments)

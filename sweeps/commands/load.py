@@ -9,18 +9,21 @@ import torch
 
 from gatesweep.core import checkpoint
 from gatesweep.core.errors import InputError
+from gatesweep.core.reporting import Last
 from gatesweep.core.trainable import Data, Trainable
 from gatesweep.sweeps.config.build import build_run
-from gatesweep.sweeps.config.recorded import read_values
-from gatesweep.sweeps.config.schema import check_config
+from gatesweep.sweeps.config.functions import trains_function
+from gatesweep.sweeps.config.recorded import read_config, read_values
+from gatesweep.sweeps.config.schema import Config, check_config
 from gatesweep.sweeps.config.trust import trust_modules
-from gatesweep.sweeps.records.layout import CONFIG, WEIGHTS, check_entries
+from gatesweep.sweeps.records.layout import CHECKPOINTS, CONFIG, WEIGHTS, check_entries
 from gatesweep.sweeps.storage.uploads import fetch_trial
 
 
-def load(folder: str | Path, device: str = "auto", trust: Sequence[str] = ()) -> tuple[Trainable, Data]:
+def load(folder: str | Path, device: str = "auto", trust: Sequence[str] = ()) -> tuple[Trainable, Data] | Last:
     """The trainable of a run, in evaluation mode, with the weights that passed (else the best), and its data.
 
+    Of a function's run, the checkpoint that the function saved: the epoch, its dict, and the folder of its files.
     `folder` is a run's, or that of a logged model which `mlflow.artifacts.download_artifacts("models:/<id>")` fetched.
     No code in either is run: the classes that its config.yaml names are gatesweep's, or of modules in `trust`, or of
     those that this machine trusts (docs/security.md). Raises InputError where there is no model, or no trust.
@@ -30,15 +33,32 @@ def load(folder: str | Path, device: str = "auto", trust: Sequence[str] = ()) ->
     if not (folder / CONFIG).is_file():
         raise InputError(f"load: got {str(folder)!r}, expected the folder of a run or of a logged model")
     check_entries(folder, "load")
-    config = check_config(read_values(folder / CONFIG))
+    values = read_values(folder / CONFIG)
+    if trains_function(values):
+        return _load_saved(folder, read_config(folder / CONFIG))
+    config = check_config(values)
     trainable, data = build_run(config.replace(device=device))
     if (folder / WEIGHTS).is_file():
         weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
     else:
-        fetch_trial(config.storage, folder)
-        found = checkpoint.best(folder / "checkpoints")
-        if found is None:
-            raise InputError(f"load: {str(folder)!r} has no checkpoint")
-        weights = found.state()["trainable"]
+        weights = _best_checkpoint(folder, config).state()["trainable"]
     trainable.load_state_dict(weights)
     return trainable.eval(), data
+
+
+def _load_saved(folder: Path, config: Config) -> Last:
+    """Return what a function saved. Its code is not needed."""
+    if (folder / WEIGHTS).is_file():  # a logged model
+        saved = checkpoint.read(folder)
+        return Last(saved.epoch, torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True), saved.folder)
+    saved = _best_checkpoint(folder, config)
+    return Last(saved.epoch, saved.state()["trainable"], saved.folder)
+
+
+def _best_checkpoint(folder: Path, config: Config) -> checkpoint.Checkpoint:
+    """Return the checkpoint that passed, else the best. Raises InputError where there is none."""
+    fetch_trial(config.storage, folder)
+    best = checkpoint.best(folder / CHECKPOINTS)
+    if best is None:
+        raise InputError(f"load: {str(folder)!r} has no checkpoint")
+    return best

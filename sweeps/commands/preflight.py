@@ -17,7 +17,13 @@ from gatesweep.core.errors import InputError, reason
 from gatesweep.core.loop import EPOCH_METRICS
 from gatesweep.core.trainable import owns_step, samples
 from gatesweep.sweeps.commands.folders import check_results_folder
-from gatesweep.sweeps.commands.preflight_step import build_checked, check_patience, check_step, evaluate_once
+from gatesweep.sweeps.commands.preflight_step import (
+    build_checked,
+    check_function_run,
+    check_patience,
+    check_step,
+    evaluate_once,
+)
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import Config, make_gate, make_settings
@@ -114,8 +120,14 @@ def check_machines(folder: Path, new: bool) -> None:
 
 
 def check_run(config: Config, space: Space) -> None:
-    """Raise InputError unless a run can be built, at every corner of the space too, and reports what its gate reads."""
+    """Raise InputError unless a run can be built, at every corner of the space too, and reports what its gate reads.
+
+    A function is not called: what it reports is known once its first trial has reported.
+    """
     torch.set_num_threads(config.resources.threads)
+    if not config.data:
+        check_function_run(config, space)
+        return
     trainable, data = build_checked(config)
     make_settings(config).check(trainable)
     batch = data.train(0)[0]

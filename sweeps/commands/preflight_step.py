@@ -5,22 +5,24 @@ from __future__ import annotations
 import dataclasses
 import re
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import optuna
 import torch
 
 import gatesweep
-from gatesweep.core import rng
+from gatesweep.core import device, rng
 from gatesweep.core.device import release_memory
 from gatesweep.core.errors import InputError, reason
 from gatesweep.core.loop import Run
 from gatesweep.core.trainable import Data, Diverged, Metrics, Trainable
 from gatesweep.sweeps.commands.faults import keep_traceback
 from gatesweep.sweeps.config.build import build_data, build_run
+from gatesweep.sweeps.config.functions import missing_arguments
 from gatesweep.sweeps.config.schema import Config, make_settings
 from gatesweep.sweeps.config.values import with_values
+from gatesweep.sweeps.execution.figures import check_figures
 from gatesweep.sweeps.search.space import Space, suggest_values
 
 POINTS = 2  # of the space, that are tried where the configuration itself cannot take a step
@@ -59,6 +61,16 @@ def check_step(config: Config, space: Space) -> None:
     assert first
     text, error = first
     raise InputError(text + (_kept(error, config.trainable) if error else "")) from error
+
+
+def check_function_run(config: Config, space: Collection[str] = ()) -> None:
+    """Raise InputError where a function would be called without an argument that it needs, or cannot run here."""
+    device.choose(config.device)
+    check_figures(config.figures)
+    varied = {key.partition(".")[2].partition(".")[0] for key in space if key.startswith("trainable.")}
+    for name in missing_arguments(config.trainable, varied):
+        target = config.trainable["_target_"]
+        raise InputError(f"trainable.{name}: missing, expected a value: {target} has no default for it")
 
 
 def check_patience(config: Config, reported: set[str], own_step: bool) -> None:

@@ -10,11 +10,13 @@ import sys
 import sysconfig
 import time
 from pathlib import Path
+from typing import Any
 
 import gatesweep
 from gatesweep.core.record import DamagedRecord
 from gatesweep.sweeps.config.schema import Config
 from gatesweep.sweeps.config.secrets import STORAGE_VARIABLE, TRACKING_VARIABLE
+from gatesweep.sweeps.execution.progress import is_silent, say
 from gatesweep.sweeps.records.layout import MLFLOW_POINTER, PUBLISHER_LOCK
 from gatesweep.sweeps.records.reader import read_json
 
@@ -30,7 +32,9 @@ def start_publisher(folder: Path, config: Config) -> subprocess.Popen:
     command = [sys.executable, "-m", "gatesweep", "publish", str(folder), "--follow"]
     addresses = {TRACKING_VARIABLE: config.tracking.uri, STORAGE_VARIABLE: config.storage}
     environment = _environment() | {name: address for name, address in addresses.items() if address}
-    publisher = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
+    output = subprocess.DEVNULL if is_silent() else None
+    options: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": output, "start_new_session": True}
+    publisher = subprocess.Popen(command, env=environment, **options)
     # Its imports take two seconds of processor time while the trials' processes start.
     os.setpriority(os.PRIO_PROCESS, publisher.pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10))
     return publisher
@@ -53,9 +57,9 @@ def stop_publisher(publisher: subprocess.Popen, folder: Path) -> None:
     assert publisher.stdin
     publisher.stdin.close()
     if not _await_rest(publisher, folder / PUBLISHER_LOCK):
-        print(f"tracking: not all was published; later: gatesweep publish {shlex.quote(str(folder))}", flush=True)
+        say(f"tracking: not all was published; later: gatesweep publish {shlex.quote(str(folder))}")
     with contextlib.suppress(OSError, DamagedRecord, KeyError):  # the publisher writes it once MLflow has answered
-        print(f"compare {read_json(folder / MLFLOW_POINTER)['compare']}", flush=True)
+        say(f"compare {read_json(folder / MLFLOW_POINTER)['compare']}")
 
 
 def _await_rest(publisher: subprocess.Popen, sign: Path) -> bool:
@@ -72,7 +76,7 @@ def _await_rest(publisher: subprocess.Popen, sign: Path) -> bool:
             if (now := sign.stat().st_mtime_ns) != seen:
                 seen, moved = now, time.monotonic()
         if not said and time.monotonic() - began > NEWS_SECONDS:
-            print("tracking: the rest is on its way to MLflow", flush=True)
+            say("tracking: the rest is on its way to MLflow")
             said = True
     publisher.kill()
     publisher.wait()

@@ -15,6 +15,7 @@ from gatesweep.core.files import full_path
 from gatesweep.core.record import read_events
 from gatesweep.sweeps.config.compose import changed_config, compose_config
 from gatesweep.sweeps.config.overrides import parse_override, refuse_several_values
+from gatesweep.sweeps.config.own import compose_own, read_own_file, split_own_file
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import Config
 from gatesweep.sweeps.config.secrets import (
@@ -32,11 +33,14 @@ from gatesweep.sweeps.search.warm_start import warm_start_numbers
 from gatesweep.sweeps.storage.store import Store
 
 
-def configure(overrides: Sequence[str]) -> Config:
-    """The configuration that `overrides` ask for: a new one, or with `resume=` that of an earlier sweep.
+def configure(words: Sequence[str]) -> Config:
+    """The configuration that the words of a command ask for: a new one, or with `resume=` that of an earlier sweep.
 
-    Raises InputError in one line.
+    The words are overrides, and one may be the name of a user's own file. With `resume=` such a file only says where
+    the code is, and that it is trusted. Raises InputError in one line.
     """
+    file, overrides = split_own_file(words)
+    node = read_own_file(file) if file else None
     parsed = [parse_override(item) for item in overrides]
     sweeps = [override for override in parsed if override.key_or_group == "resume" and not override.is_delete()]
     sweeps = [override for override in sweeps if override.value() is not None]
@@ -50,8 +54,12 @@ def configure(overrides: Sequence[str]) -> Config:
     if sweeps:
         sweep = str(sweeps[0].value())
         config = _resumed(_local_folder(sweep, others), others, sweep)
+        own = node["trainable"]["_target_"] if node and isinstance(node.get("trainable"), dict) else None
+        if own and own != config.trainable["_target_"]:
+            target = config.trainable["_target_"]
+            raise InputError(f"resume: got {sweep!r}, a sweep of {target}, expected one of {own}, as in {file}")
     else:
-        config = compose_config(overrides)
+        config = compose_config(overrides) if node is None else compose_own(node, overrides)
         if config.retry:
             raise InputError(f"retry: got {config.retry!r}, expected null without resume=<the folder of a sweep>")
     check_typed_keys([override.key_or_group for override in others if not override.is_delete()], config)

@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,13 @@ from gatesweep.sweeps.commands.publisher_process import start_publisher, stop_pu
 from gatesweep.sweeps.commands.resume import configure
 from gatesweep.sweeps.commands.signals import INTERRUPTED, handle_signals, hold_signals, leave_at_once
 from gatesweep.sweeps.commands.trials import TUNE_FOLDER, train_trials
+from gatesweep.sweeps.config.own import split_own_file
 from gatesweep.sweeps.config.schema import Config, make_gate
 from gatesweep.sweeps.config.secrets import redact
 from gatesweep.sweeps.config.trust import trust_option
 from gatesweep.sweeps.execution.alike import FailedAlike
 from gatesweep.sweeps.execution.cluster import start_ray, stop_ray
+from gatesweep.sweeps.execution.progress import say
 from gatesweep.sweeps.execution.recorder import Recorder
 from gatesweep.sweeps.execution.stack import stack_size
 from gatesweep.sweeps.records.layout import CONFIRM, EVENTS, LOCK
@@ -65,10 +67,30 @@ def sweep_command(arguments: argparse.Namespace) -> int:
     return run_sweep(config, arguments.overrides)
 
 
-def run_sweep(config: Config, overrides: Sequence[str] = ()) -> int:
+def run_sweep(config: Config, words: Sequence[str] = ()) -> int:
     """Check everything, then sweep; returns the exit code. Raises InputError before there is any folder.
 
-    `overrides` is what was typed, for the record.
+    `words` are those that were typed, for the record.
+    """
+    file = split_own_file(words)[0]
+    start = f"gatesweep run {shlex.quote(str(file))}" if file else "gatesweep run"
+    trust = "" if file else trust_option(config.to_dict())
+    return sweep_to_end(config, lambda folder: f"{start} {shlex.quote(f'resume={folder}')}{trust}", words).code
+
+
+@dataclass(frozen=True)
+class SweepEnd:
+    """The end of a sweep: its folder, the exit code, and what ended it early, if anything did."""
+
+    folder: Path
+    code: int
+    interruption: KeyboardInterrupt | OSError | FailedAlike | None
+
+
+def sweep_to_end(config: Config, resume: Callable[[Path], str], words: Sequence[str] = ()) -> SweepEnd:
+    """Check everything, then sweep. Raises InputError before there is any folder.
+
+    `resume` returns what to type to go on with a folder; `words` are those that were typed.
     """
     with handle_signals(), cache_scope():  # the trials map the data that the checks have made
         with leave_at_once():
@@ -80,15 +102,16 @@ def run_sweep(config: Config, overrides: Sequence[str] = ()) -> int:
                 read_sweep(folder)  # a damaged record is named before anything is written
             check_sweep(folder, config, space)
             config, gate_lines = check_gate(config)
-        with _cluster(config) as cluster, _sweep_folder(folder, config) as folder, faults_kept_in(folder):
-            typed = [redact(override) for override in overrides]
+        with _cluster(config) as cluster, _sweep_folder(folder, config, resume) as folder, faults_kept_in(folder):
+            typed = [redact(word) for word in words]
             identity = {} if (folder / EVENTS).exists() else {"sweep_id": uuid.uuid4().hex}
             append_event(folder / EVENTS, "start", overrides=typed, **identity, **(facts := provenance(config, folder)))
-            print("\n".join([f"sweep {folder}", *gate_lines]), flush=True)
+            say("\n".join([f"sweep {folder}", *gate_lines]))
             with _followers(folder, config):
                 ending = _train(folder, config, space, cluster)
                 summary = _report(folder, ending, facts)
-            return _end(folder, config, summary, ending)
+            code = _end(resume(folder), config, summary, ending)
+            return SweepEnd(folder, code, summary if isinstance(summary, OSError) else ending.interruption)
 
 
 @dataclass(frozen=True)
@@ -127,7 +150,7 @@ def _cluster(config: Config) -> Iterator[_Cluster]:
 
 
 @contextlib.contextmanager
-def _sweep_folder(folder: Path, config: Config) -> Iterator[Path]:
+def _sweep_folder(folder: Path, config: Config, resume: Callable[[Path], str]) -> Iterator[Path]:
     """Make the sweep's folder, hold its lock, and make it the newest; yields it, for its name may have been taken.
 
     Raises InputError where another sweep holds it, and where it cannot be written. A KeyboardInterrupt goes on with the
@@ -150,7 +173,7 @@ def _sweep_folder(folder: Path, config: Config) -> Iterator[Path]:
             point_link(folder.parent / "latest", folder)
             yield folder
         except KeyboardInterrupt as end:
-            raise KeyboardInterrupt(_resume_command(folder, config)) from end
+            raise KeyboardInterrupt(resume(folder)) from end
 
 
 @contextlib.contextmanager
@@ -165,18 +188,18 @@ def _followers(folder: Path, config: Config) -> Iterator[None]:
         if publisher:
             stop_publisher(publisher, folder)
         if mirror and not mirror.close():
-            print(f"storage: not all of the record arrived; it is whole in {folder}", flush=True)
+            say(f"storage: not all of the record arrived; it is whole in {folder}")
 
 
 def _search(folder: Path, config: Config, space: Space, concurrent: int) -> Search:
     """The search of the sweep, which has heard of the trials that are recorded."""
     if config.resume:
         for line in [*reopen_trials(folder, config), *restore_study(folder, config, space)]:
-            print(line, flush=True)
+            say(line)
     stack = stack_size(config.resources.stack, config.num_samples, concurrent)
     search = Search(config, space, make_gate(config.gate), folder, stack)
     if search.warm_start:
-        print(f"warm start: {len(search.warm_start)} trials of earlier sweeps", flush=True)
+        say(f"warm start: {len(search.warm_start)} trials of earlier sweeps")
     return search
 
 
@@ -219,28 +242,27 @@ def _report(folder: Path, ending: _Ending, facts: dict[str, Any]) -> dict[str, A
         append_event(folder / EVENTS, "interrupted" if ending.interruption else "end", elapsed=ending.seconds)
     except OSError as fault:
         return fault
-    print(leaderboard_text(leaderboard(folder)))
+    say(leaderboard_text(leaderboard(folder)))
     try:
         from gatesweep.sweeps.reports.page import write_page  # here, for plotly takes a second to import
 
-        print(f"report {write_page(folder)}", flush=True)
+        say(f"report {write_page(folder)}")
     except OSError as fault:
-        print(f"report: not written, the record is whole ({fault})", flush=True)
+        say(f"report: not written, the record is whole ({fault})")
     except Exception as fault:  # a page that cannot be drawn is no reason to lose the rest
-        print(f"report: not written, the record is whole; {describe_fault(fault, folder)}", flush=True)
+        say(f"report: not written, the record is whole; {describe_fault(fault, folder)}")
     return summary
 
 
-def _end(folder: Path, config: Config, summary: dict[str, Any] | OSError, ending: _Ending) -> int:
+def _end(resume: str, config: Config, summary: dict[str, Any] | OSError, ending: _Ending) -> int:
     """Print how the sweep ended; returns the exit code."""
-    resume = _resume_command(folder, config)
     interruption = ending.interruption or (summary if isinstance(summary, OSError) else None)
     if isinstance(summary, OSError) or interruption:
         assert interruption
         if isinstance(interruption, FailedAlike):
             print(f"ended: {interruption}; once it is mended, go on with: {resume}", file=sys.stderr, flush=True)
             return FAULT
-        print(f"{describe_interruption(interruption)}; go on with: {resume}", flush=True)
+        say(f"{describe_interruption(interruption)}; go on with: {resume}")
         return INTERRUPTED
     best, line = summary["best"], f"{summary['passed']} of {summary['trials']} trials passed"
     line += f" in {summary['seconds']:.0f} s"
@@ -252,12 +274,8 @@ def _end(folder: Path, config: Config, summary: dict[str, Any] | OSError, ending
     lines = [line, *confirmation_lines(summary.get("confirmed", {})), *pareto_lines(summary.get("front", []))]
     if ending.limits:
         lines.append(_limits_line(resume, config, summary, ending.limits))
-    print("\n".join(lines), flush=True)
+    say("\n".join(lines))
     return PASSED if summary["passed"] else NONE_PASSED
-
-
-def _resume_command(folder: Path, config: Config) -> str:
-    return f"gatesweep run {shlex.quote(f'resume={folder}')}{trust_option(config.to_dict())}"
 
 
 def _limits_line(resume: str, config: Config, summary: dict[str, Any], limits: list[str]) -> str:

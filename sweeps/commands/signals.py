@@ -18,7 +18,8 @@ REPEATED = 1.0  # seconds: `timeout` sends its signal twice, to its child and to
 class Interruption:
     """The handler of all three signals. The first signal raises KeyboardInterrupt, and later ones change nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, owns_process: bool = True) -> None:
+        self.owns_process = owns_process
         self.received = self.held = self.leave = self.told = False
         self.at = 0.0
 
@@ -40,13 +41,13 @@ _interruption = Interruption()
 
 
 @contextlib.contextmanager
-def handle_signals(last: bool = False) -> Iterator[None]:
+def handle_signals(last: bool = False, owns_process: bool = True) -> Iterator[None]:
     """Raise KeyboardInterrupt for the first of the three signals within the block; a block inside another does nothing.
 
     A shell that runs a command in the background has Ctrl-C ignored; SIGTERM must end the command there too, so nothing
     is passed on from one signal to another. SIGHUP stays ignored where it is (`nohup`). Only the main thread of a
     process can handle signals: in another thread the block changes nothing. `last`: the process ends behind the block,
-    so signals that are held stay ignored, for its exit code's sake.
+    so signals that are held stay ignored, for its exit code's sake. `owns_process`: the process may be ended at once.
     """
     global _interruption
     before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -56,7 +57,7 @@ def handle_signals(last: bool = False) -> Iterator[None]:
         return
     if before[signal.SIGHUP] is signal.SIG_IGN:
         del before[signal.SIGHUP]
-    _interruption = Interruption()
+    _interruption = Interruption(owns_process)
     for number in before:
         signal.signal(number, _interruption)
     try:
@@ -72,9 +73,10 @@ def handle_signals(last: bool = False) -> Iterator[None]:
 def leave_at_once() -> Iterator[None]:
     """End the process at a signal within the block, with a line; for blocks in which nothing is recorded yet.
 
-    A KeyboardInterrupt in the middle of an import may be turned into another error, or printed and ignored.
+    A KeyboardInterrupt in the middle of an import may be turned into another error, or printed and ignored. A process
+    that is not a command's own, such as a notebook's, goes on.
     """
-    before, _interruption.leave = _interruption.leave, True
+    before, _interruption.leave = _interruption.leave, _interruption.owns_process
     try:
         yield
     finally:

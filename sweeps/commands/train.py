@@ -7,6 +7,7 @@ import contextlib
 import copy
 import os
 import shlex
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,25 @@ from tqdm import tqdm
 
 from gatesweep.core.errors import InputError
 from gatesweep.core.files import full_path
+from gatesweep.core.function import RETURNED, Hung
+from gatesweep.core.gate import Gate
 from gatesweep.core.record import Record
 from gatesweep.core.trainable import Batch, Data
 from gatesweep.sweeps.commands.cli import NONE_PASSED, PASSED, print_config, run_command
 from gatesweep.sweeps.commands.faults import describe_interruption, faults_kept_in
 from gatesweep.sweeps.commands.folders import check_results_folder, make_folder, new_folder, point_link, write_config
 from gatesweep.sweeps.commands.preflight_gate import check_gate
-from gatesweep.sweeps.commands.preflight_step import build_checked
+from gatesweep.sweeps.commands.preflight_step import build_checked, check_function_run
 from gatesweep.sweeps.commands.signals import INTERRUPTED, hold_signals, leave_at_once
 from gatesweep.sweeps.config.compose import compose_config, load_file
+from gatesweep.sweeps.config.own import compose_own, read_own_file, split_own_file
 from gatesweep.sweeps.config.recorded import read_values
 from gatesweep.sweeps.config.schema import Config, check_config, make_gate
+from gatesweep.sweeps.config.secrets import redact
 from gatesweep.sweeps.config.trust import trust_option
 from gatesweep.sweeps.execution.figures import check_figures
 from gatesweep.sweeps.execution.training import train_epochs
-from gatesweep.sweeps.records.layout import CONFIG, JOURNAL, check_entries, trial_folders
+from gatesweep.sweeps.records.layout import CONFIG, ERROR, JOURNAL, check_entries, trial_folders
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +50,10 @@ def train_command(arguments: argparse.Namespace) -> int:
         if arguments.cfg:
             return print_config(config)
         check_results_folder(folder)
-        check_figures(config.figures, *build_checked(config))  # what is wrong with it is said before there is a folder
+        if config.data:  # whatever is wrong is said before there is a folder
+            check_figures(config.figures, *build_checked(config))
+        else:
+            check_function_run(config)
         config, gate_lines = check_gate(config) if arguments.resume is None else (config, [])
     folder = make_folder(folder, new=arguments.resume is None)
     with faults_kept_in(folder):
@@ -63,17 +71,15 @@ def _train_in(folder: Path, config: Config) -> int:
     try:
         record = Record(folder)
         bar.initial = bar.n = record.epochs
-        for epoch in train_epochs(config, folder, recorded=record.epochs, wrap_data=lambda data: _watched(data, bar)):
-            facts = {"score": epoch.score, "outcome": epoch.outcome, "reason": epoch.reason}
-            record.epoch(epoch.index, epoch.metrics, epoch.losses, **facts)
-            bar.n = epoch.index
-            bar.set_postfix_str(f"{epoch.index}/{bar.total} {_shown(epoch.metrics, gate.reads)}")
-            with tqdm.external_write_mode():
-                print(f"epoch {epoch.index:3}  {_shown(epoch.metrics, gate.reads)}", flush=True)
+        with contextlib.suppress(Hung):  # its thread ends with this process
+            _record_epochs(folder, config, record, bar)
         hold_signals()
         bar.close()
         assert record.last
-        result = record.end(record.last["outcome"], record.last["reason"], gate)
+        outcome, reason = record.last["outcome"], record.last["reason"]
+        if outcome is None:  # a function returned
+            outcome, reason = "finished", RETURNED
+        result = record.end(outcome, reason, gate)
     except (KeyboardInterrupt, OSError) as end:
         hold_signals()
         bar.close()
@@ -83,9 +89,33 @@ def _train_in(folder: Path, config: Config) -> int:
         resume = f"gatesweep train --resume {shlex.quote(str(folder))}{trust_option(config.to_dict())}"
         print(f"{describe_interruption(end)}; go on with: {resume}", flush=True)
         return INTERRUPTED
+    except Exception as fault:
+        if config.data or isinstance(fault, InputError) or record is None:
+            raise
+        result = _end_failed(record, fault, gate)
     why = result["reason"] or "; ".join(result["missed"])
     print(f"{result['outcome']} after {result['epochs']} epochs{': ' if why else ''}{why}", flush=True)
     return PASSED if result["gate_passed"] else NONE_PASSED
+
+
+def _record_epochs(folder: Path, config: Config, record: Record, bar: tqdm) -> None:
+    """Train, record each epoch and show it. Raises what training raises."""
+    names = make_gate(config.gate).reads
+    for epoch in train_epochs(config, folder, recorded=record.epochs, wrap_data=lambda data: _watched(data, bar)):
+        facts = {"score": epoch.score, "outcome": epoch.outcome, "reason": epoch.reason}
+        if not record.epoch(epoch.index, epoch.metrics, epoch.losses, **facts):
+            continue
+        bar.n = epoch.index
+        bar.set_postfix_str(f"{epoch.index}/{bar.total} {_shown(epoch.metrics, names)}")
+        with tqdm.external_write_mode():
+            print(f"epoch {epoch.index:3}  {_shown(epoch.metrics, names)}", flush=True)
+
+
+def _end_failed(record: Record, fault: Exception, gate: Gate) -> dict[str, Any]:
+    """Record that the user's function raised an error, with its traceback; returns the result of the run."""
+    (record.directory / ERROR).write_text(redact("".join(traceback.format_exception(fault))))
+    reason = redact(f"{type(fault).__name__}: {fault}; traceback in {record.directory / ERROR}")
+    return record.end("failed", reason, gate)
 
 
 def _run_of(arguments: argparse.Namespace) -> tuple[Config, Path]:
@@ -97,7 +127,8 @@ def _run_of(arguments: argparse.Namespace) -> tuple[Config, Path]:
             raise InputError(f"--config: got {str(arguments.config)!r}, expected a config.yaml")
         config = load_file(arguments.config, arguments.overrides)
     else:
-        config = compose_config(arguments.overrides)
+        file, overrides = split_own_file(arguments.overrides)
+        config = compose_own(read_own_file(file), overrides) if file else compose_config(overrides)
     return config, new_folder(config, "run")
 
 

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.faults import hydra_message
-from gatesweep.sweeps.config.groups import CONFIGS, MAIN, group_choices, read_config_file
+from gatesweep.sweeps.config.groups import CONFIGS, MAIN, config_folders, config_path, group_choices, read_config_file
 from gatesweep.sweeps.config.overrides import (
     check_choice,
     check_choices,
@@ -45,14 +45,22 @@ def compose_config(overrides: Sequence[str]) -> Config:
     groups = [override for override in parsed if is_group_choice(override)]
     check_choices(groups)
     config, choices = _compose([override for override in groups if override.value() is not None], parsed)
-    values = _changed_values(config, [override for override in parsed if not is_group_choice(override)])
+    values = changed_values(config, [override for override in parsed if not is_group_choice(override)])
+    trust_typed(values)  # nothing here comes from a folder: it is typed, or of the files that the user has chosen
+    return finished_config(values, choices["experiment"] or choices["trainable"])
+
+
+def finished_config(values: dict[str, Any], name: str) -> Config:
+    """Fill in what follows from other values, and check the whole; `name` is that of a sweep without one.
+
+    Raises InputError in one line.
+    """
     if values.get("name") is None:
-        values["name"] = choices["experiment"] or choices["trainable"]
-    if isinstance(values.get("data"), dict):
+        values["name"] = name
+    if isinstance(values.get("data"), dict) and values["data"]:  # a function has none
         values["data"].setdefault("seed", values.get("seed"))  # trials have seeds of their own, and share the data
     if isinstance(values.get("gate"), dict):  # recorded in every sweep: a record without it is older, and scored so
         values["gate"] = {"baseline": {}, "shortfall": "bounded", **values["gate"]}
-    trust_typed(values)  # nothing here comes from a folder: it is typed, or of gatesweep's own files
     checked = check_config(values)
     check_name(checked.name)
     return checked
@@ -74,7 +82,7 @@ def changed_config(path: Path, overrides: Sequence[Override]) -> Config:
         if is_group_choice(override):
             got = f"{override.key_or_group}: got {override.value()!r}"
             raise InputError(f"{got}, expected keys only: {path} is already composed")
-    config = check_config(_changed_values(OmegaConf.create(_escaped(read_values(path))), overrides))
+    config = check_config(changed_values(OmegaConf.create(_escaped(read_values(path))), overrides))
     if any(override.key_or_group == "name" for override in overrides):  # older versions recorded any name
         check_name(config.name)
     return config
@@ -98,7 +106,7 @@ def _compose(groups: Sequence[Override], overrides: Sequence[Override]) -> tuple
     """Compose the files that the choices `groups` ask for; returns them, and the choice of each group."""
     lines = [f"{override.key_or_group}={override.value()}" for override in groups]
     try:
-        values, choices = _composed_files((*lines, *_default_experiment(overrides)))
+        values, choices = composed_files((*lines, *_default_experiment(overrides)))
         return OmegaConf.create(values), choices
     except (HydraException, OmegaConfBaseException) as error:
         for override in groups:
@@ -109,14 +117,24 @@ def _compose(groups: Sequence[Override], overrides: Sequence[Override]) -> tuple
 
 
 @cache
-def _composed_files(lines: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Compose files, without resolving interpolations. Hydra takes a tenth of a second. Raises its exceptions."""
+def composed_files(lines: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Compose files, without resolving interpolations. Hydra takes a tenth of a second. Raises its exceptions.
+
+    They are composed once: folders of the user's must be added before.
+    """
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        composed = compose(MAIN, list(lines), return_hydra_config=True)
+        composed = compose(MAIN, [*lines, *_search_path()], return_hydra_config=True)
     values = OmegaConf.to_container(composed, resolve=False)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items() if key != "hydra"}, dict(composed.hydra.runtime.choices)
+
+
+def _search_path() -> list[str]:
+    """Return the override by which Hydra finds the folders of the user."""
+    escaped = [re.sub(r"(['\\\\])", r"\\\1", str(folder)) for folder in config_folders()[1:]]
+    places = ",".join(f"'file://{folder}'" for folder in escaped)
+    return [f"hydra.searchpath=[{places}]"] if places else []
 
 
 def _default_experiment(overrides: Sequence[Override]) -> list[str]:
@@ -162,10 +180,10 @@ def _make_variant(recorded: Config, overrides: Sequence[Override]) -> Config:
     for override in overrides:
         if is_group_choice(override):
             check_choice(override)
-            path = CONFIGS / override.key_or_group / f"{override.value()}.yaml"
+            path = config_path(override.key_or_group, str(override.value()))
             _replace_group(config, override.key_or_group, OmegaConf.load(path))
     keys = [override for override in overrides if not is_group_choice(override)]
-    return check_config(_changed_values(config, keys))
+    return check_config(changed_values(config, keys))
 
 
 def _replace_group(config: DictConfig, group: str, content: Any) -> None:
@@ -185,7 +203,7 @@ def _escaped(value: Any) -> Any:
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
-def _changed_values(config: DictConfig, overrides: Sequence[Override]) -> dict[str, Any]:
+def changed_values(config: DictConfig, overrides: Sequence[Override]) -> dict[str, Any]:
     """Set and delete keys, then return plain nested values with interpolations resolved. Raises InputError."""
     try:
         _apply(config, overrides)

@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from gatesweep.core.errors import InputError
+
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 MAIN = "config"  # the name of the file that lists the defaults: the table of contents
 NO_GROUPS = ("cluster",)  # folders that hold files of Ray's launcher and of batch systems
@@ -44,14 +46,47 @@ class ConfigFile:
     comments: dict[str, str] = field(default_factory=dict)  # the comments in the list of defaults, by group
 
 
+_own_folders: list[Path] = []
+
+
+def add_config_folder(folder: Path) -> None:
+    """Take the groups in a folder of the user's beside those of `configs/`.
+
+    Raises InputError where it is none, or where a file has the name of one that there is.
+    """
+    if not folder.is_dir():
+        raise InputError(f"--config-dir: got {str(folder)!r}, expected a folder of groups: experiment, gate, ...")
+    for path in sorted(folder.resolve().glob("*/**/*.yaml")):
+        name = path.relative_to(folder.resolve())
+        if (CONFIGS / name).exists():
+            raise InputError(f"--config-dir: got {str(path)!r}, but gatesweep has {name} itself: give it another name")
+    if folder.resolve() not in _own_folders:
+        _own_folders.append(folder.resolve())
+    group_choices.cache_clear()
+    read_config_file.cache_clear()
+
+
+def config_folders() -> list[Path]:
+    """Return the folders of groups: `configs/`, and those of the user."""
+    return [CONFIGS, *_own_folders]
+
+
+def config_path(group: str, choice: str) -> Path:
+    """Return the file of a choice; it may not exist."""
+    paths = [folder / group / f"{choice}.yaml" for folder in config_folders()]
+    return next((path for path in paths if path.exists()), paths[0])
+
+
 @cache
 def group_choices() -> dict[str, list[str]]:
     """Return the configuration groups, e.g. `search/space`, and the sorted names of the files in each."""
-    folders = sorted(path for path in CONFIGS.glob("*/**/") if path.relative_to(CONFIGS).parts[0] not in NO_GROUPS)
-    choices = {
-        str(folder.relative_to(CONFIGS)): sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders
-    }
-    return {group: names for group, names in choices.items() if names}
+    choices: dict[str, list[str]] = {}
+    for root in config_folders():
+        for path in root.glob("*/**/*.yaml"):
+            group = str(path.parent.relative_to(root))
+            if group.partition("/")[0] not in NO_GROUPS:
+                choices.setdefault(group, []).append(path.stem)
+    return {group: sorted(choices[group]) for group in sorted(choices)}
 
 
 def default_choices() -> dict[str, str]:
@@ -85,7 +120,7 @@ def default_keys() -> list[Key]:
 @cache
 def read_config_file(group: str, choice: str) -> ConfigFile:
     """Read one file of a group; the group "" holds `config.yaml`. Raises OSError and yaml.YAMLError."""
-    text = (CONFIGS / group / f"{choice}.yaml").read_text()
+    text = config_path(group, choice).read_text()
     lines = text.splitlines()
     remarks = [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
     headings = [remark for remark in remarks if not remark.startswith(("@package", "python ", "gatesweep "))]

@@ -19,7 +19,7 @@ OLDER_DEFAULTS: dict[str, dict[str, Any]] = {  # by section, the behaviour of ve
     "resources": {"workers": 1, "reuse_workers": True, "stack": 1, "silence": None, "max_alike": None},
     "search": {"gate_after": 1, "cost": None},
     "confirm": {"seeds": 0, "trials": 1},
-    "training": {"log_grad_norm_every": None, "system_metrics": False},
+    "training": {"log_grad_norm_every": None, "system_metrics": False, "checkpoint_every": 1},
     "tracking": {"models": ["passed"]},
 }
 
@@ -42,7 +42,7 @@ def read_values(path: Path) -> dict[str, Any]:
     A key that is younger than the file has the value that was in force then. Raises InputError, which names file and
     line, where the file is not YAML or not a mapping, and OSError.
     """
-    values = _load_yaml(path)
+    values = load_yaml(path)
     if not isinstance(values, dict):
         raise InputError(f"{path}: got {type(values).__name__}, expected a configuration")
     values = {"storage": None, "warm_start": None, **values}
@@ -56,7 +56,7 @@ def read_values(path: Path) -> dict[str, Any]:
     return _rename_targets(values)
 
 
-def _load_yaml(path: Path) -> Any:
+def load_yaml(path: Path) -> Any:
     """Load a YAML file. Raises InputError with the line of the damage."""
     content = path.read_bytes()
     try:

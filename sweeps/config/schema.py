@@ -24,6 +24,7 @@ from gatesweep.core.gate import Gate
 from gatesweep.core.precision import Precision
 from gatesweep.core.settings import EarlyStopping, Settings
 from gatesweep.sweeps.config.faults import first_fault
+from gatesweep.sweeps.config.functions import check_function, refuse_data, trains_function
 from gatesweep.sweeps.config.rules import (
     MAX_THREADS,
     SEED_LIMIT,
@@ -40,6 +41,7 @@ from gatesweep.sweeps.config.targets import accepted_arguments, check_arguments,
 PositiveInt = Annotated[int, Field(gt=0, lt=2**53)]  # what JSON and floats hold exactly
 Folder = Annotated[str, AfterValidator(check_place)]
 Name = Annotated[str, AfterValidator(check_text)]
+CHECKPOINT_KEYS = ("keep_checkpoints", "checkpoint_every")  # of `training`; the core writes no checkpoints
 RENAMED_KEYS = {  # "section.old": "new"; records of older versions have the old keys
     "resources.cpus": "cpus_per_worker",
     "resources.gpus": "gpus_per_worker",
@@ -131,7 +133,7 @@ class PatienceConfig(Section):
 
 
 class TrainingConfig(Section):
-    """The section `training`: the fields of `core.settings.Settings`, and the number of checkpoints to keep."""
+    """The section `training`: the fields of `core.settings.Settings`, and what becomes of checkpoints."""
 
     max_epochs: PositiveInt
     precision: Precision
@@ -144,6 +146,7 @@ class TrainingConfig(Section):
     activation_checkpointing: bool
     system_metrics: bool
     keep_checkpoints: PositiveInt
+    checkpoint_every: PositiveInt
 
 
 class SearchConfig(Section):
@@ -241,9 +244,13 @@ def check_config(values: Mapping[str, Any]) -> Config:
     except pydantic.ValidationError as error:
         raise InputError(first_fault(error, keys=_known_keys(values), renamed=RENAMED_KEYS)) from error
     config = Config.of(values)
-    check_arguments("trainable", config.trainable)
-    check_arguments("data", config.data)
-    check_data_type(config.trainable, config.data)
+    if trains_function(values):
+        check_function(values)
+    else:
+        refuse_data(config.trainable, config.data)
+        check_arguments("trainable", config.trainable)
+        check_arguments("data", config.data)
+        check_data_type(config.trainable, config.data)
     check_rules(make_settings(config).gate, config.training.max_epochs, config.data)
     return config
 
@@ -255,7 +262,7 @@ def make_gate(section: GateConfig) -> Gate:
 
 def make_settings(config: Config) -> Settings:
     """Return the settings of one run: the section `training`, and the gate. Raises InputError."""
-    training = {name: value for name, value in config.training.to_dict().items() if name != "keep_checkpoints"}
+    training = {name: value for name, value in config.training.to_dict().items() if name not in CHECKPOINT_KEYS}
     training["schedule"] = schedule.schedule(**training["schedule"])
     training["patience"] = EarlyStopping(**training["patience"]) if training["patience"] else None
     return Settings(gate=make_gate(config.gate), **training)

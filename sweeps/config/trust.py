@@ -8,13 +8,15 @@ A name is trusted because of this machine and its user, never because a sweep's 
     gatesweep.toml       `trust = ["module"]`, in the working folder or a folder above it, or in ~/.config/gatesweep
     entry points         of the group `gatesweep.trainables`, of distributions that are installed
 
-A module is trusted with all modules below it. Trust lasts until the process ends.
+A module is trusted with all modules below it. A function must be named itself, as `own.train`: it could be any function
+of its module, called with any arguments, where a class must be of a kind. Trust lasts until the process ends.
 """
 
 from __future__ import annotations
 
 import os
 import site
+import sys
 import sysconfig
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,10 +36,16 @@ COMPOSED = f"{MAIN}.yaml"  # in the folder of every record; a folder that has on
 
 
 class Trust(NamedTuple):
-    """Modules that are trusted, and full names of classes that were typed. Trials get it from their sweep."""
+    """Modules that are trusted, and full names that were typed. Trials get it from their sweep.
+
+    `objects` holds functions and classes by name that no other process could import, because they are of a script or of
+    a notebook. `folders` are those of `sys.path`, in which the trials find the modules of the sweep's process.
+    """
 
     modules: frozenset[str] = frozenset()
     names: frozenset[str] = frozenset()
+    objects: Mapping[str, Any] = {}
+    folders: tuple[str, ...] = ()
 
 
 _trust = Trust()
@@ -53,14 +61,26 @@ def trust_typed(values: Any) -> None:
     _add(Trust(names=frozenset(_target_names(values))))
 
 
+def trust_object(name: str, handed_over: Any) -> None:
+    """Trust a function or class that the user has handed over, under a name by which it cannot be imported."""
+    _add(Trust(objects={name: handed_over}))
+
+
+def trusted_object(name: str) -> Any:
+    """Return what `trust_object` was given under this name; None where there is nothing."""
+    return _trust.objects.get(name)
+
+
 def adopt_trust(trust: Trust) -> None:
-    """Trust what the sweep of this trial's process trusted."""
+    """Trust what the sweep of this trial's process trusted, and find its modules."""
     _add(trust)
+    sys.path[:0] = [folder for folder in trust.folders if folder not in sys.path]
 
 
 def current_trust() -> Trust:
     """Return what this process trusts, for the processes of its trials."""
-    return Trust(frozenset().union(*(modules() for modules in _SOURCES)), _trust.names)
+    folders = tuple(dict.fromkeys(os.path.abspath(folder) for folder in sys.path))
+    return Trust(frozenset().union(*(modules() for modules in _SOURCES)), _trust.names, _trust.objects, folders)
 
 
 def is_trusted(target: str) -> bool:
@@ -75,16 +95,30 @@ def is_trusted_source(target: str, module: str) -> bool:
     return target in _trust.names or _lies_in(module, OWN_SOURCES) or is_trusted(module)
 
 
-def trust_option(values: Any) -> str:
-    """Return ` --trust MODULE` for each module in the `_target_` of `values` that another process would not trust."""
-    lasting = frozenset(OWN).union(*(modules() for modules in _SOURCES if modules is not _named_modules))
-    modules = dict.fromkeys(name.partition(".")[0] for name in _target_names(values) if not _lies_in(name, lasting))
-    return "".join(f" --trust {module}" for module in modules)
+def is_trusted_function(target: str) -> bool:
+    """Return True if the function of this name may be called: it was typed, or is listed itself."""
+    return target in _trust.names or any(target in modules() for modules in _SOURCES)
 
 
-def how_to_trust(target: str) -> str:
+def trust_option(values: Mapping[str, Any]) -> str:
+    """Return ` --trust MODULE` for each module in the `_target_` of `values` that another process would not trust.
+
+    `values` are those of a configuration; its trainable is a function where it has no data.
+    """
+    lasting = frozenset().union(*(modules() for modules in _SOURCES if modules is not _named_modules))
+    function = values["trainable"].get("_target_") if values.get("data") == {} else None
+    options: dict[str, None] = {}
+    for name in _target_names(values):
+        if name == function and name not in lasting:
+            options[name] = None
+        elif name != function and not _lies_in(name, {*OWN, *lasting}):
+            options[name.partition(".")[0]] = None
+    return "".join(f" --trust {option}" for option in options)
+
+
+def how_to_trust(target: str, is_function: bool = False) -> str:
     """Return the words of a message about a name that is not trusted: what to type."""
-    module = target.partition(".")[0]
+    module = target if is_function else target.partition(".")[0]
     ignored = next(iter(_toml_files(inside_records=True)), None)
     note = f"; {ignored} is not read: it lies in the folder of a {COMPOSED}" if ignored else ""
     return (
@@ -95,7 +129,7 @@ def how_to_trust(target: str) -> str:
 
 def _add(more: Trust) -> None:
     global _trust
-    _trust = Trust(_trust.modules | more.modules, _trust.names | more.names)
+    _trust = Trust(_trust.modules | more.modules, _trust.names | more.names, {**_trust.objects, **more.objects})
 
 
 def _lies_in(name: str, modules: Iterable[str]) -> bool:

@@ -41,8 +41,11 @@ class AlikeFailures:
         """Note that a trial ended otherwise than by a failure."""
         self.epochs[trial] = math.inf
 
-    def fail(self, trial: str, reason: str, traceback: str | None, file: Path) -> None:
-        """Note that a trial failed; `file` holds its traceback, if there is one."""
+    def fail(self, trial: str, reason: str, traceback: str | None, file: Path, is_common: bool = False) -> None:
+        """Note that a trial failed; `file` holds its traceback, if there is one.
+
+        An error that `is_common` to all trials ends a sweep whose first trial has it.
+        """
         self.causes[trial] = cause = failure_cause(reason, traceback)
         trials, causes = list(self.causes), list(self.causes.values())
         last = first = trials.index(trial)
@@ -53,8 +56,12 @@ class AlikeFailures:
         row = trials[first : last + 1]
         reached = max(self.epochs[name] for name in row)
         proven = first > 0 or any(epoch > reached for epoch in self.epochs.values())
-        if self.limit is not None and len(row) >= self.limit * (ONCE_PROVEN if proven else 1):
+        limit = 1 if is_common and self.limit and not proven else self.limit
+        if limit is not None and len(row) >= limit * (ONCE_PROVEN if proven else 1):
             which = f"{len(row)} trials in a row" if proven else f"the first {len(row)} trials"
+            if is_common and len(row) == 1:
+                self.ended_by = f"the first trial failed, as all would: {' '.join(reason.split())}"
+                return
             where = f"; traceback in {file}" if traceback else ""
             self.ended_by = f"{which} failed alike: {' '.join(reason.split())}{where}"
 

@@ -29,9 +29,9 @@ LOSSES = "losses"  # the kind that this module draws, from the curves
 NO_TERMS = ("train/loss", "train/grad_norm", STEP_LOSS)  # names under train/ that are no terms of the loss
 
 
-def check_figures(section: FiguresConfig, trainable: Trainable, data: Data) -> None:
-    """Raise InputError for a kind of figure that neither the trainable nor this module draws."""
-    kinds = [LOSSES, *trainable.figures(data)]
+def check_figures(section: FiguresConfig, trainable: Trainable | None = None, data: Data | None = None) -> None:
+    """Raise InputError for a kind of figure that neither the trainable nor this module draws; a function draws none."""
+    kinds = [LOSSES, *(trainable.figures(data) if trainable is not None and data is not None else [])]
     for kind in section.kinds or []:
         if kind not in kinds:
             raise InputError(f"figures.kinds: got {kind!r}, expected some of {', '.join(kinds)}")
@@ -45,7 +45,13 @@ def figures_due(section: FiguresConfig, epoch: Epoch) -> bool:
 
 
 def draw_figures(
-    folder: Path, trainable: Trainable, data: Data, epoch: Epoch, *, kinds: Sequence[str] | None, gate: Gate
+    folder: Path,
+    trainable: Trainable | None,
+    data: Data | None,
+    epoch: Epoch,
+    *,
+    kinds: Sequence[str] | None,
+    gate: Gate,
 ) -> None:
     """Write the figures of one epoch; `kinds` None means all. The random generators stay as they were.
 
@@ -55,9 +61,9 @@ def draw_figures(
     generators = rng.state()
     history = curves(epoch.state()["history"])
     drawings: dict[str, Callable[[], Figure]] = {LOSSES: partial(draw_losses, history, gate)}
-    trainable.eval()
     with torch.no_grad():
-        drawings |= trainable.figures(data)
+        if trainable is not None and data is not None:
+            drawings |= trainable.eval().figures(data)
         (folder / FIGURES).mkdir(exist_ok=True)
         for kind in drawings if kinds is None else kinds:
             path = folder / FIGURES / f"{kind}-e{epoch.index:04d}.png"
@@ -107,7 +113,7 @@ def _draw_loss(axis: Axes, history: Mapping[str, Sequence[float]]) -> None:
     for name in ("train/loss", "val/loss"):
         if name in history:
             axis.plot(epochs, history[name], marker=".", label=name)
-    if 0 < 20 * min(steps) < max(steps):
+    if steps and 0 < 20 * min(steps) < max(steps):
         axis.set_yscale("log")
     axis.set(title="loss", xlabel="epoch")
     axis.legend()

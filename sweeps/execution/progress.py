@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
 
 from gatesweep.sweeps.records.layout import OUTCOMES
+
+_is_silent = False
 
 
 class Progress:
@@ -21,7 +25,7 @@ class Progress:
         self.running: dict[str, int] = {}  # the last epoch of each running trial
         self.best: tuple[float, str] = (float("-inf"), "")
         layout = "{desc} {percentage:3.0f}%|{bar:16}| {elapsed} ETA {remaining}{postfix}"
-        self.bar = tqdm(total=num_samples, disable=None, bar_format=layout, desc=name, leave=False)
+        self.bar = tqdm(total=num_samples, disable=_is_silent or None, bar_format=layout, desc=name, leave=False)
         self._refresh()
 
     def start(self, name: str) -> None:
@@ -55,7 +59,25 @@ class Progress:
         self.bar.set_postfix_str(f"{len(self.running)} running, {', '.join(counts)}; {best}")
 
 
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Show no progress within the block: no bar, and no line of `say`."""
+    global _is_silent
+    before, _is_silent = _is_silent, True
+    try:
+        yield
+    finally:
+        _is_silent = before
+
+
+def is_silent() -> bool:
+    """Return True within a block of `silence`."""
+    return _is_silent
+
+
 def say(line: str) -> None:
     """Print a line, above the bar where there is one."""
+    if _is_silent:
+        return
     with tqdm.external_write_mode():
         print(line, flush=True)

@@ -11,6 +11,7 @@ from typing import Any
 from ray import tune
 
 from gatesweep.core.files import write_atomically
+from gatesweep.core.function import RETURNED
 from gatesweep.core.gate import Gate
 from gatesweep.core.loop import CUT_SHORT
 from gatesweep.core.record import Event, Record, read_events, was_reopened
@@ -93,7 +94,7 @@ class Recorder(tune.Callback):
         reason = last.get("reason") or (_scheduler_reason(last.get("epoch", 0)) if outcome == "stopped" else None)
         if outcome == "failed" and reason and reason.startswith(WORKERS_DIED):
             reason = self.deaths.explain_workers(trial.trial_id, reason)
-        self._end(trial.config["trial"], outcome, reason, last.get("traceback"))
+        self._end(trial.config["trial"], outcome, reason, last.get("traceback"), last.get("is_common", False))
 
     def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Record that the process of a trial, or of a stack, died, and that another one goes on with it."""
@@ -190,7 +191,9 @@ class Recorder(tune.Callback):
         folder.mkdir(exist_ok=True)
         write_atomically(folder / CONFIG, to_yaml(trial_config(self.config, trial)))
 
-    def _end(self, name: str, outcome: str, reason: str | None, detail: str | None = None) -> None:
+    def _end(
+        self, name: str, outcome: str, reason: str | None, detail: str | None = None, is_common: bool = False
+    ) -> None:
         record = self.records.pop(name)
         reason, detail = reason and redact(reason), detail and redact(detail)
         del self.facts[name]
@@ -199,6 +202,8 @@ class Recorder(tune.Callback):
         last = record.last or NO_EPOCH
         if outcome not in CUT_SHORT and not record.last:
             outcome, reason = "failed", reason or "it reported nothing"
+        elif reason == RETURNED and not self.config.data and not last["outcome"]:
+            pass  # a function returned: that is no report of its own
         elif outcome not in ("stopped", "failed") and outcome != last["outcome"]:  # the outcome of an unrecorded epoch
             reason = f"it reported to have {outcome}, after epoch {last['epoch']}, whose record says {last['outcome']}"
             outcome = "failed"
@@ -206,7 +211,7 @@ class Recorder(tune.Callback):
         self.search.tell(name, outcome, last["epoch"], last["metrics"])
         self.outcomes[outcome] += 1
         if outcome == "failed":
-            self.alike.fail(name, reason or "", detail, record.directory / ERROR)
+            self.alike.fail(name, reason or "", detail, record.directory / ERROR, is_common)
         else:
             self.alike.end(name)
         self.progress.end(name, outcome, last["epoch"], result)

@@ -54,7 +54,7 @@ class Search(Searcher):
         """
         super().__init__()
         self.config, self.space, self.gate, self.stack = config, space, gate, stack
-        fields = locate("trainable", config.trainable).stackable
+        fields = getattr(locate("trainable", config.trainable), "stackable", ())  # a function has none
         self.stackable = {f"trainable.{field}" for field in fields} & set(space)
         self.unstackable_shapes: set[str] = set()
         self.exhaustive = is_exhaustive(config.search.sampler)

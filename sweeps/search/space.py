@@ -29,7 +29,12 @@ from gatesweep.sweeps.search.leaves import Categorical, Float, Int
 
 Space = dict[str, Float | Int | Categorical | Composition]  # by dotted key
 HYPERPARAMETERS = ("trainable.", "data.", "training.", "resources.workers")  # a key that may vary begins so
-NO_HYPERPARAMETERS = ("training.keep_checkpoints", "training.system_metrics", "training.log_grad_norm_every")
+NO_HYPERPARAMETERS = (
+    "training.keep_checkpoints",
+    "training.checkpoint_every",
+    "training.system_metrics",
+    "training.log_grad_norm_every",
+)
 MOST_GRID_VALUES = 10_000  # of one leaf: Optuna lists them all for every trial
 AnyLeaf = pydantic.TypeAdapter(Annotated[Float | Int | Categorical | Composition, Field(discriminator="type")])
 
@@ -108,7 +113,8 @@ def _check_hyperparameter(key: str, config: Config) -> None:
     if _is_hyperparameter(key):
         return
     known = [f"trainable.{name}" for name in accepted_arguments("trainable", config.trainable)]
-    known += [f"data.{name}" for name in accepted_arguments("data", config.data) if name not in ("device", "seed")]
+    data = accepted_arguments("data", config.data) if config.data else {}  # a function has none
+    known += [f"data.{name}" for name in data if name not in ("device", "seed")]
     known += [name for name in flatten(config.training.to_dict(), "training.") if name not in NO_HYPERPARAMETERS]
     nearest = next((name for name in known if name.rpartition(".")[2] == key.lower()), None)
     hint = f"did you mean {nearest}? " if nearest else ""

@@ -26,7 +26,7 @@ class TrialStorage:
     def __init__(self, storage: str | None, trial: Path) -> None:
         """Open the folder of `trial`. Raises InputError for a bad `storage`, and OSError."""
         self.store = Store(storage, trial.parent.name, trial.name) if storage else None
-        self.folder, self.synced = trial, time.monotonic()
+        self.folder, self.trial, self.synced = trial, trial.name, time.monotonic()
         if self.store is None:
             return
         self.folder = Path(tempfile.mkdtemp(prefix=f"gatesweep-{trial.name}-"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -53,6 +54,8 @@ def pack_model(folder: Path, trained: checkpoint.Checkpoint, aside: Path) -> Non
     torch.save(trained.state()["trainable"], aside / WEIGHTS)
     for source in (trained.path / checkpoint.META, folder / CONFIG):
         (aside / source.name).write_bytes(source.read_bytes())
+    if trained.folder:
+        shutil.copytree(trained.folder, aside / checkpoint.FILES)
     inputs = [
         TensorSpec(np.dtype(dtype), (-1, *shape[1:]), name or None)
         for name, (dtype, shape) in trained.meta.get("batch", {}).items()

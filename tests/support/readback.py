@@ -136,7 +136,7 @@ def _same_files(client: Any, run: Any, folder: Path, names: Collection[str]) -> 
 
 def _models(client: Any, run: Any, sweep: Path, folder: Path, events: list[Event]) -> Iterator[str]:
     """Differences in logged models: one for each trial whose outcome asks for one."""
-    query = f"name = '{sweep.name}-{folder.name}'"
+    query = f"source_run_id = '{run.info.run_id}'"  # that of a run which was deleted for good stays
     models = client.search_logged_models([run.info.experiment_id], filter_string=query)
     ready = [str(model.status) for model in models]
     asked = yaml.safe_load((sweep / "config.yaml").read_text())["tracking"].get("models", ["passed"])

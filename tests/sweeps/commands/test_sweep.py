@@ -87,7 +87,8 @@ def test_the_folder_of_a_trial_holds_what_was_promised(tmp_path: Path) -> None:
     names = {path.name for path in (folder / "trial_0000").iterdir()}
     assert names == {"config.yaml", "events.jsonl", "scalars.csv", "result.json", "checkpoints"}
     assert {path.name for path in folder.iterdir() if path.name[0] != "."} == {
-        "config.yaml", "events.jsonl", "leaderboard.csv", "report.html", "study.journal", "summary.json", "trial_0000"
+        "config.yaml", "events.jsonl", "leaderboard.csv", "report.html", "source.zip", "study.journal", "summary.json",
+        "trial_0000",
     }  # fmt: skip
     assert len(list((folder / "trial_0000" / "checkpoints").iterdir())) <= 5
 

@@ -68,5 +68,5 @@ def test_mlflow_shows_the_interval_and_the_other_verdict(tmp_path: Path, monkeyp
     assert published["trial_0000"].tags["gate.wilson"].startswith("misses: ")
     assert "gate.wilson" not in published["trial_0001"].tags
     assert published["trial_0000"].metrics["val/accuracy_low"] == pytest.approx(FEW["val/accuracy_low"])
-    note = connect(uri).get_run(publisher.parent).data.tags["mlflow.note.content"]
+    note = connect(uri).get_run(publisher.parent.info.run_id).data.tags["mlflow.note.content"]
     assert "| val/accuracy | 0.99 (0.982 to 0.995) |" in note
