@@ -19,7 +19,7 @@ PINNED = f"expected as in the pinned ray 2.60.0, got ray {ray.__version__}"
         ("ray._common.utils", "get_system_memory", []),
         ("ray._private.state", "actors", ["actor_id", "job_id", "actor_state_name"]),
         ("ray._private.state", "state.disconnect", []),
-        ("ray._private.resource_and_label_spec", "ResourceAndLabelSpec.resolve", ["is_head", "node_ip_address"]),
+        ("ray._private.resource_and_label_spec", "ResourceAndLabelSpec.resolve", ["self", "is_head"]),
         ("ray._private.utils", "get_used_memory", []),
         ("ray._private.worker", "global_worker", None),
         ("ray.air.execution._internal.actor_manager", "RayActorManager", ["resource_manager"]),
