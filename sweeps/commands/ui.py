@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gatesweep.core.errors import InputError
 
-LOOPBACK = "127.0.0.1"  # whoever reaches MLflow may change and delete: this machine alone
+HOST = "127.0.0.1"  # whoever reaches MLflow may change and delete: this machine alone
 SERVER_ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
@@ -21,8 +21,8 @@ def ui_command(arguments: argparse.Namespace) -> int:
     if not database.is_file():
         raise InputError(f"ui: got {str(results)!r}, expected a results folder (it has no mlflow.db)")
     check_port(arguments.port)
-    print(f"{database} on http://{LOOPBACK}:{arguments.port}; Ctrl-C ends it", flush=True)
-    command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(arguments.port)]
+    print(f"{database} on http://{HOST}:{arguments.port}; Ctrl-C ends it", flush=True)
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", HOST, "--port", str(arguments.port)]
     command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{database}"]
     os.execve(sys.executable, command, {**os.environ, **SERVER_ENVIRONMENT})
 
@@ -30,6 +30,6 @@ def ui_command(arguments: argparse.Namespace) -> int:
 def check_port(port: int) -> None:
     """Raise InputError where something listens on a port of this machine already, or where it cannot be had."""
     try:
-        socket.create_server((LOOPBACK, port)).close()
+        socket.create_server((HOST, port)).close()
     except OSError as error:
-        raise InputError(f"--port: got {port}, expected a free port of {LOOPBACK} ({error.strerror})") from error
+        raise InputError(f"--port: got {port}, expected a free port of {HOST} ({error.strerror})") from error
