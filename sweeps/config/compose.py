@@ -47,6 +47,8 @@ def compose_config(overrides: Sequence[str]) -> Config:
     config, choices = _compose([override for override in groups if override.value() is not None], parsed)
     values = changed_values(config, [override for override in parsed if not is_group_choice(override)])
     trust_typed(values)  # nothing here comes from a folder: it is typed, or of the files that the user has chosen
+    if not any(override.key_or_group.startswith("gate.scales") for override in parsed):
+        _drop_scales(values.get("gate"))
     return finished_config(values, choices["experiment"] or choices["trainable"])
 
 
@@ -64,6 +66,12 @@ def finished_config(values: dict[str, Any], name: str) -> Config:
     checked = check_config(values)
     check_name(checked.name)
     return checked
+
+
+def _drop_scales(gate: Any) -> None:
+    """Remove the scales of a gate's file that belong to thresholds which were typed away."""
+    if isinstance(gate, dict) and isinstance(gate.get("scales"), dict) and isinstance(gate.get("thresholds"), dict):
+        gate["scales"] = {metric: scale for metric, scale in gate["scales"].items() if metric in gate["thresholds"]}
 
 
 def load_file(path: Path, overrides: Sequence[str]) -> Config:

@@ -18,7 +18,6 @@ from gatesweep.sweeps.config.secrets import learn_typed
 LONGEST = 10_000  # characters: Hydra's parser takes seconds for more
 EXPERIMENT = "experiment"  # the one group that may be left out
 PLACES = ("resume", "results", "storage", "warm_start")
-SPECIAL = re.compile(r"[^\w.+-]")  # without such a sign, Hydra takes a text as it is, and numbers as numbers
 LOOKS_LIKE_PLACE = re.compile(r"(~|\.{1,2})?/|\w+://")
 
 
@@ -49,7 +48,8 @@ def parse_override(item: str) -> Override:
 def _quote_place(item: str) -> str:
     """Return an override whose value is a path or an address with that in quotes: it may hold spaces and any sign."""
     key, equals, value = item.partition("=")
-    place = LOOKS_LIKE_PLACE.match(value) or (key in PLACES and SPECIAL.search(value) and value[0] not in "'\"[{")
+    named = key in PLACES and value not in ("", "null") and value[0] not in "'\"[{"
+    place = named or LOOKS_LIKE_PLACE.match(value)
     if not place or not equals or "${" in value:
         return item
     return f"{key}={QuotedString(value, Quote.single).with_quotes()}"

@@ -180,12 +180,13 @@ def accepted_arguments(key: str, node: Mapping[str, Any]) -> dict[str, Any]:
         open_ended |= any(item.kind is item.VAR_KEYWORD for item in inspect.signature(target).parameters.values())
         return own | ({name: Any for name in names if name not in own} if open_ended else {})
     accepted: dict[str, Any] = {}
-    skip = 2 if key == "trainable" else 1  # `self`, and the data of a trainable
-    for constructor in [vars(cls)["__init__"] for cls in inspect.getmro(target) if "__init__" in vars(cls)]:
-        accepted = dict(_named_arguments(constructor, skip)) | accepted
+    constructors = [vars(cls)["__init__"] for cls in inspect.getmro(target) if "__init__" in vars(cls)]
+    lent = list(inspect.signature(constructors[0]).parameters)[: 2 if key == "trainable" else 1]  # `self`, and the data
+    for constructor in constructors:
+        named = dict(_named_arguments(constructor, skip=1))
+        accepted = {name: kind for name, kind in named.items() if name not in lent} | accepted
         if not any(item.kind is item.VAR_KEYWORD for item in inspect.signature(constructor).parameters.values()):
             break
-        skip = 1
     return accepted
 
 

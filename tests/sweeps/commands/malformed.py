@@ -151,8 +151,8 @@ SWEEP: dict[str, list[Row]] = {
         ("resources.gpus_per_worker=2.0001", "resources.gpus_per_worker: got 2.0001, expected a whole number"),
         ("resources.gpus_per_worker=0.00001", "resources.gpus_per_worker: got 1e-05, expected at least 0.0001"),
         ("resources.silence=1e-9", "resources.silence: got 1e-09, expected at least 5 seconds"),
-        ("resources.cpus_per_worker=1000", "resources: got 1 x (1000 CPUs and 0 GPUs) a trial; this machine has"),
-        ("resources.gpus_per_worker=1000", "resources: got 1 x (1 CPUs and 1000 GPUs) a trial; this machine has"),
+        ("resources.cpus_per_worker=1000", "resources: got 1 x (1000 CPUs and 0 GPUs) a trial; "),
+        ("resources.gpus_per_worker=1000", "resources: got 1 x (1 CPUs and 1000 GPUs) a trial; "),
         (
             "search.space.resources.workers={type:int,low:1,high:64}",
             "search.space.resources.workers: got 64, expected at most 16",

@@ -53,7 +53,7 @@ def test_keys_that_were_renamed_are_read_under_their_new_names(tmp_path: Path) -
     path = tmp_path / "config.yaml"
     path.write_text("training: {watch: 5}\nresources: {cpus: 2, gpus: 0}\n")
     values = read_values(path)
-    assert values["training"] == {"log_grad_norm_every": 5, "system_metrics": False}
+    assert values["training"] == {"checkpoint_every": 1, "log_grad_norm_every": 5, "system_metrics": False}
     assert {"cpus_per_worker": 2, "gpus_per_worker": 0}.items() <= values["resources"].items()
 
 

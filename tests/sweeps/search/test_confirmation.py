@@ -132,5 +132,7 @@ def test_an_interrupted_confirmation_goes_on_and_one_of_more_seeds_adds_to_it(
 
 def test_population_based_training_has_nothing_to_confirm(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"confirm\.seeds: got 2, expected 0: with scheduler=pbt"):
-        run_sweep(compose_config(trivial(tmp_path / "results", None, "scheduler=pbt", "confirm.seeds=2")))
+        run_sweep(
+            compose_config(trivial(tmp_path / "results", None, "scheduler=pbt", "max_concurrent=2", "confirm.seeds=2"))
+        )
     assert not (tmp_path / "results").exists()
