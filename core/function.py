@@ -22,7 +22,6 @@ import torch
 from gatesweep.core import device, rng
 from gatesweep.core.judging import Epoch, JudgedRun
 from gatesweep.core.reporting import Last, Report, Stop, checked_metrics, listen
-from gatesweep.core.resume import ran_out_of_epochs
 from gatesweep.core.saved import Saved, prove_loadable, write_files
 from gatesweep.core.settings import Settings
 from gatesweep.core.trainable import Diverged
@@ -87,8 +86,7 @@ class FunctionRun(JudgedRun):
     """
 
     def __init__(self, settings: Settings, seed: int) -> None:
-        super().__init__(settings)
-        self.seed = seed
+        super().__init__(settings, seed)
         self.saved: Saved = None
         self.generators: dict[str, Any] | None = None
         self.resumed: Last | None = None
@@ -191,26 +189,16 @@ class FunctionRun(JudgedRun):
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` takes; `trainable` is the dict that the function saved."""
         return {
-            "epoch": self.epoch,
-            "seed": self.seed,
-            "streak": self.streak,
-            "outcome": self.outcome,
-            "reason": self.reason,
-            "history": self.history,
-            "best": self.best,
+            **super().state_dict(),
             "trainable": dict(self.saved) if isinstance(self.saved, Mapping) else None,
             "rng": self.generators,
         }
 
     def load_state_dict(self, state: dict[str, Any], folder: Path | None) -> None:
         """Go on from `state`, with the files in `folder`."""
-        self.epoch, self.streak, self.seed = state["epoch"], state["streak"], state["seed"]
-        self.outcome, self.reason = state["outcome"], state["reason"]
-        self.history, self.best = list(state["history"]), state["best"]
+        self._restore_judged(state)
         self.generators = state["rng"]
         self.resumed = Last(self.epoch, state["trainable"], folder)
-        if self.outcome == "finished" and ran_out_of_epochs(self.reason) and self.epoch < self.settings.max_epochs:
-            self.outcome = self.reason = None  # `max_epochs` has grown since
 
     def _run(self, function: Callable[..., Any], cuda: int | None) -> None:
         """Run the function in its thread, and say how it ended."""

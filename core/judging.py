@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gatesweep.core.gate import WORST_SCORE
+from gatesweep.core.resume import ran_out_of_epochs
 from gatesweep.core.settings import Settings
 from gatesweep.core.trainable import Metrics
 
@@ -43,14 +44,15 @@ class JudgedRun:
     """A run whose epochs are judged, whatever trains them.
 
     Attributes:
+        seed: that of the run's random numbers.
         epoch: the number of epochs done.
         streak: the number of epochs in a row that cleared the gate.
         history: number, metrics and losses of each epoch done.
         best: number and value of the best epoch, and what `_keep_best` keeps of it, for early stopping.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, seed: int) -> None:
+        self.settings, self.seed = settings, seed
         self.epoch, self.streak = 0, 0
         self.outcome: Outcome | None = None
         self.reason: str | None = None
@@ -62,8 +64,24 @@ class JudgedRun:
         return (self._make_epoch(entry) for entry in self.history if entry["epoch"] > index)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a run goes on from."""
-        raise NotImplementedError
+        """Return what a run goes on from; what trains it adds its own."""
+        return {
+            "epoch": self.epoch,  # the schedule's position and the data's order are functions of it
+            "seed": self.seed,
+            "streak": self.streak,
+            "outcome": self.outcome,
+            "reason": self.reason,
+            "history": self.history,
+            "best": self.best,
+        }
+
+    def _restore_judged(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned. A run that had used its epochs up goes on where there are more now."""
+        self.epoch, self.streak, self.seed = state["epoch"], state["streak"], state.get("seed", self.seed)
+        self.outcome, self.reason = state["outcome"], state["reason"]
+        self.history, self.best = list(state["history"]), state["best"]
+        if self.outcome == "finished" and ran_out_of_epochs(self.reason) and self.epoch < self.settings.max_epochs:
+            self.outcome = self.reason = None  # `max_epochs` has grown since
 
     def _keep_best(self) -> dict[str, Any]:
         """Return what is kept of an epoch that is the best so far."""

@@ -18,7 +18,7 @@ from gatesweep.core.judging import CUT_SHORT as CUT_SHORT
 from gatesweep.core.judging import Epoch, JudgedRun
 from gatesweep.core.judging import Outcome as Outcome
 from gatesweep.core.precision import autocast
-from gatesweep.core.resume import RESTORED, ran_out_of_epochs
+from gatesweep.core.resume import RESTORED
 from gatesweep.core.settings import Settings
 from gatesweep.core.step import TrainStep
 from gatesweep.core.trainable import Batch, Data, Diverged, Mean, Metrics, Trainable, owns_step, samples, to_host
@@ -69,7 +69,7 @@ class Run(JudgedRun):
 
     def __init__(self, trainable: Trainable, settings: Settings, wrap: Callable[[nn.Module], nn.Module]) -> None:
         settings.check(trainable)
-        super().__init__(settings)
+        super().__init__(settings, torch.initial_seed())
         self.trainable = trainable
         trainable.recompute = settings.activation_checkpointing
         self.step = TrainStep(
@@ -82,7 +82,6 @@ class Run(JudgedRun):
         )
         self.device = self.step.device
         self.batch_size = 0
-        self.seed = torch.initial_seed()
         self.generators: dict[str, Any] = {}
 
     def run_epoch(self, data: Data, train: Callable[[Metrics, list[float]], None]) -> Epoch:
@@ -138,13 +137,7 @@ class Run(JudgedRun):
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs to go on bit for bit. The tensors are the run's own, not copies."""
         return {
-            "epoch": self.epoch,  # the schedule's position and the data's order are functions of it
-            "seed": self.seed,
-            "streak": self.streak,
-            "outcome": self.outcome,
-            "reason": self.reason,
-            "history": self.history,
-            "best": self.best,
+            **super().state_dict(),
             "trainable": self.trainable.state_dict(),
             "rng": rng.state(),
             **self.step.state_dict(),
@@ -155,11 +148,7 @@ class Run(JudgedRun):
         self.trainable.load_state_dict(state["trainable"])
         self.step.load_state_dict(state)
         rng.restore(state["rng"])
-        self.epoch, self.streak, self.seed = state["epoch"], state["streak"], state.get("seed", self.seed)
-        self.outcome, self.reason = state["outcome"], state["reason"]
-        self.history, self.best = list(state["history"]), state["best"]
-        if self.outcome == "finished" and ran_out_of_epochs(self.reason) and self.epoch < self.settings.max_epochs:
-            self.outcome = self.reason = None  # `max_epochs` has grown since
+        self._restore_judged(state)
 
     def _model(self, wrap: Callable[[nn.Module], nn.Module]) -> nn.Module:
         """Return the module that `train_step` calls.
