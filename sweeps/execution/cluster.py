@@ -40,15 +40,11 @@ def start_ray(resources: ResourcesConfig, max_concurrent: int | None) -> int:
     """
     for name in ("ray", "ray.tune", "ray.air", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    address = _address()
     if not ray.is_initialized():
+        address = _address()
         _check_address(address)
         _init(address)
-    try:
-        return concurrency(resources, max_concurrent)
-    except ValueError:
-        stop_ray()
-        raise
+    return concurrency(resources, max_concurrent)
 
 
 def check_machine(resources: ResourcesConfig) -> None:

@@ -70,6 +70,11 @@ def rows(*tables: dict[str, list[Row]]) -> list[Any]:
     ]
 
 
+def test_a_refusal_leaves_the_ray_that_it_did_not_start(ray_here: None, refused: Refused) -> None:
+    refused(["run", *trivial(Path("results")), "resources.cpus_per_worker=1000"], "resources: got 1 x (1000 CPUs")
+    assert ray.is_initialized()
+
+
 @pytest.mark.parametrize(("overrides", "words"), rows(SWEEP, SPACES))
 def test_a_sweep_that_cannot_be(refused: Refused, overrides: list[str], words: str) -> None:
     refused(["run", *trivial(Path("results")), *overrides], words)
