@@ -1,7 +1,8 @@
 """Distributed hyperparameter sweeps for models that must comply.
 
-In the repository this folder holds links to `core`, `sweeps`, `trainables` and `configs`, which lie beside it. So they
-are `gatesweep.core` and so on in a checkout as well as installed, and have no other name.
+In the repository this folder holds links to `core`, `sweeps`, `trainables`, `configs` and the files of `integrations`,
+which lie beside it. So they are `gatesweep.core`, `gatesweep.lightning` and so on in a checkout as well as installed,
+and have no other name.
 """
 
 from __future__ import annotations

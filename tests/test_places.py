@@ -127,6 +127,7 @@ def test_the_wheel_holds_one_package_and_its_data(wheel: Path, source: Path) -> 
     for folder in ("core", "sweeps", "trainables"):
         modules = {f"gatesweep/{path.relative_to(source)}" for path in (source / folder).glob("**/*.py")}
         assert modules and modules <= names
+    assert {f"gatesweep/{path.name}" for path in (source / "integrations").glob("*.py")} <= names
     data = [*source.glob("configs/**/*.yaml"), *source.glob("sweeps/reports/templates/*")]
     data += [*source.glob("trainables/walks/connectome/*")]
     kept = {f"gatesweep/{path.relative_to(source)}" for path in data}

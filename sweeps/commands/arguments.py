@@ -43,6 +43,18 @@ they are; change them. No file is overwritten.
 
 Exit codes: 0, and 2 where a file is there already."""
 
+CHECK_HELP = """Check your own trainable or function: gatesweep check mine:Net, from any folder
+
+Prints one line a check: passed, failed, or - where it does not apply. It learns, reports the metrics of its gate,
+resumes bit by bit. A trainable also uses every parameter, has data that follow the epoch, and trains on two ranks to
+equal weights; its oracle passes the gate and its trivial baseline does not, where it has them.
+
+A key that is none of a configuration's is an argument of mine:Net: width=16. The data are of the class that annotates
+the constructor's first argument, or data=mine:Points. Three epochs are trained on the CPU; max_epochs=9 are more.
+With a FILE.yaml of your own, its trainable, data and gate are checked, at a point of its space.
+
+Exit codes: 0, 1 where a check failed, and 2 for bad input."""
+
 REPORT_HELP = """Write the report of a sweep again: gatesweep report results/latest
 
 Writes summary.json, leaderboard.csv and report.html, also for a sweep that was killed before it could, and prints the
@@ -177,6 +189,12 @@ def _add_init(parser: Parser) -> None:
     parser.add_argument("--trainable", action="store_true", help="a class over the contract, instead of a function")
 
 
+def _add_check(parser: Parser) -> None:
+    words = "module:name of a class or function, or a FILE.yaml of your own; then what to change"
+    parser.add_argument("words", nargs="+", metavar="NAME | KEY=VALUE", help=words)
+    _add_trust(parser)
+
+
 def _add_replay(parser: Parser) -> None:
     parser.add_argument("arguments", nargs="+", metavar="SWEEP | KEY=VALUE", help="folders of sweeps, and what to vary")
     parser.add_argument("--replicas", type=int, default=100, metavar="N", help="simulated sweeps a setting (100)")
@@ -206,6 +224,7 @@ COMMANDS: dict[str, Command] = {
     "run": Command("run a sweep", RUN_HELP, _work("run", "sweep_command"), _add_run, config_help),
     "train": Command("train once, without Ray", TRAIN_HELP, _work("train", "train_command"), _add_train, config_help),
     "init": Command("write a sweep of your own code", INIT_HELP, _work("init", "init_command"), _add_init),
+    "check": Command("check your own code", CHECK_HELP, _work("check", "check_command"), _add_check),
     "report": Command("write the report of a sweep again", REPORT_HELP, _work("report", "report_command"), _add_report),
     "compare": Command("show sweeps side by side", COMPARE_HELP, _work("compare", "compare_command"), _add_compare),
     "publish": Command(
