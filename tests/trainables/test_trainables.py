@@ -20,7 +20,9 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from gatesweep.core import checkpoint
+from gatesweep.core.evaluation import evaluate_split
 from gatesweep.core.loop import Epoch, fit
+from gatesweep.core.trainable import SPLITS, split_batches
 from gatesweep.sweeps.commands.preflight_gate import check_gate
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.compose import compose_config
@@ -124,9 +126,24 @@ def test_data_are_a_pure_function_of_the_epoch(name: str) -> None:
     assert all(same(first, second) for first, second in zip(data.val(), data.val(), strict=True))
 
 
+def test_can_be_asked_for_every_split(name: str) -> None:
+    config = tiny(name, "training.max_epochs=1")
+    trainable, data = build_run(config)
+    splits = {split: evaluate_split(trainable, data, split) for split in SPLITS}
+    as_val = {
+        split: {key.replace(f"{split}/", "val/"): value for key, value in splits[split].items()} for split in SPLITS
+    }
+    assert as_val["test"].keys() == as_val["val"].keys() >= as_val["train"].keys()
+    assert {key for key in make_gate(config.gate).reads if key.startswith("val/")} <= as_val["test"].keys()
+    assert len({as_val[split]["val/loss" if "val/loss" in as_val["val"] else "val/rel_l2"] for split in SPLITS}) == 3
+    batches = [split_batches(data, split)[0] for split in SPLITS]
+    assert not any(same(batches[row], batches[other]) for row, other in ((0, 1), (0, 2), (1, 2)))
+    assert trainable.figures(data, "test").keys() == trainable.figures(data).keys()
+
+
 def same(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
+        return one.shape == other.shape and torch.equal(one, other)
     parts = zip(one.values(), other.values(), strict=True) if isinstance(one, dict) else zip(one, other, strict=True)
     return all(same(first, second) for first, second in parts)
 
