@@ -33,6 +33,7 @@ EXAMINED = ("trainable._target_=tests.support.examined.Examined", "data._target_
 DONE = ["scheduler=none", "trainable.lr=0.2", "training.max_epochs=20", "gate.consecutive=6"]  # each trial passes
 
 
+@pytest.mark.usefixtures("ray_here")
 def test_winners_have_the_last_word_and_a_fault_loses_none_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,6 +125,7 @@ def _check_command(folder: Path, trial: str, metrics: dict[str, float], capsys: 
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("ray_here")
 def test_an_interruption_of_the_evaluation_keeps_the_report_and_goes_on(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
 
