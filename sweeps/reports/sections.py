@@ -20,6 +20,7 @@ from gatesweep.sweeps.records.text import format_interval
 from gatesweep.sweeps.reports.parameters import (
     MAX_LEAVES,
     MAX_LINES,
+    MIN_LEAVES,
     draw_coordinates,
     draw_history,
     draw_importances,
@@ -165,6 +166,8 @@ def parameter_section(sweep: SweepRecord, axis: ScoreAxis) -> list[dict[str, Any
         coordinates |= {"note": f"{lines} {looks}", "min_width": 104 * (1 + len(names))}
         coordinates |= {"figure": draw_coordinates(study, axis)}
         importance["note"] = "All trials have the same score, so there is nothing to explain."
+        if len(scored) < MIN_LEAVES:
+            importance["note"] = f"Fewer than {MIN_LEAVES} trials have a score, which is too few to tell."
     if shares := parameter_importances(study):
         used = min(len(scored), MAX_LEAVES)
         hint = " With so few trials this is only a hint." if len(scored) < FEW_TRIALS else ""
