@@ -62,6 +62,17 @@ leaderboard. While a sweep runs, only the page is written.
 
 Exit codes: 0, and 2 for bad input."""
 
+EVALUATE_HELP = """Evaluate a trained model on a split: gatesweep evaluate results/latest trial_0003 split=test
+
+Writes evaluation_test/ into the trial's folder: report.html, one page with metrics and figures, metrics.json, and the
+figures as files. A sweep evaluates its winners on test by itself; this is for other trials and splits, and for figures.
+
+  FOLDER  of a sweep, or of a run: results/latest_run
+  TRIAL   a trial of the sweep, or its run on a fresh seed; by default the best
+  split   train, val or test (test)
+
+Exit codes: 0 the model clears the gate on the split, 3 it does not, 2 bad input."""
+
 COMPARE_HELP = """Compare sweeps: gatesweep compare results/A results/B --html compare.html, or results/*
 
 Sweeps that still run, or were interrupted, are taken as they are.
@@ -171,6 +182,13 @@ def _add_report(parser: Parser) -> None:
     _add_trust(parser)
 
 
+def _add_evaluate(parser: Parser) -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of a sweep or of a run, e.g. results/latest")
+    words = "a trial, by default the best; split=train, split=val or split=test"
+    parser.add_argument("words", nargs="*", metavar="TRIAL | split=SPLIT", help=words)
+    _add_trust(parser)
+
+
 def _add_compare(parser: Parser) -> None:
     parser.add_argument("sweeps", type=Path, nargs="+", metavar="FOLDER", help="of a sweep, e.g. results/latest")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page, too")
@@ -226,6 +244,10 @@ COMMANDS: dict[str, Command] = {
     "init": Command("write a sweep of your own code", INIT_HELP, _work("init", "init_command"), _add_init),
     "check": Command("check your own code", CHECK_HELP, _work("check", "check_command"), _add_check),
     "report": Command("write the report of a sweep again", REPORT_HELP, _work("report", "report_command"), _add_report),
+    "evaluate": Command(
+        *("evaluate a trained model on train, val or test", EVALUATE_HELP),
+        *(_work("evaluate", "evaluate_command"), _add_evaluate),
+    ),
     "compare": Command("show sweeps side by side", COMPARE_HELP, _work("compare", "compare_command"), _add_compare),
     "publish": Command(
         "send a sweep's record to MLflow", PUBLISH_HELP, _work("publish", "publish_command"), _add_publish

@@ -15,7 +15,9 @@ import pytest
 import torch
 import yaml
 
+from gatesweep.core.evaluation import evaluate_split
 from gatesweep.core.loop import Epoch, fit
+from gatesweep.core.trainable import SPLITS, split_batches
 from gatesweep.sweeps.commands.contract import Contract, same_batch
 from gatesweep.sweeps.commands.contract_ranks import compare_ranks, train_on_ranks
 from gatesweep.sweeps.commands.preflight_gate import check_gate
@@ -101,6 +103,21 @@ def test_trains_in_half_precision_as_in_full(name: str) -> None:
     )
     assert half.metrics["train/loss"] == pytest.approx(full.metrics["train/loss"], rel=0.05)
     assert (half.losses == full.losses) == (name in IN_FULL_PRECISION)
+
+
+def test_can_be_asked_for_every_split(name: str) -> None:
+    config = tiny(name, "training.max_epochs=1")
+    trainable, data = build_run(config)
+    splits = {split: evaluate_split(trainable, data, split) for split in SPLITS}
+    as_val = {
+        split: {key.replace(f"{split}/", "val/"): value for key, value in splits[split].items()} for split in SPLITS
+    }
+    assert as_val["test"].keys() == as_val["val"].keys() >= as_val["train"].keys()
+    assert {key for key in make_gate(config.gate).reads if key.startswith("val/")} <= as_val["test"].keys()
+    assert len({as_val[split]["val/loss" if "val/loss" in as_val["val"] else "val/rel_l2"] for split in SPLITS}) == 3
+    batches = [split_batches(data, split)[0] for split in SPLITS]
+    assert not any(same_batch(batches[row], batches[other]) for row, other in ((0, 1), (0, 2), (1, 2)))
+    assert trainable.figures(data, "test").keys() == trainable.figures(data).keys()
 
 
 def test_the_oracle_passes_the_gate_and_the_trivial_baseline_fails_it(name: str) -> None:
