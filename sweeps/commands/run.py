@@ -209,10 +209,12 @@ def _train(folder: Path, config: Config, space: Space, cluster: _Cluster) -> End
         seconds = recorder.elapsed
         if config.confirm.seeds:
             winners = Confirmation(folder, config.confirm.seeds, config.confirm.trials)
+            recorder.close()
             config = confirmation_config(config, len(winners.unfinished))
             recorder = Recorder(folder, config, gate, winners, kind=CONFIRM)
             train_trials(folder, config, space, recorder, cluster.concurrent)
         hold_signals()
+        recorder.close()
     except (KeyboardInterrupt, OSError, FailedAlike) as end:
         hold_signals()
         say("interrupted: the end is being recorded" if isinstance(end, KeyboardInterrupt) else "ending the sweep")

@@ -64,7 +64,6 @@ def train_trials(folder: Path, config: Config, space: Space, recorder: Recorder,
         max_failures=config.resources.max_failures,
         watchdog=Watchdog(config.resources.silence, recorder.deaths),
     )
-    recorder.close()
     return reached
 
 
