@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -139,20 +141,22 @@ class Command:
     description: str
     work: str
     add_arguments: Callable[[Parser], None]
-    more: Callable[[], str] | None = None
+    more: Callable[[Sequence[str]], str] | None = None
+    takes_long: bool = False  # to start: it says at once that it does
 
 
-def make_parser(name: str) -> Parser:
-    """The parser of a command's arguments."""
+def make_parser(name: str, argv: Sequence[str] = ()) -> Parser:
+    """The parser of a command's arguments; its help is of the sweep that the words of `argv` ask for."""
     command = COMMANDS[name]
-    parser = Parser(prog=f"gatesweep {name}", description=command.description, more=command.more)
+    more = partial(command.more, argv) if command.more else None
+    parser = Parser(prog=f"gatesweep {name}", description=command.description, more=more)
     command.add_arguments(parser)
     return parser
 
 
 def parse(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments of a command, by default those of the process. Raises InputError, and SystemExit after `--help`."""
-    return make_parser(name).parse_intermixed_args(argv)
+    return make_parser(name, sys.argv[1:] if argv is None else argv).parse_intermixed_args(argv)
 
 
 def _add_run(parser: Parser) -> None:
@@ -239,8 +243,10 @@ def _work(name: str, function: str) -> str:
 
 
 COMMANDS: dict[str, Command] = {
-    "run": Command("run a sweep", RUN_HELP, _work("run", "sweep_command"), _add_run, config_help),
-    "train": Command("train once, without Ray", TRAIN_HELP, _work("train", "train_command"), _add_train, config_help),
+    "run": Command("run a sweep", RUN_HELP, _work("run", "sweep_command"), _add_run, config_help, True),
+    "train": Command(
+        "train once, without Ray", TRAIN_HELP, _work("train", "train_command"), _add_train, config_help, True
+    ),
     "init": Command("write a sweep of your own code", INIT_HELP, _work("init", "init_command"), _add_init),
     "check": Command("check your own code", CHECK_HELP, _work("check", "check_command"), _add_check),
     "report": Command("write the report of a sweep again", REPORT_HELP, _work("report", "report_command"), _add_report),
@@ -258,7 +264,7 @@ COMMANDS: dict[str, Command] = {
             REPLAY_HELP,
             _work("replay", "replay_command"),
         ),
-        *(_add_replay, lambda: config_help(["scheduler", "search"], keys=False)),
+        *(_add_replay, lambda words: config_help(words, ["scheduler", "search"], keys=False)),
     ),
     "ui": Command("show a results folder in MLflow's UI, on 127.0.0.1", UI_HELP, _work("ui", "ui_command"), _add_ui),
 }

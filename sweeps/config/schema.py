@@ -238,6 +238,7 @@ class Config(Section):
     warm_start: Annotated[str | list[str], PlainValidator(check_places)] | None
     resume: str | None
     retry: Literal["failed"] | None = None
+    logs: Literal["file", "screen"] = "file"
 
 
 def check_config(values: Mapping[str, Any]) -> Config:

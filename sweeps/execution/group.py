@@ -27,7 +27,7 @@ from gatesweep.sweeps.config.trust import Trust, adopt_trust
 from gatesweep.sweeps.execution.coordinator import Assignment, Job
 from gatesweep.sweeps.execution.train_private import LoopbackTorchConfig, WorkerGroup
 from gatesweep.sweeps.execution.training import train_epochs
-from gatesweep.sweeps.execution.trial import epoch_report, failure_report, trial_config
+from gatesweep.sweeps.execution.trial import epoch_report, failure_report, mark_output, trial_config
 
 # Settings of Ray Train: poll a group that ends sooner than every two seconds, and start fewer processes for it.
 TRAIN_ENVIRONMENT = {
@@ -136,6 +136,7 @@ def run_worker(loop: dict[str, Any]) -> None:
     serial = 0
     while (assignment := ray.get(coordinator.next_job.remote(group, serial, *start))) is not None:
         serial = assignment.serial
+        mark_output([assignment.job.trial], f"{rank}")
         try:
             _train(coordinator, rank, assignment, str(device), Path(loop["sweep"]))
         except (torch.AcceleratorError, dist.DistError):
@@ -149,6 +150,7 @@ def run_worker(loop: dict[str, Any]) -> None:
                 coordinator.report_fault.remote(assignment, rank, world_size, final, report)
             ):
                 raise
+    mark_output([])
 
 
 def wrap_ddp(module: nn.Module) -> nn.Module:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from gatesweep.core.gate import Gate, interval, is_interval_end, proportion
 from gatesweep.core.record import json_safe
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import make_gate
+from gatesweep.sweeps.records.fitting import fit_table
 from gatesweep.sweeps.records.last_word import (
     LastWord,
     judge_split,
@@ -37,7 +38,7 @@ from gatesweep.sweeps.records.layout import (
 )
 from gatesweep.sweeps.records.pareto import TRIAL_COSTS, read_pareto
 from gatesweep.sweeps.records.reader import TrialRecord, rank_trials, read_result, read_trials
-from gatesweep.sweeps.records.text import format_cell, format_interval, text_table
+from gatesweep.sweeps.records.text import format_cell, format_interval, short_name, text_table
 
 HEAD_ROWS = 50  # rows of a long leaderboard that a terminal shows
 
@@ -103,14 +104,34 @@ def leaderboard_columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     return {"columns": columns, "data": json_safe(rounded)}
 
 
-def leaderboard_text(rows: list[dict[str, Any]]) -> str:
-    """Return the leaderboard as a table for a terminal. A table of more than 100 rows is cut after the first 50."""
+def leaderboard_text(rows: list[dict[str, Any]], width: int | None = None, gated: Sequence[str] = ()) -> str:
+    """Return the leaderboard as a table for a terminal. A table of more than 100 rows is cut after the first 50.
+
+    With a `width`, in characters, the metrics `gated` come first, then the score, the values that differ, and the rest
+    as far as there is room.
+    """
     if len(rows) > 2 * HEAD_ROWS:
-        return f"{leaderboard_text(rows[:HEAD_ROWS])}\n... and {len(rows) - HEAD_ROWS} more, in {LEADERBOARD}"
+        head = leaderboard_text(rows[:HEAD_ROWS], width, gated)
+        return f"{head}\n... and {len(rows) - HEAD_ROWS} more, in {LEADERBOARD}"
     columns = _column_names(rows)
     names = [name for name in columns if name not in ("reason", "best_score") and not is_interval_end(name, columns)]
-    table = [[format_cell(row.get(name)) + format_interval(interval(name, row)) for name in names] for row in rows]
-    return text_table([_short_name(name) for name in names], table, align="right")
+    plain = [[format_cell(row.get(name)) for name in names] for row in rows]
+    table = [
+        [cell + format_interval(interval(name, row)) for name, cell in zip(names, line, strict=True)]
+        for line, row in zip(plain, rows, strict=True)
+    ]
+    heads = [short_name(name) for name in names]
+    text = text_table(heads, table, align="right")
+    if width is None or len(text.partition("\n")[0]) <= width:
+        return text
+
+    def importance(position: int) -> tuple[int, int]:
+        name = names[position]
+        differs = len({line[position] for line in plain}) > 1
+        ranks = {"trial": 0, "outcome": 1, "test": 2, "score": 3, "epochs": 5, "seconds": 6}
+        return (2 if name in gated else ranks.get(name, 4 if differs else 7)), position
+
+    return fit_table(heads, plain, width, sorted(range(len(names)), key=importance))
 
 
 def confirmations(sweep: Path) -> dict[str, dict[str, Any]]:
@@ -234,8 +255,3 @@ def _column_names(rows: list[dict[str, Any]]) -> list[str]:
 def _ranked_columns(rows: list[dict[str, Any]]) -> list[str]:
     """List the columns with the rank first and the reason last."""
     return ["rank", *(name for name in _column_names(rows) if name != "reason"), "reason"]
-
-
-def _short_name(name: str) -> str:
-    """Shorten a column's name: without `val/` and the sections of its key."""
-    return name.removeprefix("val/").rpartition(".")[2]

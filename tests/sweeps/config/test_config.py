@@ -175,7 +175,7 @@ def test_a_sweep_of_ones_own_graph_runs_from_any_working_directory(tmp_path: Pat
     space = "search.space={trainable:{lr:{type:float,low:0.001,high:0.01}}}"
     done = cli("experiment=walk_transformer", "data.graph_dir=mine", space, *options, cwd=tmp_path)
     assert done.returncode == 3, done.stderr
-    assert done.stdout.splitlines()[-1].startswith("0 of 2 trials passed")
+    assert "\n0 of 2 trials passed in " in done.stdout and "\nended: all 2 trials have ended\nnext:\n" in done.stdout
     summary = json.loads((tmp_path / "results" / "latest" / "summary.json").read_text())
     assert summary["finished"] == 2 and summary["best"]["metrics"]["val/edge_compliance"] >= 0
 
