@@ -76,15 +76,3 @@ def test_a_run_from_a_recorded_configuration_killed_twice_ends_bitwise_as_the_on
     assert found == others
     assert weights.keys() == whole_weights.keys()
     assert all(torch.equal(value, weights[key]) for key, value in whole_weights.items())
-
-
-def test_ctrl_c_keeps_the_record_and_says_how_to_go_on(tmp_path: Path) -> None:
-    process = start(*WALKS, "training.max_epochs=500", f"results={tmp_path}")
-    folder = tmp_path / "latest_run"
-    while process.poll() is None and epochs(folder) < 1:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    code, output, errors = finish(process)
-    assert code == 130, errors
-    assert output.splitlines()[-1] == f"interrupted; go on with: gatesweep train --resume {folder.resolve()}"
-    assert read_events(folder / "events.jsonl")[-1]["event"] == "interrupted"
