@@ -173,19 +173,6 @@ def test_limits_end_a_sweep_that_can_go_on(tmp_path: Path, capsys: pytest.Captur
     assert (code, summary["trials"], summary["passed"], summary["interrupted"]) == (0, 4, 4, 0)
 
 
-def test_a_grid_is_every_point_once(tmp_path: Path) -> None:
-    space = {
-        "lr": {"type": "categorical", "choices": [0.01, 0.1]},
-        "split": {"type": "composition", "total": 4, "parts": {"a": 1, "b": 1}},
-        "dropout": {"type": "float", "low": 0.0, "high": 0.2, "step": 0.1, "when": {"trainable.lr": 0.1}},
-    }
-    _, folder, summary = run(trivial(tmp_path, space, "search=grid", "num_samples=null", "training.max_epochs=2"))
-    points = [
-        tuple(sorted(read_events(trial / "events.jsonl")[0]["values"].items())) for trial in trial_folders(folder)
-    ]
-    assert summary["trials"] == len(points) == len(set(points)) == 3 + 3 * 3
-
-
 def test_a_sampler_that_fits_a_model_and_a_scheduler_of_medians(whole: Path, tmp_path: Path) -> None:
     """Of the other searches and schedulers: TPE and ASHA above, the grid and Hyperband in test_simulation.py."""
     options = ["search=gp", "scheduler=median", "grace_period=1", "num_samples=10"]
