@@ -23,6 +23,7 @@ from gatesweep.core.record import append_event
 from gatesweep.sweeps.commands.cli import FAULT, NONE_PASSED, PASSED, print_config, run_command
 from gatesweep.sweeps.commands.faults import describe_fault, describe_interruption, faults_kept_in
 from gatesweep.sweeps.commands.folders import make_folder, new_folder, point_link, write_config
+from gatesweep.sweeps.commands.last_word import write_last_words
 from gatesweep.sweeps.commands.preflight import check_machines, check_sweep
 from gatesweep.sweeps.commands.preflight_gate import check_gate
 from gatesweep.sweeps.commands.publisher_process import start_publisher, stop_publisher
@@ -42,8 +43,8 @@ from gatesweep.sweeps.records.layout import CONFIRM, EVENTS, LOCK
 from gatesweep.sweeps.records.pareto import pareto_lines
 from gatesweep.sweeps.records.provenance import provenance
 from gatesweep.sweeps.records.reader import read_sweep
-from gatesweep.sweeps.records.summary import confirmation_lines, leaderboard, leaderboard_text, write_summary
-from gatesweep.sweeps.search.confirmation import Confirmation, confirmation_config
+from gatesweep.sweeps.records.summary import leaderboard, leaderboard_text, result_lines, write_summary
+from gatesweep.sweeps.search.confirmation import Confirmation, confirmation_config, data_seeds
 from gatesweep.sweeps.search.rebuild import restore_study
 from gatesweep.sweeps.search.reopen import reopen_trials
 from gatesweep.sweeps.search.searcher import Search
@@ -204,7 +205,9 @@ def _search(folder: Path, config: Config, space: Space, concurrent: int) -> Sear
 
 
 def _train(folder: Path, config: Config, space: Space, cluster: _Cluster) -> _Ending:
-    """Train what the search asks for, then winners on fresh seeds; Ray is stopped and signals are held at the end.
+    """Train what the search asks for, then winners on fresh seeds, and evaluate winners on test.
+
+    Ray is stopped and signals are held at the end.
 
     What follows takes a moment and must not be cut short. A signal that reaches Ray's processes, too, ends them, and
     Ray ends a driver that has lost them; so Ray is stopped first.
@@ -217,10 +220,11 @@ def _train(folder: Path, config: Config, space: Space, cluster: _Cluster) -> _En
         limits = train_trials(folder, config, space, recorder, cluster.concurrent)
         seconds = recorder.elapsed
         if config.confirm.seeds:
-            winners = Confirmation(folder, config.confirm.seeds, config.confirm.trials)
+            winners = Confirmation(folder, config.confirm.seeds, config.confirm.trials, data_seeds(config))
             config = confirmation_config(config, len(winners.unfinished))
             recorder = Recorder(folder, config, gate, winners, kind=CONFIRM)
             train_trials(folder, config, space, recorder, cluster.concurrent)
+        write_last_words(folder, config)
         hold_signals()
     except (KeyboardInterrupt, OSError, FailedAlike) as end:
         hold_signals()
@@ -271,7 +275,7 @@ def _end(resume: str, config: Config, summary: dict[str, Any] | OSError, ending:
             f", the first at {summary['first_pass_seconds']:.0f} s, when all trials together had trained "
             f"{summary['first_pass_epochs']} epochs; best: {best['trial']} {json.dumps(best['params'])}"
         )
-    lines = [line, *confirmation_lines(summary.get("confirmed", {})), *pareto_lines(summary.get("front", []))]
+    lines = [line, *result_lines(summary, config.gate.thresholds), *pareto_lines(summary.get("front", []))]
     if ending.limits:
         lines.append(_limits_line(resume, config, summary, ending.limits))
     say("\n".join(lines))

@@ -21,6 +21,7 @@ from ray.train.torch import get_device, prepare_model
 from torch import nn
 
 from gatesweep.core.cache import join_cache
+from gatesweep.core.distributed import DDP_OPTIONS
 from gatesweep.sweeps.config.schema import Config, ResourcesConfig
 from gatesweep.sweeps.config.trust import Trust, adopt_trust
 from gatesweep.sweeps.execution.coordinator import Assignment, Job
@@ -152,8 +153,7 @@ def run_worker(loop: dict[str, Any]) -> None:
 
 def wrap_ddp(module: nn.Module) -> nn.Module:
     """Wrap a module in DistributedDataParallel; buffers are not synchronised, as they are equal on all ranks."""
-    kwargs = {"forward_sync_buffers": False, "gradient_as_bucket_view": True}
-    return prepare_model(module, move_to_device=False, parallel_strategy_kwargs=kwargs)
+    return prepare_model(module, move_to_device=False, parallel_strategy_kwargs=DDP_OPTIONS)
 
 
 def _train(coordinator: Any, rank: int, assignment: Assignment, device: str, sweep: Path) -> None:

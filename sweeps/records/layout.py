@@ -25,6 +25,7 @@ PUBLISHER_LOCK = ".publish"  # holds the name of the last publisher; its time is
 SOURCE = "source.zip"  # the source of the trainable, of its data and of other classes of the user's
 # Files of a run only.
 ERROR = "error.txt"  # the traceback of a failed run
+TEST = "test.json"  # of a winner: its metrics on the test split
 CHECKPOINTS = "checkpoints"
 FIGURES = "figures"
 TRIAL_FOLDERS = (CHECKPOINTS, FIGURES)  # written by trials; the driver writes all other files of a sweep
