@@ -24,9 +24,9 @@ def chaos(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield Chaos(tmp_path_factory.mktemp("chaos"), size, kills=1, seed=SEED, cluster=cluster)
 
 
-@pytest.mark.parametrize("kind", ["driver", "node"])
+@pytest.mark.parametrize("kind", ["trial", "driver", "node"])
 def test_a_kill_makes_no_difference(kind: str, chaos: Chaos) -> None:
-    """Of the driver with all that it started, or of a node of a cluster with the trial that trains there."""
+    """Of a process of the trial, of the driver with all that it started, of a node of a cluster."""
     round = chaos.round(kind, 0)
     assert not round.faults, "\n".join([*round.hits, *round.faults])
     assert len(round.hits) == 1
@@ -73,7 +73,7 @@ def published_twice(sweep: Path) -> None:
 def test_the_comparison_sees_what_is_lost_or_there_twice(
     tamper: Callable[[Path], None], told: str, chaos: Chaos, tmp_path: Path
 ) -> None:
-    whole = chaos.undisturbed("node")
+    whole = chaos.undisturbed("trial")
     copy = tmp_path / whole.name
     shutil.copytree(whole, copy)
     for file in whole.parent.glob("mlflow.db*"):

@@ -112,6 +112,8 @@ def test_one_group_trains_all_trials_and_survives_their_faults(faulty: Swept) ->
     assert faulty.reason(FAULTS.index("memory")).startswith("out of memory at batch size 16: try")
     assert faulty.reason(FAULTS.index("boom")) == "RuntimeError: boom"
     assert faulty.reason(FAULTS.index("boom on rank 1")) == "its workers died, 1 x: RuntimeError: boom"
+    log = (faulty.trial(FAULTS.index("boom")) / "log.txt").read_text()
+    assert "[rank 0] RuntimeError: boom\n" in log and "[rank 1] RuntimeError: boom\n" in log
     assert faulty.started() == 2  # "boom on rank 1" costs the first, and no trial after the last needs another
 
 
