@@ -10,6 +10,7 @@ from yaml.reader import ReaderError
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.schema import RENAMED_KEYS, Config
+from gatesweep.sweeps.config.trust import recall_record
 
 MOVED_TARGETS = {
     "gatesweep.sweeps.scheduler.GateASHA": "gatesweep.sweeps.schedulers.asha.GateASHA",
@@ -39,8 +40,9 @@ def read_config(path: Path) -> Config:
 def read_values(path: Path) -> dict[str, Any]:
     """Read the values in a `config.yaml` under today's keys and names.
 
-    A key that is younger than the file has the value that was in force then. Raises InputError, which names file and
-    line, where the file is not YAML or not a mapping, and OSError.
+    A key that is younger than the file has the value that was in force then. The names in the record are trusted where
+    this machine has made it. Raises InputError, which names file and line, where the file is not YAML or not a mapping,
+    and OSError.
     """
     values = load_yaml(path)
     if not isinstance(values, dict):
@@ -53,7 +55,10 @@ def read_values(path: Path) -> dict[str, Any]:
         values[section] = {**defaults, **{RENAMED_KEYS.get(f"{section}.{key}", key): recorded[key] for key in recorded}}
     if isinstance(gate := values.get("gate"), dict):
         values["gate"] = {"shortfall": "linear", **gate}
-    return _rename_targets(values)
+    values = _rename_targets(values)
+    for folder in (path.parent, path.parent.parent):  # a run's own folder, or that of the trial's sweep
+        recall_record(folder, values)
+    return values
 
 
 def load_yaml(path: Path) -> Any:
