@@ -65,7 +65,7 @@ def load_yaml(path: Path) -> Any:
     """Load a YAML file. Raises InputError with the line of the damage."""
     content = path.read_bytes()
     try:
-        return yaml.safe_load(content.decode())
+        return yaml.load(content.decode(), Loader=_Loader)
     except UnicodeDecodeError as error:
         line, fault = content[: error.start].count(b"\n") + 1, str(error.reason)
     except ReaderError as error:  # a character that YAML does not allow; `position` counts characters
@@ -80,6 +80,18 @@ def load_yaml(path: Path) -> Any:
     lines = content.split(b"\n")
     start = lines[min(line, len(lines)) - 1][:40].decode(errors="replace")
     raise InputError(f"{path}, line {line}: got {start!r}, expected YAML ({fault})")
+
+
+class _Loader(yaml.SafeLoader):
+    """A loader that refuses a key which a mapping has twice: YAML itself lets the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} twice", key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else "")
+        return super().construct_mapping(node, deep)
 
 
 def _rename_targets(node: Any) -> Any:

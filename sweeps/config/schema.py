@@ -26,8 +26,11 @@ from gatesweep.core.settings import EarlyStopping, Settings
 from gatesweep.sweeps.config.faults import first_fault
 from gatesweep.sweeps.config.functions import check_function, refuse_data, trains_function
 from gatesweep.sweeps.config.rules import (
+    MAX_SEEDS,
     MAX_THREADS,
+    MAX_TRIALS,
     SEED_LIMIT,
+    check_budget,
     check_gpus,
     check_place,
     check_places,
@@ -38,7 +41,7 @@ from gatesweep.sweeps.config.rules import (
 )
 from gatesweep.sweeps.config.targets import accepted_arguments, check_arguments, check_data_type
 
-PositiveInt = Annotated[int, Field(gt=0, lt=2**53)]  # what JSON and floats hold exactly
+PositiveInt = Annotated[int, Field(gt=0, lt=MAX_TRIALS)]  # what JSON and floats hold exactly
 Folder = Annotated[str, AfterValidator(check_place)]
 Name = Annotated[str, AfterValidator(check_text)]
 CHECKPOINT_KEYS = ("keep_checkpoints", "checkpoint_every")  # of `training`; the core writes no checkpoints
@@ -165,7 +168,7 @@ class SearchConfig(Section):
 class ConfirmConfig(Section):
     """The section `confirm`: the number of fresh seeds for each of the best `trials` that passed."""
 
-    seeds: int = Field(ge=0)
+    seeds: int = Field(ge=0, le=MAX_SEEDS)
     trials: PositiveInt
 
 
@@ -219,12 +222,12 @@ class Config(Section):
     tracking: TrackingConfig
     figures: FiguresConfig
     device: str
-    seed: int = Field(ge=0, lt=SEED_LIMIT)
+    seed: int = Field(ge=0, lt=SEED_LIMIT - MAX_TRIALS)
     num_samples: PositiveInt | None
     max_concurrent: PositiveInt | None
     stop_after_passes: PositiveInt | None
     grace_period: PositiveInt
-    time_budget: PositiveFloat | None
+    time_budget: Annotated[PositiveFloat, AfterValidator(check_budget)] | None
     confirm: ConfirmConfig
     results: Folder
     storage: Folder | None

@@ -25,11 +25,11 @@ MODEL_WORDS = re.compile(
     "|group|primary|foreign|cache|dict|batch|loss|state|value|attention|feature|index|time|metric|column|text|data"
 )
 QUALIFIERS = {"old", "new", "value", "prod", "dev", "base64", "b64"}  # behind the word that counts: `password_old`
-IN_PROSE = {"key", "pass", "session", "login"}  # words of messages: `expected keys: a, b`
+IN_PROSE = {"pass", "session", "login"}  # words of messages: `no login: a, b`
 NO_VARIABLES = {"PWD", "OLDPWD"}  # the working folder
 OF_QUERIES = re.compile(
     r"pass(?!file|ive|es?$|rate)|pwd|secret|token|credential|signature|session"
-    r"|(?:api|access|account|private)[_-]?key|^(?:sig|code|sas|loginhint)$",
+    r"|(?:api|access|account|private)[_-]?key|^(?:key|sig|code|sas|loginhint)$",
     re.IGNORECASE,
 )
 _NUMBER = r"(?:[+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:e[+-]?\d+)?|true|false|null|none)"
@@ -54,7 +54,9 @@ def is_ambiguous(name: str) -> bool:
     words = _words(name)
     if words and words[-1].endswith("token"):  # GITHUBTOKEN has no sign between its words
         words[-1:] = [*filter(None, [words[-1].removesuffix("token")]), "token"]
-    return bool(words) and words[-1] in AMBIGUOUS and not (len(words) > 1 and MODEL_WORDS.fullmatch(words[-2]))
+    if words in ([], ["key"]):  # a key alone is the name of a column or of an entry
+        return False
+    return words[-1] in AMBIGUOUS and not (len(words) > 1 and MODEL_WORDS.fullmatch(words[-2]))
 
 
 def is_secret(name: str, value: object) -> bool:

@@ -192,7 +192,7 @@ def _mark_values(text: str, names: re.Pattern[str], values: re.Pattern[str]) -> 
 
 
 def _is_secret_setting(match: re.Match[str], value: str) -> bool:
-    """Return True for `name=value` in a text, unless both may be prose, as in `expected keys: a, b`."""
+    """Return True for `name=value` in a text, unless both may be prose, as in `no session: it ended`."""
     name, between = match[1], match[2]
     is_prose = name.lower().rstrip("s") in IN_PROSE and between.startswith(":") and between[1:].isspace()
     return is_secret(name, value) and not is_prose

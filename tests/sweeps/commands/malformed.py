@@ -36,7 +36,19 @@ SWEEP: dict[str, list[Row]] = {
         ("confirm=3", "confirm: got 3, expected keys: seeds, trials"),
         ("confirm.seed=2", "confirm.seed: unknown key, did you mean confirm.seeds?"),
     ],
+    "no effect": [
+        ("stop_after_passes=9", "stop_after_passes: got 9, expected at most 8, the trials of num_samples"),
+        ("grace_period=7", "grace_period: got 7, expected at most 6, the epochs of training.max_epochs"),
+        ("scheduler.grace_period=7", "scheduler.grace_period: got 7, expected at most 6"),
+        ("search.gate_after=99", "search.gate_after: got 99, expected at most 6"),
+        ("training.checkpoint_every=99", "training.checkpoint_every: got 99, expected at most 6"),
+        ("training.patience={metric:val/loss,epochs:50}", "training.patience.epochs: got 50, expected at most 6"),
+        (("scheduler=pbt", "scheduler.perturbation_interval=50"), "scheduler.perturbation_interval: got 50, expected"),
+        ("gate.baseline={val/nope:1}", "gate.baseline: got 'val/nope', expected a metric of gate.thresholds"),
+        ("confirm.seeds=100000000", "confirm.seeds: got 100000000, expected less than or equal to 1000"),
+    ],
     "time": [
+        ("time_budget=1e-12", "time_budget: got 1e-12, expected at least 0.001 seconds"),
         ("time_budget=0", "time_budget: got 0, expected greater than 0"),
         ("time_budget=-1", "time_budget: got -1, expected greater than 0"),
         ("time_budget=nan", "time_budget: got nan, expected"),
@@ -48,6 +60,7 @@ SWEEP: dict[str, list[Row]] = {
     "seeds": [
         ("seed=-1", "seed: got -1, expected greater than or equal to 0"),
         ("seed=9223372036854775808", "seed: got 9223372036854775808, expected less than"),
+        ("seed=9223372036854775807", "seed: got 9223372036854775807, expected less than"),
         ("seed=1e3", "seed: got 1000.0, expected a valid integer"),
         ("seed=null", "seed: got None, expected a valid integer"),
         ("seed=random", "seed: got 'random', expected a valid integer"),

@@ -114,14 +114,23 @@ def test_keys_of_secrets_are_redacted_and_words_of_models_are_not() -> None:
 
 
 SECRET_NAMES = [
-    *("password", "passwords", "db_pass", "smtp_passwd", "pw", "mysql_pwd", "auth", "basic_auth", "creds", "key"),
+    *("password", "passwords", "db_pass", "smtp_passwd", "pw", "mysql_pwd", "auth", "basic_auth", "creds"),
     *("aws_credentials", "smtp_login", "token", "tokens", "hf_token", "githubToken", "api_key", "api_keys", "apiKey"),
     *("secrets", "client_secret", "session_token", "bearer", "gh_pat", "encryption_key", "azure_storage_key"),
     *("connection_string", "password_old"),
 ]
 HYPERPARAMETERS: dict[str, Any] = {
     **{"n_tokens": "many", "max_tokens": "auto", "pad_token": "<pad>", "special_tokens": ["<s>", "</s>"]},
-    **{"key_dim": "auto", "keys": 8, "token": 4, "tokens": [8, 16], "pass": 2, "auth": True, "pass_rate": "high"},
+    **{
+        "key_dim": "auto",
+        "keys": 8,
+        "key": "_DE_time",
+        "token": 4,
+        "tokens": [8, 16],
+        "pass": 2,
+        "auth": True,
+        "pass_rate": "high",
+    },
     **{"author": "lab", "bypass": "none", "passes": "two", "tokenizer": "bpe", "sort_key": "time", "session": 0.5},
     **{"monkey": "x", "keyboard": "qwertz", "compass": "north", "patience": "long", "password_file": "a", "latin": "b"},
 }

@@ -37,6 +37,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None]]] = {
         second_line('{"event": "epoch", "epoch": 1, "metrics": {}, "losses": [], "score": "x", "time": 1}'),
     ),
     "an event of the sweep": ("events.jsonl", whole("[1,2]\n")),
+    "a key twice": ("config.yaml", lambda path: path.write_text(path.read_text() + "num_samples: 99\n")),
     "a result": ("trial_0001/result.json", whole("{")),
     "the configuration": ("config.yaml", whole("a: [")),
 }
