@@ -18,8 +18,9 @@ from gatesweep.sweeps.commands.load import load
 from gatesweep.sweeps.commands.resume import configure
 from gatesweep.sweeps.commands.run import sweep_to_end
 from gatesweep.sweeps.commands.signals import handle_signals
+from gatesweep.sweeps.config.effects import check_effects
 from gatesweep.sweeps.config.groups import group_choices
-from gatesweep.sweeps.config.own import compose_own, dotted_target, merge_values, normal_node
+from gatesweep.sweeps.config.own import compose_own, dotted_target, merge_values, normal_node, typed_keys
 from gatesweep.sweeps.config.schema import Config, check_config
 from gatesweep.sweeps.config.trust import trust_object, trust_typed
 from gatesweep.sweeps.config.values import set_values
@@ -27,6 +28,7 @@ from gatesweep.sweeps.execution.alike import FailedAlike
 from gatesweep.sweeps.execution.progress import silence
 from gatesweep.sweeps.records.layout import REPORT, require_sweep
 from gatesweep.sweeps.records.reader import TrialRecord, rank_trials, read_trials
+from gatesweep.sweeps.search.space import check_typed_keys
 
 if TYPE_CHECKING:
     import pandas
@@ -185,7 +187,10 @@ def _new_config(target: str | None, values: dict[str, Any]) -> Config:
         data = {"_target_": _target_name(data)}
     node = normal_node({**values, "trainable": {"_target_": target, **fixed}, **({"data": data} if data else {})})
     trust_typed(node)
-    return compose_own(node)
+    config = compose_own(node)
+    check_typed_keys(typed_keys(node), config)
+    check_effects(typed_keys(node), config)
+    return config
 
 
 def _resumed_config(target: str | None, folder: Path, values: dict[str, Any]) -> Config:

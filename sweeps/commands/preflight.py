@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from gatesweep.core import device
 from gatesweep.core.device import usage
 from gatesweep.core.errors import InputError, reason
+from gatesweep.core.gate import Gate
 from gatesweep.core.loop import EPOCH_METRICS
 from gatesweep.core.trainable import owns_step, samples
 from gatesweep.sweeps.commands.folders import check_results_folder
@@ -141,7 +142,7 @@ def check_run(config: Config, space: Space) -> None:
         reported |= {metric for metric in gate.reads if metric.startswith("train/")}
     check_figures(config.figures, trainable, data)
     check_patience(config, reported | {"train/grad_norm"}, owns_step(trainable))
-    gate.require(dict.fromkeys(reported | {"train/grad_norm"}, 0.0))
+    _check_gate_metrics(gate, reported | {"train/grad_norm"})
     cost = config.search.cost
     reported |= {*EPOCH_METRICS, *(usage(device.choose(config.device), 1.0) if config.training.system_metrics else ())}
     if cost and cost not in (*TRIAL_COSTS, *reported):
@@ -153,6 +154,15 @@ def check_run(config: Config, space: Space) -> None:
             except Exception as error:  # whatever a family raises about its arguments
                 shown = ", ".join(f"{name}={value}" for name, value in values.items())
                 raise InputError(f"search.space.{key}: {shown} cannot be built: {reason(error)}") from error
+
+
+def _check_gate_metrics(gate: Gate, reported: set[str]) -> None:
+    """Raise InputError, under the key that names it, for a metric of the gate that is not among those `reported`."""
+    try:
+        gate.require(dict.fromkeys(reported, 0.0))
+    except InputError as error:
+        key = "objective" if reported >= gate.thresholds.keys() else "thresholds"
+        raise InputError(f"gate.{key}{str(error).removeprefix('gate')}") from error
 
 
 def _check_workers(config: Config, space: Space, batch_samples: int) -> None:
