@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.schema import Config
 
-EPOCHS, TRIALS = "the epochs of training.max_epochs", "the trials of num_samples"
+OF_EPOCHS, OF_TRIALS = "the epochs of training.max_epochs", "the trials of num_samples"
 
 
 def check_effects(typed: Iterable[str], config: Config) -> None:
@@ -30,13 +30,13 @@ def _limits(config: Config) -> list[tuple[str, object, int | None, str]]:
     """List the keys that count epochs or trials: key, value, the largest value that acts, and what that is."""
     epochs, trials, patience = config.training.max_epochs, config.num_samples, config.training.patience
     return [
-        ("stop_after_passes", config.stop_after_passes, trials, TRIALS),
-        ("grace_period", config.grace_period, epochs, EPOCHS),
-        ("search.gate_after", config.search.gate_after, epochs, EPOCHS),
-        ("training.checkpoint_every", config.training.checkpoint_every, epochs, EPOCHS),
-        ("training.patience.epochs", patience.epochs if patience else None, epochs, EPOCHS),
+        ("stop_after_passes", config.stop_after_passes, trials, OF_TRIALS),
+        ("grace_period", config.grace_period, epochs, OF_EPOCHS),
+        ("search.gate_after", config.search.gate_after, epochs, OF_EPOCHS),
+        ("training.checkpoint_every", config.training.checkpoint_every, epochs, OF_EPOCHS),
+        ("training.patience.epochs", patience.epochs if patience else None, epochs, OF_EPOCHS),
         *(
-            (f"scheduler.{name}", config.scheduler.get(name), epochs, EPOCHS)
+            (f"scheduler.{name}", config.scheduler.get(name), epochs, OF_EPOCHS)
             for name in ("grace_period", "perturbation_interval")
         ),
     ]

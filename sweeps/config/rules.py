@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -15,8 +15,6 @@ from gatesweep.core.gate import Gate
 NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")  # it becomes part of a folder's name, and of names in MLflow
 SEED_LIMIT = 2**63  # torch's generators take 64 bits, and trials count upwards from the sweep's seed
 MAX_THREADS = 1024  # more than any machine has cores; torch starts every one of them, and crashes at some 10,000
-MAX_TRIALS = 2**53  # also of epochs: what JSON and floats hold exactly
-MAX_SEEDS = 1000  # on which a trial that passed is confirmed
 SHORTEST_BUDGET = 1e-3  # seconds
 YAML_WORD = re.compile(r"~|[\w.+-]+")  # that YAML may read as null, a truth value or a number
 SHORTEST_SILENCE = 5  # seconds
@@ -45,6 +43,15 @@ def check_rules(gate: Gate, max_epochs: int, data: Mapping[str, Any]) -> None:
     for key, value in data.items():
         if key == "seed" or key.endswith("_seed"):
             _check_seed(f"data.{key}", value)
+
+
+def check_decisions(metrics: Mapping[str, Sequence[str | None]]) -> None:
+    """Raise InputError for a metric of test among those that decide in a sweep, which are given by key."""
+    for key, names in metrics.items():
+        for name in names:
+            if name and name.startswith("test/"):
+                expected = f"val/{name.removeprefix('test/')}: no decision reads test, which has the last word"
+                raise InputError(f"{key}: got {name!r}, expected {expected}")
 
 
 def check_text(value: str) -> str:

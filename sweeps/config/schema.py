@@ -26,11 +26,10 @@ from gatesweep.core.settings import EarlyStopping, Settings
 from gatesweep.sweeps.config.faults import first_fault
 from gatesweep.sweeps.config.functions import check_function, refuse_data, trains_function
 from gatesweep.sweeps.config.rules import (
-    MAX_SEEDS,
     MAX_THREADS,
-    MAX_TRIALS,
     SEED_LIMIT,
     check_budget,
+    check_decisions,
     check_gpus,
     check_place,
     check_places,
@@ -41,7 +40,7 @@ from gatesweep.sweeps.config.rules import (
 )
 from gatesweep.sweeps.config.targets import accepted_arguments, check_arguments, check_data_type
 
-PositiveInt = Annotated[int, Field(gt=0, lt=MAX_TRIALS)]  # what JSON and floats hold exactly
+PositiveInt = Annotated[int, Field(gt=0, lt=2**53)]  # what JSON and floats hold exactly
 Folder = Annotated[str, AfterValidator(check_place)]
 Name = Annotated[str, AfterValidator(check_text)]
 CHECKPOINT_KEYS = ("keep_checkpoints", "checkpoint_every")  # of `training`; the core writes no checkpoints
@@ -166,10 +165,16 @@ class SearchConfig(Section):
 
 
 class ConfirmConfig(Section):
-    """The section `confirm`: the number of fresh seeds for each of the best `trials` that passed."""
+    """The section `confirm`: what is done once the search has ended, with the best trials that passed.
 
-    seeds: int = Field(ge=0, le=MAX_SEEDS)
+    The best `trials` run again on `seeds` fresh seeds each, on the same data or on fresh ones. The best `test` are
+    evaluated on the test split.
+    """
+
+    seeds: int = Field(ge=0, le=1000)
     trials: PositiveInt
+    data: Literal["same", "fresh"] = "same"
+    test: int = Field(default=10, ge=0)
 
 
 class ResourcesConfig(Section):
@@ -222,7 +227,7 @@ class Config(Section):
     tracking: TrackingConfig
     figures: FiguresConfig
     device: str
-    seed: int = Field(ge=0, lt=SEED_LIMIT - MAX_TRIALS)
+    seed: int = Field(ge=0, lt=SEED_LIMIT - 2**53)
     num_samples: PositiveInt | None
     max_concurrent: PositiveInt | None
     stop_after_passes: PositiveInt | None
@@ -234,6 +239,7 @@ class Config(Section):
     warm_start: Annotated[str | list[str], PlainValidator(check_places)] | None
     resume: str | None
     retry: Literal["failed"] | None = None
+    logs: Literal["file", "screen"] = "file"
 
 
 def check_config(values: Mapping[str, Any]) -> Config:
@@ -254,7 +260,12 @@ def check_config(values: Mapping[str, Any]) -> Config:
         check_arguments("trainable", config.trainable)
         check_arguments("data", config.data)
         check_data_type(config.trainable, config.data)
-    check_rules(make_settings(config).gate, config.training.max_epochs, config.data)
+    settings = make_settings(config)
+    check_rules(settings.gate, config.training.max_epochs, config.data)
+    patience = settings.patience.metric if settings.patience else None
+    check_decisions(
+        {"gate": settings.gate.reads, "training.patience.metric": [patience], "search.cost": [config.search.cost]}
+    )
     return config
 
 
