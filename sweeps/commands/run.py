@@ -128,7 +128,7 @@ class _Cluster:
 class _Ending:
     """The end of a sweep: the seconds of its search, the limits that ended it early, and the interruption of all of it.
 
-    An interruption is Ctrl-C, SIGTERM or SIGHUP, a record that cannot be written, or trials that all fail alike.
+    An interruption is Ctrl-C or another of SIGNALS, a record that cannot be written, or trials that all fail alike.
     """
 
     seconds: float

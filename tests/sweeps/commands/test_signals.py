@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from gatesweep.core.record import read_events
+from gatesweep.sweeps.commands.signals import SIGNALS, handle_signals
 from gatesweep.sweeps.records.layout import trial_folders
 from tests.conftest import LR, trivial
 from tests.support.processes import await_end, descendants, title
@@ -22,18 +24,20 @@ ROOT = Path(__file__).parents[3]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
 
 
-def start(command: str, *arguments: str, background: bool = False) -> subprocess.Popen:
+def start(command: str, *arguments: str, background: bool = False, ignored: Sequence[int] = ()) -> subprocess.Popen:
     """Start a command in a process group of its own; `background`: as a shell's `&` does, with Ctrl-C ignored."""
     return subprocess.Popen(
         [sys.executable, "-m", "gatesweep", command, *arguments], cwd=ROOT, env=ENVIRONMENT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-        preexec_fn=lambda: _usual_signals(background),
+        preexec_fn=lambda: _usual_signals(background, ignored),
     )  # fmt: skip
 
 
-def _usual_signals(background: bool) -> None:
+def _usual_signals(background: bool, ignored: Sequence[int]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN if background else signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run under `nohup`
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def await_epochs(results: Path, process: subprocess.Popen, pattern: str) -> None:
@@ -43,9 +47,9 @@ def await_epochs(results: Path, process: subprocess.Popen, pattern: str) -> None
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("number", "whole_tree"), [(signal.SIGHUP, False), (signal.SIGTERM, True)])
+@pytest.mark.parametrize(("number", "whole_tree"), [(signal.SIGUSR1, False), (signal.SIGTERM, True)])
 def test_a_signal_to_group_or_tree_leaves_page_and_advice(number: int, whole_tree: bool, tmp_path: Path) -> None:
-    """To the group: `timeout`, a closed terminal. To the tree, Ray's processes too: systemd, some batch systems."""
+    """To the group: `timeout`, a batch system's warning. To the tree, Ray's processes too: systemd."""
     process = start("run", *trivial(tmp_path, LR, "scheduler=none", epoch_seconds=0.3), background=True)
     await_epochs(tmp_path, process, "*/trial_*/events.jsonl")
     family = descendants(process.pid)
@@ -92,11 +96,38 @@ def test_a_killed_driver_takes_its_ray_with_it(tmp_path: Path) -> None:
 
 
 def test_a_run_in_the_background_of_a_script_ends_by_sigterm(tmp_path: Path) -> None:
+    """A warning that is ignored, as `trap "" USR1` has it, stays ignored."""
     options = ["experiment=mlp", "training.max_epochs=5000", "gate.thresholds={}", "figures=none"]
-    process = start("train", *options, f"results={tmp_path}", background=True)
+    process = start("train", *options, f"results={tmp_path}", background=True, ignored=[signal.SIGUSR1])
     await_epochs(tmp_path, process, "*/events.jsonl")
+    process.send_signal(signal.SIGUSR1)
+    time.sleep(0.5)
+    assert process.poll() is None
     process.terminate()
     output, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
     folder = (tmp_path / "latest_run").resolve()
     assert output.splitlines()[-1] == f"interrupted; go on with: gatesweep train --resume {folder}"
+
+
+def test_each_signal_and_each_warning_of_a_batch_system_ends_a_block_once() -> None:
+    """Warnings are left to whoever handles or ignores them, and all are as before behind the block."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+            with pytest.raises(KeyboardInterrupt), handle_signals():
+                os.kill(os.getpid(), number)
+                time.sleep(5)
+            assert signal.getsignal(number) == signal.SIG_DFL
+        heard: list[int] = []
+        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU):
+            for handler in (signal.SIG_IGN, lambda number, frame: heard.append(number)):
+                signal.signal(number, handler)
+                with handle_signals():
+                    os.kill(os.getpid(), number)
+                assert signal.getsignal(number) == handler
+        assert heard == [signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
+    finally:
+        for number, usual in before.items():
+            signal.signal(number, usual)
