@@ -24,7 +24,7 @@ from gatesweep.sweeps.records.layout import (
     trial_folders,
 )
 from gatesweep.sweeps.records.pareto import TRIAL_COSTS, read_pareto
-from gatesweep.sweeps.records.reader import TrialRecord, rank_trials, read_result, read_trials
+from gatesweep.sweeps.records.reader import TrialRecord, rank_trials, read_trial, read_trials
 from gatesweep.sweeps.records.text import format_cell, format_interval, text_table
 
 HEAD_ROWS = 50  # rows of a long leaderboard that a terminal shows
@@ -107,7 +107,7 @@ def confirmations(sweep: Path) -> dict[str, dict[str, Any]]:
     """
     passes: dict[str, list[bool]] = {}
     for folder in trial_folders(sweep, CONFIRM):
-        if (outcome := read_result(folder)["outcome"]) in OUTCOMES:
+        if (outcome := read_trial(folder).outcome) in OUTCOMES:
             passes.setdefault(confirmed_name(folder), []).append(outcome == "passed")
     return {
         name: {"passed": sum(runs), "seeds": len(runs), **proportion("rate", sum(runs), len(runs))}
