@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from gatesweep.core.trainable import Metrics
+
+# Buffers are not synchronised, as they are equal on all ranks.
+DDP_OPTIONS: dict[str, Any] = {"forward_sync_buffers": False, "gradient_as_bucket_view": True}
 
 
 def world_size() -> int:

@@ -87,6 +87,11 @@ def last() -> Last | None:
     return _listener.hand_over() if _listener is not None else None
 
 
+def in_trial() -> bool:
+    """Return True while a trial's function runs in this process."""
+    return _listener is not None
+
+
 def listen(listener: Listener | None) -> None:
     """Make `report` and `last` speak to this run; None ends that."""
     global _listener

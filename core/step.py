@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from gatesweep.core.distributed import average_gradients, broadcast
 from gatesweep.core.precision import Precision, autocast_disabled, grad_scaler
@@ -126,7 +126,7 @@ class TrainStep:
             self.norms.add({f"grad_norm/{self.names[id(param)]}": grad.norm() for param, grad in with_grads})
         self.updates[name] += 1
         if self.clip_norm is None:
-            norm = _norm([param.grad for param in params if param.grad is not None])
+            norm = get_total_norm([param.grad for param in params if param.grad is not None])
         else:
             norm = clip_grad_norm_(params, self.clip_norm)
         if not self.scaler.is_enabled():  # in fp16 the scaler handles infinite gradients: it skips the step
@@ -135,11 +135,3 @@ class TrainStep:
         self.scaler.step(optimizer)
         self.scaler.update()
         return norm
-
-
-def _norm(grads: list[Tensor]) -> Tensor:
-    """Return the norm over all gradients.
-
-    It is `torch.nn.utils.get_total_norm` without the sorting by device and dtype, which takes two thirds of its time.
-    """
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.utils.checkpoint import checkpoint
+
+from gatesweep.core.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 Batch = Any  # a tensor, or tuples, lists and dicts of tensors; the first axis of each tensor counts samples
 Losses = dict[str, Tensor]  # scalars on the device; "loss" is the one that is minimised
 Metrics = dict[str, float]  # scalars on the host, named "split/name"
+Split = Literal["train", "val", "test"]
+SPLITS = get_args(Split)
 CHUNK_SIZE = 64  # scalars that `Mean` adds up at a time
 
 
@@ -27,6 +31,8 @@ class Diverged(Exception):
 
 class Data(Protocol):
     """The training and validation batches of a family. They live outside the module, so that trials can share them.
+
+    It may have a method `test()` beside `val()`, for data that no decision of a sweep reads (`split_batches`).
 
     A family's class is built as `Data(*, device, seed, **fields of its YAML)`. It may keep expensive parts (a corpus, a
     solved problem) in `core.cache.machine_cache`, for all processes of a machine.
@@ -118,14 +124,15 @@ class Trainable(nn.Module, ABC):
         return losses
 
     @torch.no_grad()
-    def evaluate(self, data: Data) -> Metrics:
-        """Return the metrics on the validation batches; the core adds the prefix `val/`. Called in eval mode.
+    def evaluate(self, data: Data, split: Split = "val") -> Metrics:
+        """Return the metrics on the batches of `split`; the core adds its prefix, `val/`. Called in eval mode.
 
+        A run evaluates val alone; test is read once the run has ended. Without the argument `split`, only val can be.
         Expensive metrics may be left out while `due()` is false. The gate then carries the last value, and cannot pass
         in that epoch.
         """
         mean = Mean()
-        for batch in data.val():
+        for batch in split_batches(data, split):
             mean.add(self(batch), samples(batch))
         return mean.value()
 
@@ -135,8 +142,10 @@ class Trainable(nn.Module, ABC):
     def end_epoch(self, data: Data, metrics: Metrics) -> None:
         """Run after each evaluation, e.g. to retrain. It may change `metrics`."""
 
-    def figures(self, data: Data) -> dict[str, Callable[[], Figure]]:
-        """Return functions that draw figures, by kind. Called in eval mode; a figure is drawn only if it is asked for.
+    def figures(self, data: Data, split: Split = "val") -> dict[str, Callable[[], Figure]]:
+        """Return functions that draw figures of `split`, by kind.
+
+        Called in eval mode; a figure is drawn only if it is asked for.
 
         The figures are `matplotlib.figure.Figure()`, not pyplot's; matplotlib is imported only inside the functions.
         Losses and metrics are drawn for every trainable, and need no function here.
@@ -165,6 +174,23 @@ class Trainable(nn.Module, ABC):
 def owns_step(trainable: Trainable) -> bool:
     """Return True if a trainable overrides `train_step`, False if it declares a loss."""
     return type(trainable).train_step is not Trainable.train_step
+
+
+class MissingSplit(InputError):
+    """Raised for a split that data, or the code of a trainable, do not have."""
+
+
+def split_batches(data: Data, split: Split) -> Sequence[Batch]:
+    """Return the batches of a split, on the device; of train, those of the first epoch.
+
+    Raises MissingSplit where the data have no `test()`, or nothing in the split.
+    """
+    if split == "test" and not callable(getattr(data, "test", None)):
+        raise MissingSplit(f"{type(data).__name__} has no test split: give it a method test(self), as val(self) is")
+    batches = data.train(0) if split == "train" else data.val() if split == "val" else data.test()  # type: ignore[attr-defined]
+    if len(batches) == 0 or samples(batches[0]) == 0:
+        raise MissingSplit(f"the {split} split of {type(data).__name__} is empty")
+    return batches
 
 
 class Mean:

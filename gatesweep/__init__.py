@@ -1,7 +1,8 @@
 """Distributed hyperparameter sweeps for models that must comply.
 
-In the repository this folder holds links to `core`, `sweeps`, `trainables` and `configs`, which lie beside it. So they
-are `gatesweep.core` and so on in a checkout as well as installed, and have no other name.
+In the repository this folder holds links to `core`, `sweeps`, `trainables`, `configs` and the files of `integrations`,
+which lie beside it. So they are `gatesweep.core`, `gatesweep.lightning` and so on in a checkout as well as installed,
+and have no other name.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ if TYPE_CHECKING:
     from gatesweep.core.reporting import last, report
     from gatesweep.core.trainable import Data, Diverged, Trainable
     from gatesweep.sweeps.commands.api import open_sweep, sweep
-    from gatesweep.sweeps.commands.load import load
+    from gatesweep.sweeps.commands.load import evaluate, load
 
 __version__ = "0.1.0"
-__all__ = ["Data", "Diverged", "Gate", "Trainable", "last", "load", "open_sweep", "report", "sweep"]
+__all__ = ["Data", "Diverged", "Gate", "Trainable", "evaluate", "last", "load", "open_sweep", "report", "sweep"]
 
 _HOMES = {
     "Data": "gatesweep.core.trainable",
     "Diverged": "gatesweep.core.trainable",
     "Gate": "gatesweep.core.gate",
     "Trainable": "gatesweep.core.trainable",
+    "evaluate": "gatesweep.sweeps.commands.load",
     "last": "gatesweep.core.reporting",
     "load": "gatesweep.sweeps.commands.load",
     "open_sweep": "gatesweep.sweeps.commands.api",

@@ -21,14 +21,14 @@ VAGUE_NAMES, VAGUE_SHARE = {"one", "found", "told", "made", "given"}, 0.002  # o
 PRIVATE_NAMES = (r"\._rungs\b", r"_schedule_trial_task", r"study\._storage", r"ray\._private")  # of Ray and Optuna
 RECORD_FILES = {layout.CONFIG, record.EVENTS, record.RESULT, layout.SUMMARY}
 NAMES_FILES = ("core/record.py", "sweeps/records/layout.py")  # they may spell the names of record files
-MODULES = read_modules(ROOT, "core", "sweeps", "trainables")
+MODULES = read_modules(ROOT, "core", "sweeps", "trainables", "integrations")
 
 
 def repeated_names(modules: Mapping[str, Module]) -> list[str]:
     """Public names that core and sweeps define at the top of several files; only `main` may repeat."""
     places: dict[str, list[str]] = defaultdict(list)
     for module in modules.values():
-        if not module.path.startswith("trainables/"):
+        if not module.path.startswith(("trainables/", "integrations/")):
             for name in dict.fromkeys(_public_names(module.tree)):
                 places[name].append(module.path)
     return [f"{name}: {', '.join(paths)}" for name, paths in places.items() if len(paths) > 1 and name != "main"]

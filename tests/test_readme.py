@@ -48,7 +48,7 @@ def test_the_map_of_the_house_names_files_and_rooms_that_exist() -> None:
         entries = re.findall(r"\b(\w+\.py)\b", line) + re.findall(r"^  (\w+)/ ", line)
         named |= {folder / name for name in entries}
     assert [str(path) for path in named if not path.exists()] == []
-    for package in ("core", "sweeps", "trainables"):
+    for package in ("core", "sweeps", "trainables", "integrations"):
         modules = [path for path in (ROOT / package).glob("*.py") if path.name != "__init__.py"]
         rooms = [path.parent for path in (ROOT / package).glob("*/__init__.py")]
         assert {*modules, *rooms} <= named, f"not on the map: {sorted(map(str, {*modules, *rooms} - named))}"

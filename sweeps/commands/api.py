@@ -13,19 +13,21 @@ from gatesweep.core.errors import InputError
 from gatesweep.core.gate import Gate
 from gatesweep.core.record import SCALARS
 from gatesweep.core.reporting import Last
-from gatesweep.core.trainable import Data, Trainable
-from gatesweep.sweeps.commands.load import load
+from gatesweep.core.trainable import Data, Metrics, Split, Trainable
+from gatesweep.sweeps.commands.load import evaluate, load
 from gatesweep.sweeps.commands.resume import configure
 from gatesweep.sweeps.commands.run import sweep_to_end
 from gatesweep.sweeps.commands.signals import handle_signals
 from gatesweep.sweeps.config.groups import group_choices
 from gatesweep.sweeps.config.own import compose_own, dotted_target, merge_values, normal_node
-from gatesweep.sweeps.config.schema import Config, check_config
+from gatesweep.sweeps.config.recorded import read_config
+from gatesweep.sweeps.config.schema import Config, check_config, make_gate
 from gatesweep.sweeps.config.trust import trust_object, trust_typed
 from gatesweep.sweeps.config.values import set_values
 from gatesweep.sweeps.execution.alike import FailedAlike
 from gatesweep.sweeps.execution.progress import silence
-from gatesweep.sweeps.records.layout import REPORT, require_sweep
+from gatesweep.sweeps.records.last_word import LastWord, last_words, verdict_word
+from gatesweep.sweeps.records.layout import CONFIG, REPORT, TRIAL, require_sweep
 from gatesweep.sweeps.records.reader import TrialRecord, rank_trials, read_trials
 
 if TYPE_CHECKING:
@@ -96,12 +98,16 @@ class Result:
 
     @property
     def trials(self) -> pandas.DataFrame:
-        """One row a trial, the best first: what was varied, outcome, epochs, metrics, and why it ended so."""
+        """One row a trial, the best first: what was varied, outcome, epochs, metrics, and why it ended so.
+
+        Winners have their metrics on test, too, and the column `test` says how the gate judges them.
+        """
         import pandas
 
-        trials = self._ranked()
+        trials, words = self._ranked(), last_words(self.folder, TRIAL)
+        gate = make_gate(read_config(self.folder / CONFIG).gate) if words else None
         index = pandas.Index([trial.name for trial in trials], name="trial")
-        return pandas.DataFrame([_row(trial) for trial in trials], index=index)
+        return pandas.DataFrame([_row(trial, gate, words.get(trial.name)) for trial in trials], index=index)
 
     @property
     def best(self) -> Trial | None:
@@ -165,6 +171,10 @@ class Trial:
         """Return the model as `gatesweep.load` does."""
         return load(self.folder)
 
+    def evaluate(self, split: Split = "test") -> Metrics:
+        """Return the metrics of the model on a split of its data, as `gatesweep.evaluate` does. Raises InputError."""
+        return evaluate(self.folder, split)
+
     def __repr__(self) -> str:
         return f"<{self.name} {self.outcome}: {self.values}>"
 
@@ -225,10 +235,15 @@ def _target_name(what: Any) -> str:
     return target
 
 
-def _row(trial: TrialRecord) -> dict[str, Any]:
-    """Return the row of a trial: later names do not hide earlier ones."""
-    metrics = {name: value for name, value in trial.metrics.items() if not name.startswith("system/")}
-    row = {"outcome": trial.outcome, "epochs": len(trial.epochs), **metrics, "why": trial.reason}
+def _row(trial: TrialRecord, gate: Gate | None, word: LastWord | None) -> dict[str, Any]:
+    """Return the row of a trial: later names do not hide earlier ones.
+
+    `gate` is None where no trial of the sweep has a last word.
+    """
+    measured = trial.metrics | (word.metrics if word else {})
+    metrics = {name: value for name, value in measured.items() if not name.startswith("system/")}
+    verdict = {"test": verdict_word(gate, word)} if gate else {}
+    row = {"outcome": trial.outcome, **verdict, "epochs": len(trial.epochs), **metrics, "why": trial.reason}
     return {**_short_values(trial), **row}
 
 

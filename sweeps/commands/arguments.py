@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,12 +45,35 @@ they are; change them. No file is overwritten.
 
 Exit codes: 0, and 2 where a file is there already."""
 
+CHECK_HELP = """Check your own trainable or function: gatesweep check mine:Net, from any folder
+
+Prints one line a check: passed, failed, or - where it does not apply. It learns, reports the metrics of its gate,
+resumes bit by bit. A trainable also uses every parameter, has data that follow the epoch, and trains on two ranks to
+equal weights; its oracle passes the gate and its trivial baseline does not, where it has them.
+
+A key that is none of a configuration's is an argument of mine:Net: width=16. The data are of the class that annotates
+the constructor's first argument, or data=mine:Points. Three epochs are trained on the CPU; max_epochs=9 are more.
+With a FILE.yaml of your own, its trainable, data and gate are checked, at a point of its space.
+
+Exit codes: 0, 1 where a check failed, and 2 for bad input."""
+
 REPORT_HELP = """Write the report of a sweep again: gatesweep report results/latest
 
 Writes summary.json, leaderboard.csv and report.html, also for a sweep that was killed before it could, and prints the
 leaderboard. While a sweep runs, only the page is written.
 
 Exit codes: 0, and 2 for bad input."""
+
+EVALUATE_HELP = """Evaluate a trained model on a split: gatesweep evaluate results/latest trial_0003 split=test
+
+Writes evaluation_test/ into the trial's folder: report.html, one page with metrics and figures, metrics.json, and the
+figures as files. A sweep evaluates its winners on test by itself; this is for other trials and splits, and for figures.
+
+  FOLDER  of a sweep, or of a run: results/latest_run
+  TRIAL   a trial of the sweep, or its run on a fresh seed; by default the best
+  split   train, val or test (test)
+
+Exit codes: 0 the model clears the gate on the split, 3 it does not, 2 bad input."""
 
 COMPARE_HELP = """Compare sweeps: gatesweep compare results/A results/B --html compare.html, or results/*
 
@@ -116,20 +141,22 @@ class Command:
     description: str
     work: str
     add_arguments: Callable[[Parser], None]
-    more: Callable[[], str] | None = None
+    more: Callable[[Sequence[str]], str] | None = None
+    takes_long: bool = False  # to start: it says at once that it does
 
 
-def make_parser(name: str) -> Parser:
-    """The parser of a command's arguments."""
+def make_parser(name: str, argv: Sequence[str] = ()) -> Parser:
+    """The parser of a command's arguments; its help is of the sweep that the words of `argv` ask for."""
     command = COMMANDS[name]
-    parser = Parser(prog=f"gatesweep {name}", description=command.description, more=command.more)
+    more = partial(command.more, argv) if command.more else None
+    parser = Parser(prog=f"gatesweep {name}", description=command.description, more=more)
     command.add_arguments(parser)
     return parser
 
 
 def parse(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments of a command, by default those of the process. Raises InputError, and SystemExit after `--help`."""
-    return make_parser(name).parse_intermixed_args(argv)
+    return make_parser(name, sys.argv[1:] if argv is None else argv).parse_intermixed_args(argv)
 
 
 def _add_run(parser: Parser) -> None:
@@ -159,6 +186,13 @@ def _add_report(parser: Parser) -> None:
     _add_trust(parser)
 
 
+def _add_evaluate(parser: Parser) -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of a sweep or of a run, e.g. results/latest")
+    words = "a trial, by default the best; split=train, split=val or split=test"
+    parser.add_argument("words", nargs="*", metavar="TRIAL | split=SPLIT", help=words)
+    _add_trust(parser)
+
+
 def _add_compare(parser: Parser) -> None:
     parser.add_argument("sweeps", type=Path, nargs="+", metavar="FOLDER", help="of a sweep, e.g. results/latest")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page, too")
@@ -175,6 +209,12 @@ def _add_init(parser: Parser) -> None:
     folder = "where the files go; by default the working folder"
     parser.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER", help=folder)
     parser.add_argument("--trainable", action="store_true", help="a class over the contract, instead of a function")
+
+
+def _add_check(parser: Parser) -> None:
+    words = "module:name of a class or function, or a FILE.yaml of your own; then what to change"
+    parser.add_argument("words", nargs="+", metavar="NAME | KEY=VALUE", help=words)
+    _add_trust(parser)
 
 
 def _add_replay(parser: Parser) -> None:
@@ -203,10 +243,17 @@ def _work(name: str, function: str) -> str:
 
 
 COMMANDS: dict[str, Command] = {
-    "run": Command("run a sweep", RUN_HELP, _work("run", "sweep_command"), _add_run, config_help),
-    "train": Command("train once, without Ray", TRAIN_HELP, _work("train", "train_command"), _add_train, config_help),
+    "run": Command("run a sweep", RUN_HELP, _work("run", "sweep_command"), _add_run, config_help, True),
+    "train": Command(
+        "train once, without Ray", TRAIN_HELP, _work("train", "train_command"), _add_train, config_help, True
+    ),
     "init": Command("write a sweep of your own code", INIT_HELP, _work("init", "init_command"), _add_init),
+    "check": Command("check your own code", CHECK_HELP, _work("check", "check_command"), _add_check),
     "report": Command("write the report of a sweep again", REPORT_HELP, _work("report", "report_command"), _add_report),
+    "evaluate": Command(
+        *("evaluate a trained model on train, val or test", EVALUATE_HELP),
+        *(_work("evaluate", "evaluate_command"), _add_evaluate),
+    ),
     "compare": Command("show sweeps side by side", COMPARE_HELP, _work("compare", "compare_command"), _add_compare),
     "publish": Command(
         "send a sweep's record to MLflow", PUBLISH_HELP, _work("publish", "publish_command"), _add_publish
@@ -217,7 +264,7 @@ COMMANDS: dict[str, Command] = {
             REPLAY_HELP,
             _work("replay", "replay_command"),
         ),
-        *(_add_replay, lambda: config_help(["scheduler", "search"], keys=False)),
+        *(_add_replay, lambda words: config_help(words, ["scheduler", "search"], keys=False)),
     ),
     "ui": Command("show a results folder in MLflow's UI, on 127.0.0.1", UI_HELP, _work("ui", "ui_command"), _add_ui),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pkgutil
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -35,6 +36,9 @@ def run_command(name: str, argv: Sequence[str] | None = None, last: bool | None 
             trust_modules(name for names in getattr(arguments, "trust", []) for name in names.split(","))
             if folder := getattr(arguments, "config_dir", None):
                 add_config_folder(folder)
+            if COMMANDS[name].takes_long and not arguments.cfg and sys.stdout.isatty():
+                words = redact(shlex.join(arguments.overrides))
+                print(f"starting: gatesweep {name} {words}".rstrip(), flush=True)
             with leave_at_once():
                 work: Callable[..., int] = pkgutil.resolve_name(COMMANDS[name].work)
             code = work(arguments)

@@ -9,7 +9,15 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from gatesweep.sweeps.config.groups import MAIN, Key, default_choices, default_keys, group_choices, read_config_file
+from gatesweep.sweeps.config.groups import (
+    MAIN,
+    Key,
+    default_choices,
+    default_keys,
+    group_choices,
+    read_config_file,
+    typed_choices,
+)
 
 COMMENT_COLUMN = 36
 NARROWEST = 60  # columns; a narrower terminal breaks the lines itself
@@ -27,9 +35,13 @@ def help_width() -> int:
     return max(NARROWEST, shutil.get_terminal_size().columns - 2)
 
 
-def config_help(groups: Sequence[str] | None = None, keys: bool = True) -> str:
-    """The configuration groups (all, or some) with their choices, and the keys of a default sweep with their values."""
-    defaults, width = default_choices(), help_width()
+def config_help(words: Sequence[str] = (), groups: Sequence[str] | None = None, keys: bool = True) -> str:
+    """The configuration groups (all, or some) with their choices, and the keys of a sweep with their values.
+
+    It is the default sweep, or that of the choices among the `words` of the command: experiment=mlp.
+    """
+    typed, width = typed_choices(words), help_width()
+    defaults = default_choices(typed)
     offered = {group: names for group, names in group_choices().items() if groups is None or group in groups}
     described = read_config_file("", MAIN).comments
     lines = ["configuration groups, GROUP=CHOICE (* marks the default):"]
@@ -38,11 +50,10 @@ def config_help(groups: Sequence[str] | None = None, keys: bool = True) -> str:
         remark = described.get(group, "")
         lines += _columns(f"  {group}", f"{remark}: {marked}" if remark else marked, width, 18)
     if keys:
-        lines += [
-            "",
-            *_wrapped("keys, KEY=VALUE, with the values of the default sweep; `--cfg` prints those of yours:", width),
-        ]
-        lines += _key_lines(default_keys(), defaults, width)
+        which = " ".join(f"{group}={choice}" for group, choice in typed.items()) or "the default sweep"
+        other = "experiment=mlp --help" if not typed else "--cfg"
+        lines += ["", *_wrapped(f"keys, KEY=VALUE, with the values of {which} (`{other}`: of others):", width)]
+        lines += _key_lines(default_keys(typed), defaults, width)
     return "\n".join(lines)
 
 

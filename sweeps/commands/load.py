@@ -9,8 +9,9 @@ import torch
 
 from gatesweep.core import checkpoint
 from gatesweep.core.errors import InputError
+from gatesweep.core.evaluation import evaluate_split
 from gatesweep.core.reporting import Last
-from gatesweep.core.trainable import Data, Trainable
+from gatesweep.core.trainable import SPLITS, Data, Metrics, MissingSplit, Split, Trainable
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.functions import trains_function
 from gatesweep.sweeps.config.recorded import read_config, read_values
@@ -44,6 +45,24 @@ def load(folder: str | Path, device: str = "auto", trust: Sequence[str] = ()) ->
         weights = _best_checkpoint(folder, config).state()["trainable"]
     trainable.load_state_dict(weights)
     return trainable.eval(), data
+
+
+def evaluate(folder: str | Path, split: Split = "test", device: str = "auto", trust: Sequence[str] = ()) -> Metrics:
+    """Return the metrics of a run's model on a split of its data, named "test/accuracy" and so on.
+
+    The arguments are those of `load`. Raises InputError as it does, and where the trainable or its data have no such
+    split.
+    """
+    return evaluate_loaded(load(folder, device, trust), folder, split)
+
+
+def evaluate_loaded(loaded: tuple[Trainable, Data] | Last, folder: str | Path, split: Split) -> Metrics:
+    """Return the metrics on a split of what `load` has returned for a folder. Raises InputError as `evaluate` does."""
+    if split not in SPLITS:
+        raise InputError(f"split: got {split!r}, expected {', '.join(SPLITS)}")
+    if isinstance(loaded, Last):
+        raise MissingSplit(f"evaluate: got {str(folder)!r}, a run of a function, whose splits are not known")
+    return evaluate_split(*loaded, split, read_config(Path(folder) / CONFIG).training.precision)
 
 
 def _load_saved(folder: Path, config: Config) -> Last:

@@ -38,6 +38,7 @@ from gatesweep.sweeps.schedulers.asha import GateASHA
 from gatesweep.sweeps.schedulers.factory import make_scheduler
 from gatesweep.sweeps.schedulers.pbt import Population
 from gatesweep.sweeps.search.changes import check_changes, check_trial_configs
+from gatesweep.sweeps.search.confirmation import check_fresh_data
 from gatesweep.sweeps.search.sampler import check_sampler, is_exhaustive
 from gatesweep.sweeps.search.space import Space, check_grid
 from gatesweep.sweeps.search.warm_start import check_warm_start, warm_start_folders
@@ -53,6 +54,7 @@ def check_sweep(folder: Path, config: Config, space: Space) -> None:
         check_changes(before, config, trials, folder)
         check_trial_configs(before, [*trials, *read_trials(folder, CONFIRM)], folder)
     check_search(config, space)
+    check_fresh_data(config, read_config(folder / CONFIG) if config.resume else None, folder)
     if config.tracking.enabled:
         check_tracking(config.tracking.uri)
     if config.storage:

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import gatesweep
 from gatesweep.core.record import DamagedRecord
 from gatesweep.sweeps.config.schema import Config
 from gatesweep.sweeps.config.secrets import STORAGE_VARIABLE, TRACKING_VARIABLE
-from gatesweep.sweeps.execution.progress import is_silent, say
+from gatesweep.sweeps.execution.progress import say
 from gatesweep.sweeps.records.layout import MLFLOW_POINTER, PUBLISHER_LOCK
 from gatesweep.sweeps.records.reader import read_json
 
@@ -32,12 +33,19 @@ def start_publisher(folder: Path, config: Config) -> subprocess.Popen:
     command = [sys.executable, "-m", "gatesweep", "publish", str(folder), "--follow"]
     addresses = {TRACKING_VARIABLE: config.tracking.uri, STORAGE_VARIABLE: config.storage}
     environment = _environment() | {name: address for name, address in addresses.items() if address}
-    output = subprocess.DEVNULL if is_silent() else None
-    options: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": output, "start_new_session": True}
-    publisher = subprocess.Popen(command, env=environment, **options)
+    options: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    publisher = subprocess.Popen(command, env=environment, text=True, start_new_session=True, **options)
+    threading.Thread(target=_pass_on, args=(publisher,), daemon=True).start()
     # Its imports take two seconds of processor time while the trials' processes start.
     os.setpriority(os.PRIO_PROCESS, publisher.pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10))
     return publisher
+
+
+def _pass_on(publisher: subprocess.Popen) -> None:
+    """Print what the publisher has to say through this process, whose progress would be torn by another's lines."""
+    assert publisher.stderr
+    for line in publisher.stderr:
+        print(line.rstrip("\n"), file=sys.stderr, flush=True)
 
 
 def _environment() -> dict[str, str]:

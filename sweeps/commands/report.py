@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 
 from gatesweep.sweeps.commands.cli import PASSED, run_command
+from gatesweep.sweeps.config.schema import make_gate
+from gatesweep.sweeps.execution.progress import terminal_width
 from gatesweep.sweeps.records.layout import is_running, require_sweep
 from gatesweep.sweeps.records.provenance import KEYS
 from gatesweep.sweeps.records.reader import read_sweep
@@ -24,6 +26,6 @@ def report_command(arguments: argparse.Namespace) -> int:
     sweep = read_sweep(folder)
     if not is_running(folder):
         write_summary(folder, sweep.seconds, {key: sweep.provenance.get(key) for key in KEYS})
-    print(leaderboard_text(leaderboard(folder)))
+    print(leaderboard_text(leaderboard(folder), terminal_width(), make_gate(sweep.config.gate).reads))
     print(f"report {write_page(folder)}")
     return PASSED

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import shlex
 import shutil
-import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,14 +18,16 @@ from gatesweep.core.cache import cache_scope
 from gatesweep.core.errors import InputError
 from gatesweep.core.files import try_lock
 from gatesweep.core.record import append_event
-from gatesweep.sweeps.commands.cli import FAULT, NONE_PASSED, PASSED, print_config, run_command
-from gatesweep.sweeps.commands.faults import describe_fault, describe_interruption, faults_kept_in
+from gatesweep.sweeps.commands.cli import print_config, run_command
+from gatesweep.sweeps.commands.ending import Ending, print_end
+from gatesweep.sweeps.commands.faults import describe_fault, faults_kept_in
 from gatesweep.sweeps.commands.folders import make_folder, new_folder, point_link, write_config
+from gatesweep.sweeps.commands.last_word import write_last_words
 from gatesweep.sweeps.commands.preflight import check_machines, check_sweep
 from gatesweep.sweeps.commands.preflight_gate import check_gate
 from gatesweep.sweeps.commands.publisher_process import start_publisher, stop_publisher
 from gatesweep.sweeps.commands.resume import configure
-from gatesweep.sweeps.commands.signals import INTERRUPTED, handle_signals, hold_signals, leave_at_once
+from gatesweep.sweeps.commands.signals import handle_signals, hold_signals, leave_at_once
 from gatesweep.sweeps.commands.trials import TUNE_FOLDER, train_trials
 from gatesweep.sweeps.config.own import split_own_file
 from gatesweep.sweeps.config.schema import Config, make_gate
@@ -35,17 +35,16 @@ from gatesweep.sweeps.config.secrets import redact
 from gatesweep.sweeps.config.trust import trust_option
 from gatesweep.sweeps.execution.alike import FailedAlike
 from gatesweep.sweeps.execution.cluster import start_ray, stop_ray
-from gatesweep.sweeps.execution.progress import say
+from gatesweep.sweeps.execution.progress import say, say_stage, terminal_width
 from gatesweep.sweeps.execution.recorder import Recorder
 from gatesweep.sweeps.execution.stack import stack_size
 from gatesweep.sweeps.records.layout import CONFIRM, EVENTS, LOCK
-from gatesweep.sweeps.records.pareto import pareto_lines
 from gatesweep.sweeps.records.provenance import provenance
 from gatesweep.sweeps.records.reader import read_sweep
-from gatesweep.sweeps.records.summary import confirmation_lines, leaderboard, leaderboard_text, write_summary
-from gatesweep.sweeps.search.confirmation import Confirmation, confirmation_config
+from gatesweep.sweeps.records.summary import leaderboard, leaderboard_text, write_summary
+from gatesweep.sweeps.search.confirmation import Confirmation, confirmation_config, data_seeds
 from gatesweep.sweeps.search.rebuild import restore_study
-from gatesweep.sweeps.search.reopen import reopen_trials
+from gatesweep.sweeps.search.reopen import left_line, reopen_trials
 from gatesweep.sweeps.search.searcher import Search
 from gatesweep.sweeps.search.space import Space, read_space
 from gatesweep.sweeps.search.warm_start import warm_start_folders
@@ -94,6 +93,7 @@ def sweep_to_end(config: Config, resume: Callable[[Path], str], words: Sequence[
     """
     with handle_signals(), cache_scope():  # the trials map the data that the checks have made
         with leave_at_once():
+            say_stage("checking the configuration, the data and the gate")
             space = read_space(config)
             tracking = config.tracking.replace(uri=full_uri(config.tracking.uri))
             config = config.replace(warm_start=warm_start_folders(config.warm_start) or None, tracking=tracking)
@@ -109,8 +109,8 @@ def sweep_to_end(config: Config, resume: Callable[[Path], str], words: Sequence[
             say("\n".join([f"sweep {folder}", *gate_lines]))
             with _followers(folder, config):
                 ending = _train(folder, config, space, cluster)
-                summary = _report(folder, ending, facts)
-            code = _end(resume(folder), config, summary, ending)
+                summary = _report(folder, config, ending, facts)
+            code = print_end(folder, resume(folder), config, summary, ending)
             return SweepEnd(folder, code, summary if isinstance(summary, OSError) else ending.interruption)
 
 
@@ -124,22 +124,12 @@ class _Cluster:
             stop_ray()
 
 
-@dataclass(frozen=True)
-class _Ending:
-    """The end of a sweep: the seconds of its search, the limits that ended it early, and the interruption of all of it.
-
-    An interruption is Ctrl-C or another of SIGNALS, a record that cannot be written, or trials that all fail alike.
-    """
-
-    seconds: float
-    limits: list[str]
-    interruption: KeyboardInterrupt | OSError | FailedAlike | None
-
-
 @contextlib.contextmanager
 def _cluster(config: Config) -> Iterator[_Cluster]:
     """The Ray that runs here, else one of this sweep's own."""
     owned = not ray.is_initialized()
+    if owned:
+        say_stage("starting Ray")
     try:
         with leave_at_once():  # nothing is written yet, and Ray's processes end with this one
             cluster = _Cluster(start_ray(config.resources, config.max_concurrent), owned)
@@ -203,8 +193,10 @@ def _search(folder: Path, config: Config, space: Space, concurrent: int) -> Sear
     return search
 
 
-def _train(folder: Path, config: Config, space: Space, cluster: _Cluster) -> _Ending:
-    """Train what the search asks for, then winners on fresh seeds; Ray is stopped and signals are held at the end.
+def _train(folder: Path, config: Config, space: Space, cluster: _Cluster) -> Ending:
+    """Train what the search asks for, then winners on fresh seeds, and evaluate winners on test.
+
+    Ray is stopped and signals are held at the end.
 
     What follows takes a moment and must not be cut short. A signal that reaches Ray's processes, too, ends them, and
     Ray ends a driver that has lost them; so Ray is stopped first.
@@ -213,36 +205,45 @@ def _train(folder: Path, config: Config, space: Space, cluster: _Cluster) -> _En
     seconds, limits = None, []
     try:
         search = _search(folder, config, space, cluster.concurrent)
+        if config.resume:
+            say(left_line(folder, config.num_samples))
         recorder = Recorder(folder, config, gate, search)
         limits = train_trials(folder, config, space, recorder, cluster.concurrent)
         seconds = recorder.elapsed
         if config.confirm.seeds:
-            winners = Confirmation(folder, config.confirm.seeds, config.confirm.trials)
+            winners = Confirmation(folder, config.confirm.seeds, config.confirm.trials, data_seeds(config))
+            recorder.close()
             config = confirmation_config(config, len(winners.unfinished))
             recorder = Recorder(folder, config, gate, winners, kind=CONFIRM)
             train_trials(folder, config, space, recorder, cluster.concurrent)
+        write_last_words(folder, config)
         hold_signals()
+        recorder.close()
     except (KeyboardInterrupt, OSError, FailedAlike) as end:
         hold_signals()
+        say("interrupted: the end is being recorded" if isinstance(end, KeyboardInterrupt) else "ending the sweep")
         interruption = end
         if recorder:
             recorder.interrupted()
+            recorder.close(wait=not isinstance(end, KeyboardInterrupt))
         cluster.stop()  # here: the collector would have Tune's objects wait for a Ray that may be dead
     finally:
+        if recorder:
+            recorder.close(wait=False)
         cluster.stop()
         shutil.rmtree(folder / TUNE_FOLDER, ignore_errors=True)
     elapsed = recorder.elapsed if recorder else 0.0
-    return _Ending(elapsed if seconds is None else seconds, limits, interruption)
+    return Ending(elapsed if seconds is None else seconds, limits, interruption)
 
 
-def _report(folder: Path, ending: _Ending, facts: dict[str, Any]) -> dict[str, Any] | OSError:
+def _report(folder: Path, config: Config, ending: Ending, facts: dict[str, Any]) -> dict[str, Any] | OSError:
     """Write summary, leaderboard and page, and print the leaderboard; returns the summary, or why there is none."""
     try:
         summary = write_summary(folder, ending.seconds, facts)
         append_event(folder / EVENTS, "interrupted" if ending.interruption else "end", elapsed=ending.seconds)
     except OSError as fault:
         return fault
-    say(leaderboard_text(leaderboard(folder)))
+    say(leaderboard_text(leaderboard(folder), terminal_width(), make_gate(config.gate).reads))
     try:
         from gatesweep.sweeps.reports.page import write_page  # here, for plotly takes a second to import
 
@@ -252,37 +253,3 @@ def _report(folder: Path, ending: _Ending, facts: dict[str, Any]) -> dict[str, A
     except Exception as fault:  # a page that cannot be drawn is no reason to lose the rest
         say(f"report: not written, the record is whole; {describe_fault(fault, folder)}")
     return summary
-
-
-def _end(resume: str, config: Config, summary: dict[str, Any] | OSError, ending: _Ending) -> int:
-    """Print how the sweep ended; returns the exit code."""
-    interruption = ending.interruption or (summary if isinstance(summary, OSError) else None)
-    if isinstance(summary, OSError) or interruption:
-        assert interruption
-        if isinstance(interruption, FailedAlike):
-            print(f"ended: {interruption}; once it is mended, go on with: {resume}", file=sys.stderr, flush=True)
-            return FAULT
-        say(f"{describe_interruption(interruption)}; go on with: {resume}")
-        return INTERRUPTED
-    best, line = summary["best"], f"{summary['passed']} of {summary['trials']} trials passed"
-    line += f" in {summary['seconds']:.0f} s"
-    if summary["passed"]:
-        line += (
-            f", the first at {summary['first_pass_seconds']:.0f} s, when all trials together had trained "
-            f"{summary['first_pass_epochs']} epochs; best: {best['trial']} {json.dumps(best['params'])}"
-        )
-    lines = [line, *confirmation_lines(summary.get("confirmed", {})), *pareto_lines(summary.get("front", []))]
-    if ending.limits:
-        lines.append(_limits_line(resume, config, summary, ending.limits))
-    say("\n".join(lines))
-    return PASSED if summary["passed"] else NONE_PASSED
-
-
-def _limits_line(resume: str, config: Config, summary: dict[str, Any], limits: list[str]) -> str:
-    """The limits that ended a sweep, what is left of it, and the command that goes on."""
-    reached = " and ".join(f"{key}={getattr(config, key):g}" for key in limits)
-    left = "the rest of the grid" if config.num_samples is None else config.num_samples - summary["trials"]
-    lifted = " ".join(f"{key}=null" for key in limits)
-    return (
-        f"ended by {reached}: interrupted {summary['interrupted']}, never began {left}; go on with: {resume} {lifted}"
-    )

@@ -39,11 +39,12 @@ def train_trials(folder: Path, config: Config, space: Space, recorder: Recorder,
     budget = Budget(recorder, config)
     reached: list[str] = [] if search.is_over() else budget.reached()
     if search.is_over() or reached:
-        recorder.progress.close()
+        recorder.close()
         return reached
 
     def stop() -> bool:
         raise_if_interrupted()
+        recorder.tick()
         reached.extend(budget.reached())
         if reached:
             recorder.interrupted()

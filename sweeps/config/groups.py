@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -89,12 +89,18 @@ def group_choices() -> dict[str, list[str]]:
     return {group: sorted(choices[group]) for group in sorted(choices)}
 
 
-def default_choices() -> dict[str, str]:
-    """Return the choice of each group in a default sweep.
+def typed_choices(words: Sequence[str]) -> dict[str, str]:
+    """Return the choices of groups among the words of a command, `experiment=mlp`; others are left to Hydra."""
+    pairs = [word.partition("=")[::2] for word in words]
+    return {group: choice for group, choice in pairs if choice in group_choices().get(group, [])}
+
+
+def default_choices(typed: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the choice of each group in a default sweep, or in that of the `typed` choices.
 
     A group that a default sweep does not use has the choice of the first trainable that uses it.
     """
-    choices = {group: choice for group, choice in _default_files() if group}
+    choices = {group: choice for group, choice in _default_files(typed) if group}
     for path in sorted((CONFIGS / "trainable").glob("*.yaml")):
         for group, choice, _ in read_config_file("trainable", path.stem).defaults:
             if choice:
@@ -102,15 +108,18 @@ def default_choices() -> dict[str, str]:
     return choices
 
 
-def default_keys() -> list[Key]:
-    """Return every key of a default sweep with its value, as `--cfg` prints them, in the order of the files."""
+def default_keys(typed: Mapping[str, str] | None = None) -> list[Key]:
+    """Return every key of a default sweep, or of one with `typed` choices, with the values that `--cfg` prints.
+
+    They stand in the order of the files.
+    """
     keys: dict[str, Key] = {}
-    for group, choice in _default_files():
+    for group, choice in _default_files(typed):
         for key in read_config_file(group, choice).keys:
             earlier = keys.get(key.name)
             comment = earlier.comment if earlier and earlier.comment else key.comment
             keys[key.name] = Key(key.name, key.value, comment)
-    choices = default_choices()
+    choices = default_choices(typed)
     keys["name"] = Key("name", choices.get("experiment", choices["trainable"]), keys["name"].comment)
     keys["data.seed"] = Key("data.seed", keys["seed"].value, "of the data; by default `seed`")
     values = {name: key.value for name, key in keys.items()}
@@ -124,7 +133,8 @@ def read_config_file(group: str, choice: str) -> ConfigFile:
     lines = text.splitlines()
     remarks = [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
     headings = [remark for remark in remarks if not remark.startswith(("@package", "python ", "gatesweep "))]
-    package = "" if not group or "@package _global_" in remarks else group.replace("/", ".")
+    placed = next((remark.partition(" ")[2] for remark in remarks if remark.startswith("@package ")), None)
+    package = (placed or group.replace("/", ".")).removeprefix("_global_")
     root = yaml.compose(text, Loader=LOADER)
     values = yaml.load(text, Loader=LOADER) or {}
     entries = [_parse_default(entry) for entry in values.pop("defaults", [])]
@@ -139,15 +149,17 @@ def read_config_file(group: str, choice: str) -> ConfigFile:
     return ConfigFile(headings[0] if headings else "", entries, keys, comments)
 
 
-def _default_files() -> list[tuple[str, str]]:
-    """List the files of a default sweep in the order in which Hydra merges them: (group, choice)."""
-    main = read_config_file("", MAIN).defaults
-    choices = {group: choice for group, choice, _ in main if choice}
-    experiment = choices["trainable"] if (CONFIGS / "experiment" / f"{choices['trainable']}.yaml").exists() else None
+def _default_files(typed: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
+    """List the files of a default sweep, or of one with `typed` choices, as Hydra merges them: (group, choice)."""
+    typed, main = typed or {}, read_config_file("", MAIN).defaults
+    choices = {group: choice for group, choice, _ in main if choice} | dict(typed)
+    named = choices["trainable"] if (CONFIGS / "experiment" / f"{choices['trainable']}.yaml").exists() else None
+    experiment = typed.get("experiment") or named
     replaced = {}
     if experiment:
         entries = read_config_file("experiment", experiment).defaults
         replaced = {group: choice for group, choice, is_override in entries if is_override}
+    replaced |= typed
     files: list[tuple[str, str]] = []
 
     def add(group: str, choice: str) -> None:

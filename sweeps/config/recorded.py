@@ -18,7 +18,7 @@ MOVED_TARGETS = {
 OLDER_DEFAULTS: dict[str, dict[str, Any]] = {  # by section, the behaviour of versions that did not have the key
     "resources": {"workers": 1, "reuse_workers": True, "stack": 1, "silence": None, "max_alike": None},
     "search": {"gate_after": 1, "cost": None},
-    "confirm": {"seeds": 0, "trials": 1},
+    "confirm": {"seeds": 0, "trials": 1, "data": "same", "test": 10},
     "training": {"log_grad_norm_every": None, "system_metrics": False, "checkpoint_every": 1},
     "tracking": {"models": ["passed"]},
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -42,6 +42,15 @@ def check_rules(gate: Gate, max_epochs: int, data: Mapping[str, Any]) -> None:
     for key, value in data.items():
         if key == "seed" or key.endswith("_seed"):
             _check_seed(f"data.{key}", value)
+
+
+def check_decisions(metrics: Mapping[str, Sequence[str | None]]) -> None:
+    """Raise InputError for a metric of test among those that decide in a sweep, which are given by key."""
+    for key, names in metrics.items():
+        for name in names:
+            if name and name.startswith("test/"):
+                expected = f"val/{name.removeprefix('test/')}: no decision reads test, which has the last word"
+                raise InputError(f"{key}: got {name!r}, expected {expected}")
 
 
 def check_text(value: str) -> str:

@@ -28,6 +28,7 @@ from gatesweep.sweeps.config.functions import check_function, refuse_data, train
 from gatesweep.sweeps.config.rules import (
     MAX_THREADS,
     SEED_LIMIT,
+    check_decisions,
     check_gpus,
     check_place,
     check_places,
@@ -163,10 +164,16 @@ class SearchConfig(Section):
 
 
 class ConfirmConfig(Section):
-    """The section `confirm`: the number of fresh seeds for each of the best `trials` that passed."""
+    """The section `confirm`: what is done once the search has ended, with the best trials that passed.
+
+    The best `trials` run again on `seeds` fresh seeds each, on the same data or on fresh ones. The best `test` are
+    evaluated on the test split.
+    """
 
     seeds: int = Field(ge=0)
     trials: PositiveInt
+    data: Literal["same", "fresh"] = "same"
+    test: int = Field(default=10, ge=0)
 
 
 class ResourcesConfig(Section):
@@ -231,6 +238,7 @@ class Config(Section):
     warm_start: Annotated[str | list[str], PlainValidator(check_places)] | None
     resume: str | None
     retry: Literal["failed"] | None = None
+    logs: Literal["file", "screen"] = "file"
 
 
 def check_config(values: Mapping[str, Any]) -> Config:
@@ -251,7 +259,12 @@ def check_config(values: Mapping[str, Any]) -> Config:
         check_arguments("trainable", config.trainable)
         check_arguments("data", config.data)
         check_data_type(config.trainable, config.data)
-    check_rules(make_settings(config).gate, config.training.max_epochs, config.data)
+    settings = make_settings(config)
+    check_rules(settings.gate, config.training.max_epochs, config.data)
+    patience = settings.patience.metric if settings.patience else None
+    check_decisions(
+        {"gate": settings.gate.reads, "training.patience.metric": [patience], "search.cost": [config.search.cost]}
+    )
     return config
 
 

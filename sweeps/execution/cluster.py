@@ -18,6 +18,7 @@ import yaml
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.schema import ResourcesConfig
+from gatesweep.sweeps.execution.progress import say
 from gatesweep.sweeps.execution.ray_private import (
     bind_to_loopback,
     bootstrap_address,
@@ -27,7 +28,7 @@ from gatesweep.sweeps.execution.ray_private import (
     started_apart,
 )
 
-ATTEMPTS = 3  # to start Ray
+ATTEMPTS = 2  # to start Ray
 MAX_TMPDIR = 38  # characters; a socket's path has 107 bytes at most, and Ray puts some 69 behind the folder
 
 _folder: str | None = None  # of Ray's files, where it is not Ray's own choice
@@ -128,6 +129,7 @@ def _init(address: str) -> None:
                         f"Ray did not start on this machine in {ATTEMPTS} attempts ({_reason(error)}): "
                         "is it too busy, or short of memory, disk or processes?"
                     ) from error
+                say(f"Ray did not start ({_reason(error)}); it is tried once more")
 
 
 def _loopback_options() -> dict[str, Any]:

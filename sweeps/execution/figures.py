@@ -12,12 +12,13 @@ import torch
 
 from gatesweep.core import rng
 from gatesweep.core.errors import InputError
+from gatesweep.core.evaluation import require_split
 from gatesweep.core.files import renamed_into
 from gatesweep.core.gate import Gate
 from gatesweep.core.loop import CUT_SHORT, Epoch
 from gatesweep.core.record import STEP_LOSS, curves
 from gatesweep.core.shortfall import Threshold
-from gatesweep.core.trainable import Data, Trainable
+from gatesweep.core.trainable import Data, Split, Trainable
 from gatesweep.sweeps.config.schema import FiguresConfig
 from gatesweep.sweeps.records.layout import FIGURES
 
@@ -66,12 +67,24 @@ def draw_figures(
             drawings |= trainable.eval().figures(data)
         (folder / FIGURES).mkdir(exist_ok=True)
         for kind in drawings if kinds is None else kinds:
-            path = folder / FIGURES / f"{kind}-e{epoch.index:04d}.png"
-            try:
-                _write_figure(drawings[kind](), path)
-            except Exception:
-                path.with_suffix(".txt").write_text(traceback.format_exc())
+            _draw(drawings[kind], folder / FIGURES / f"{kind}-e{epoch.index:04d}.png")
     rng.restore(generators)
+
+
+def draw_split(folder: Path, trainable: Trainable, data: Data, split: Split) -> list[Path]:
+    """Write all figures of a trainable on a split, and return their files; the random generators stay as they were.
+
+    Raises MissingSplit where its figures are of val alone, and OSError.
+    """
+    require_split(trainable.figures, split)
+    generators = rng.state()
+    with torch.no_grad():
+        drawings = trainable.eval().figures(data, *([] if split == "val" else [split]))
+        paths = [folder / f"{kind}.png" for kind in drawings]
+        for draw, path in zip(drawings.values(), paths, strict=True):
+            _draw(draw, path)
+    rng.restore(generators)
+    return [path for path in paths if path.exists()]
 
 
 def epoch_figures(folder: Path, epoch: int) -> list[Path]:
@@ -104,6 +117,14 @@ def draw_losses(history: Mapping[str, Sequence[float]], gate: Gate) -> Figure:
     for axis in axes:
         axis.set_visible(False)
     return figure
+
+
+def _draw(draw: Callable[[], Figure], path: Path) -> None:
+    """Write a figure; one that cannot be drawn leaves its traceback in place of the picture. Raises OSError."""
+    try:
+        _write_figure(draw(), path)
+    except Exception:
+        path.with_suffix(".txt").write_text(traceback.format_exc())
 
 
 def _draw_loss(axis: Axes, history: Mapping[str, Sequence[float]]) -> None:

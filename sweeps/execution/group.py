@@ -21,12 +21,13 @@ from ray.train.torch import get_device, prepare_model
 from torch import nn
 
 from gatesweep.core.cache import join_cache
+from gatesweep.core.distributed import DDP_OPTIONS
 from gatesweep.sweeps.config.schema import Config, ResourcesConfig
 from gatesweep.sweeps.config.trust import Trust, adopt_trust
 from gatesweep.sweeps.execution.coordinator import Assignment, Job
 from gatesweep.sweeps.execution.train_private import LoopbackTorchConfig, WorkerGroup
 from gatesweep.sweeps.execution.training import train_epochs
-from gatesweep.sweeps.execution.trial import epoch_report, failure_report, trial_config
+from gatesweep.sweeps.execution.trial import epoch_report, failure_report, mark_output, trial_config
 
 # Settings of Ray Train: poll a group that ends sooner than every two seconds, and start fewer processes for it.
 TRAIN_ENVIRONMENT = {
@@ -135,6 +136,7 @@ def run_worker(loop: dict[str, Any]) -> None:
     serial = 0
     while (assignment := ray.get(coordinator.next_job.remote(group, serial, *start))) is not None:
         serial = assignment.serial
+        mark_output([assignment.job.trial], f"{rank}")
         try:
             _train(coordinator, rank, assignment, str(device), Path(loop["sweep"]))
         except (torch.AcceleratorError, dist.DistError):
@@ -148,12 +150,12 @@ def run_worker(loop: dict[str, Any]) -> None:
                 coordinator.report_fault.remote(assignment, rank, world_size, final, report)
             ):
                 raise
+    mark_output([])
 
 
 def wrap_ddp(module: nn.Module) -> nn.Module:
     """Wrap a module in DistributedDataParallel; buffers are not synchronised, as they are equal on all ranks."""
-    kwargs = {"forward_sync_buffers": False, "gradient_as_bucket_view": True}
-    return prepare_model(module, move_to_device=False, parallel_strategy_kwargs=kwargs)
+    return prepare_model(module, move_to_device=False, parallel_strategy_kwargs=DDP_OPTIONS)
 
 
 def _train(coordinator: Any, rank: int, assignment: Assignment, device: str, sweep: Path) -> None:

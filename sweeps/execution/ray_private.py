@@ -11,6 +11,7 @@ import json
 import signal
 import subprocess
 import threading
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +161,41 @@ def process_errors(pid: int) -> str:
         return ""
     logs = Path(global_worker.node.get_logs_dir_path())
     return "".join(path.read_text(errors="replace") for path in logs.glob(f"worker-*-{pid}.err"))
+
+
+class WorkerOutput:
+    """Lines that the worker processes of this job print, on all machines, as Ray's log monitors find them in files.
+
+    `batches` holds the newest, each a mapping with `ip`, `pid`, `is_err` and `lines`. Close it before Ray stops.
+    """
+
+    def __init__(self) -> None:
+        self.batches: deque[dict[str, Any]] = deque(maxlen=5000)  # of up to a hundred lines
+        self._job = global_worker.current_job_id.hex()
+        self._subscriber = ray._raylet.GcsLogSubscriber(
+            worker_id=global_worker.worker_id, address=global_worker.gcs_client.address
+        )
+        self._subscriber.subscribe()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Listen no longer."""
+        self._closed.set()
+        self._thread.join(timeout=2)
+
+    def _listen(self) -> None:
+        while not self._closed.is_set():
+            try:
+                batch = self._subscriber.poll(timeout=0.5)
+            except (OSError, ray.exceptions.RpcError):
+                break
+            if batch and batch["job"] == self._job:
+                self.batches.append(batch)
+            elif not batch or not batch["lines"]:
+                self._closed.wait(0.05)  # a Ray that has gone answers at once, with nothing
+        self._subscriber.close()
 
 
 def _port(address: dict[str, Any]) -> tuple[str, int]:

@@ -22,6 +22,7 @@ from gatesweep.sweeps.execution.alike import AlikeFailures
 from gatesweep.sweeps.execution.deaths import Deaths
 from gatesweep.sweeps.execution.progress import Progress, say
 from gatesweep.sweeps.execution.trial import WORKERS_DIED, trial_config, trial_members
+from gatesweep.sweeps.execution.trial_logs import TrialLogs
 from gatesweep.sweeps.records.layout import CONFIG, ERROR, EVENTS, TRIAL, trial_folders
 from gatesweep.sweeps.search.confirmation import Confirmation
 from gatesweep.sweeps.search.searcher import Search
@@ -50,6 +51,7 @@ class Recorder(tune.Callback):
         self.facts: dict[str, dict[str, Any]] = {}  # values of each trial in `records`, and the donor that it copied
         self.deaths, self.alike = Deaths(config), AlikeFailures(config.resources.max_alike)
         self.progress = Progress(config.name, config.num_samples, config.training.max_epochs, self.outcomes)
+        self.logs = TrialLogs(sweep, config.logs == "screen")
 
     @property
     def elapsed(self) -> float:
@@ -151,6 +153,16 @@ class Recorder(tune.Callback):
         self.over = True
         self.progress.close()
 
+    def tick(self) -> None:
+        """Write what trials have printed, and draw the progress; called often."""
+        self.logs.collect()
+        self.progress.tick()
+
+    def close(self, wait: bool = True) -> None:
+        """Remove the progress from the screen, and write the last words of the trials; `wait` a moment for them."""
+        self.progress.close()
+        self.logs.close(wait)
+
     def _report(self, config: dict[str, Any], result: dict[str, Any], elapsed: float) -> None:
         # Removed from the result itself, so that curves never reach Tune's own state.
         metrics, losses = result.pop("metrics", None), result.pop("losses", None)
@@ -166,7 +178,8 @@ class Recorder(tune.Callback):
         if record.epoch(result["epoch"], metrics, losses, **facts, elapsed=elapsed):
             self.alike.report(name, result["epoch"])
             missed = [] if result["outcome"] in CUT_SHORT else self.gate.missed(metrics)
-            self.progress.epoch(name, result["epoch"], result["score"], missed)
+            gated = {metric: metrics[metric] for metric in self.gate.reads if metric in metrics}
+            self.progress.epoch(name, result["epoch"], result["score"], missed, gated)
 
     def _on_process_death(self, config: dict[str, Any], reason: str, error: str) -> None:
         name = config["trial"]
@@ -182,7 +195,7 @@ class Recorder(tune.Callback):
         if name not in self.records:
             self._configure(trial)  # before the first event: readers of events expect config.yaml
             self.records[name] = Record(self.sweep / name, trial=name, values=trial["values"], elapsed=self.elapsed)
-            self.progress.start(name)
+            self.progress.start(name, self.records[name].epochs)
             self.alike.begin(name, self.records[name].epochs)
         return self.records[name]
 
@@ -196,7 +209,7 @@ class Recorder(tune.Callback):
     ) -> None:
         record = self.records.pop(name)
         reason, detail = reason and redact(reason), detail and redact(detail)
-        del self.facts[name]
+        values = self.facts.pop(name)["values"]
         if detail:
             (record.directory / ERROR).write_text(detail + "\n")
         last = record.last or NO_EPOCH
@@ -212,9 +225,10 @@ class Recorder(tune.Callback):
         self.outcomes[outcome] += 1
         if outcome == "failed":
             self.alike.fail(name, reason or "", detail, record.directory / ERROR, is_common)
+            self.logs.failed(name, reason or "", detail)
         else:
             self.alike.end(name)
-        self.progress.end(name, outcome, last["epoch"], result)
+        self.progress.end(name, outcome, last["epoch"], result, values, list(self.gate.reads))
 
 
 def _facts(config: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from gatesweep.core.stack import Member, Unstackable, fit_stack
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.schema import Config, make_settings
 from gatesweep.sweeps.execution.training import save_epoch
-from gatesweep.sweeps.execution.trial import DirectTrial, epoch_report, trial_config
+from gatesweep.sweeps.execution.trial import DirectTrial, epoch_report, mark_output, trial_config
 from gatesweep.sweeps.records.layout import CHECKPOINTS
 from gatesweep.sweeps.storage.uploads import TrialStorage
 
@@ -41,6 +41,7 @@ class StackTrial(DirectTrial):
         self.order = list(self.members)  # by position in the stack
         self.alone = len(self.members) == 1
         self.trial: TrialSpec = {}
+        mark_output([member["trial"] for member in self.members])
         return True
 
     def step(self) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import traceback
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # a trial's process does without Optuna, whose import takes a
     from gatesweep.sweeps.search.space import Space
 
 DONATED = ".donated"  # in a trial's folder: files of the checkpoint of another trial, or of its own before a pause
+OUTPUT_MARK = "::gatesweep trial "  # where the output of other trials begins; `trial_logs` reads it
 WORKERS_DIED = "its workers died"  # start of the reason of a trial that a worker group gave up
 
 
@@ -45,7 +47,6 @@ class DirectTrial(tune.Trainable):
 
     def setup(self, config: dict[str, Any], base: Config, sweep: str, cache: str | None, trust: Trust) -> None:
         """Start with the trial of `config`; `base` is the sweep's configuration and `sweep` its folder."""
-        warnings.simplefilter("ignore")  # nobody would see them here
         self.base, self.sweep = base, Path(sweep)
         join_cache(cache)
         adopt_trust(trust)
@@ -57,6 +58,7 @@ class DirectTrial(tune.Trainable):
         if self.hung:
             raise self.hung
         self.trial = new_config
+        mark_output([self.trial["trial"]])
         self.latest: Epoch | None = None
         self.resume: dict[str, Any] | None = None
         self.files: Path | None = None
@@ -86,6 +88,7 @@ class DirectTrial(tune.Trainable):
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         """Go on from the epoch that `save_checkpoint` wrote, of this trial or of a donor. Raises DamagedCheckpoint."""
         self.cleanup()
+        mark_output([self.trial["trial"]])
         if not self.base.data and not (Path(checkpoint_dir) / "epoch").exists():
             return  # the function saves nothing, so it begins anew
         saved = checkpoint.read(Path(checkpoint_dir) / "epoch")
@@ -104,11 +107,19 @@ class DirectTrial(tune.Trainable):
         except Hung as hung:
             self.hung = hung
         self.running = None
+        mark_output([])
 
     @property
     def folder(self) -> Path:
         """The folder of the current trial."""
         return self.sweep / self.trial["trial"]
+
+
+def mark_output(trials: Sequence[str], rank: str = "") -> None:
+    """Say on both standard streams that what follows is of these trials, and show each warning once more."""
+    warnings.simplefilter("default", append=True)
+    for stream in (sys.stdout, sys.stderr):
+        print(f"{OUTPUT_MARK}{','.join(trials)}{rank and f' rank {rank}'}", file=stream, flush=True)
 
 
 def trial_config(base: Config, trial: dict[str, Any]) -> Config:
@@ -143,8 +154,9 @@ def failure_report(error: Exception, epoch: int, config: Config) -> dict[str, An
     """Return the report to Tune of a trial that its own fault ended after `epoch`; call it where `error` is handled.
 
     A lack of memory is named, with what `config` could do about it. `is_common` says that every trial of the sweep
-    would end with this error.
+    would end with this error. The traceback goes to the trial's log, too.
     """
+    traceback.print_exc()
     return {
         "epoch": epoch,
         "score": WORST_SCORE,

@@ -26,6 +26,8 @@ PUBLISHER_LOCK = ".publish"  # holds the name of the last publisher; its time is
 SOURCE = "source.zip"  # the source of the trainable, of its data and of other classes of the user's
 # Files of a run only.
 ERROR = "error.txt"  # the traceback of a failed run
+TEST = "test.json"  # of a winner: its metrics on the test split
+LOG, OLDER_LOG = "log.txt", "log.older.txt"  # what a trial's processes print; the older part of a long one
 CHECKPOINTS = "checkpoints"
 FIGURES = "figures"
 TRIAL_FOLDERS = (CHECKPOINTS, FIGURES)  # written by trials; the driver writes all other files of a sweep

@@ -11,7 +11,7 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], align: Lit
 
     The lines of a table that is aligned to the left have no spaces at their ends.
     """
-    table = [[_printable(cell) for cell in line] for line in [columns, *rows]]
+    table = [[printable(cell) for cell in line] for line in [columns, *rows]]
     widths = [max(len(line[column]) for line in table) for column in range(len(columns))]
     if align == "right":
         lines = ("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in table)
@@ -22,7 +22,7 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], align: Lit
 
 def format_cell(value: Any) -> str:
     """Return a value as it stands in a table: floats to four digits, None as an empty cell."""
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else _printable(str(value))
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 
 def format_interval(ends: tuple[float, float] | None) -> str:
@@ -30,6 +30,11 @@ def format_interval(ends: tuple[float, float] | None) -> str:
     return f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else ""
 
 
-def _printable(text: str) -> str:
+def short_name(name: str) -> str:
+    """Shorten a column's name: without `val/` and the sections of its key."""
+    return name.removeprefix("val/").rpartition(".")[2]
+
+
+def printable(text: str) -> str:
     """Return a text without the control characters by which a record could steer a terminal."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from gatesweep.core.gate import interval
-from gatesweep.sweeps.records.layout import ERROR, MLFLOW_POINTER
+from gatesweep.sweeps.records.last_word import last_words
+from gatesweep.sweeps.records.layout import ERROR, MLFLOW_POINTER, TRIAL
 from gatesweep.sweeps.records.reader import SweepRecord, TrialRecord, read_json
+from gatesweep.sweeps.records.summary import columns_on_test
 from gatesweep.sweeps.records.text import format_interval
 from gatesweep.sweeps.reports.parameters import short_names, sort_by_number
 from gatesweep.sweeps.reports.render import format_choice, format_score, format_value
@@ -25,6 +27,9 @@ def leaderboard_cells(
     fixed = [("trial", False), ("outcome", False), ("epochs", True), ("seconds", True), ("score", True)]
     columns = [{"name": name, "full": name, "numeric": numeric} for name, numeric in fixed]
     columns += [{"name": name.removeprefix("val/"), "full": name, "numeric": True} for name in metrics]
+    words = last_words(sweep.folder, TRIAL)
+    on_test = list(columns_on_test(sweep.gate, words, ""))
+    columns += [{"name": name, "full": name, "numeric": name != "test"} for name in on_test]
     verdicts = {trial.name: sweep.gate.other_verdict(trial.metrics) for trial in sweep.trials}
     other = [f"gate.bound={sweep.gate.other_bound}"] if any(verdicts.values()) else []
     columns += [{"name": name, "full": name, "numeric": False} for name in other]
@@ -40,6 +45,8 @@ def leaderboard_cells(
             table_cell(trial.score, text=format_score(trial.score)),
         ]
         cells += [metric_cell(name, trial.metrics) for name in metrics]
+        tested = columns_on_test(sweep.gate, words, trial.name)
+        cells += [table_cell(tested[name], "" if name == "test" else "number") for name in on_test]
         cells += [table_cell(verdicts[trial.name], "reason") for _ in other]
         cells += [
             table_cell(trial.values[key], text=format_choice(trial.values[key]))

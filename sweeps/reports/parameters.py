@@ -14,7 +14,6 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from gatesweep.sweeps.records.reader import SweepRecord, TrialRecord
@@ -23,6 +22,7 @@ from gatesweep.sweeps.reports.render import format_choice, format_score
 from gatesweep.sweeps.reports.score_axis import AXIS, TITLE, PlotFigure, ScoreAxis
 
 MAX_LINES = 500  # lines of parallel coordinates
+MIN_LEAVES = 4  # trials for importances: of fewer, a forest tells nothing
 MAX_LEAVES = 200  # trials for importances: the time grows with the square, 200 trials take 2 s and 1,000 take 23 s
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -75,12 +75,15 @@ def parameter_distributions(sweep: SweepRecord) -> dict[str, BaseDistribution]:
 def parameter_importances(study: optuna.Study) -> dict[str, float]:
     """Return the share of the score's variance that each parameter explains, by fANOVA, the largest first.
 
-    Empty where no parameter varied, or all scores are equal. Source: Hutter et al., ICML 2014.
+    Empty where no parameter varied, all scores are equal, or there are fewer than MIN_LEAVES of them.
+    Source: Hutter et al., ICML 2014.
     """
     scored = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     varied = {name for trial in scored for name in trial.params}
-    if len({trial.value for trial in scored}) < 2 or not varied:
+    if len({trial.value for trial in scored}) < 2 or len(scored) < MIN_LEAVES or not varied:
         return {}
+    from optuna.importance import FanovaImportanceEvaluator  # imports scikit-learn and scipy.stats: 1.5 s
+
     sample = optuna.create_study(direction="maximize")
     sample.add_trials(spread_evenly(scored, MAX_LEAVES))
     # Optuna's default evaluator looks at the best tenth of the trials: two of 16.

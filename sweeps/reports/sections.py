@@ -11,14 +11,16 @@ import optuna
 
 from gatesweep.core.gate import Gate, interval, is_interval_end
 from gatesweep.core.shortfall import Threshold
+from gatesweep.sweeps.records.last_word import last_word_lines, summarise_words
 from gatesweep.sweeps.records.layout import CONFIRM, confirmed_name, trial_folders
 from gatesweep.sweeps.records.pareto import read_pareto
 from gatesweep.sweeps.records.reader import SweepRecord, TrialRecord, read_result
-from gatesweep.sweeps.records.summary import confirmations, first_pass
+from gatesweep.sweeps.records.summary import confirmations, first_pass, ranked_words
 from gatesweep.sweeps.records.text import format_interval
 from gatesweep.sweeps.reports.parameters import (
     MAX_LEAVES,
     MAX_LINES,
+    MIN_LEAVES,
     draw_coordinates,
     draw_history,
     draw_importances,
@@ -76,6 +78,12 @@ def threshold_row(rule: Threshold, gate: Gate, metrics: Mapping[str, float]) -> 
 def value_text(name: str, metrics: Mapping[str, float]) -> str:
     """Return a metric's value as text, and behind a proportion its 95 % interval."""
     return format_value(metrics.get(name)) + format_interval(interval(name, metrics))
+
+
+def on_test_section(sweep: SweepRecord) -> list[str]:
+    """Return a line for each trial that was evaluated on test, the best first; none where no trial was."""
+    words = ranked_words(sweep.trials, sweep.folder)
+    return last_word_lines(summarise_words(sweep.gate, words), sweep.gate.thresholds)
 
 
 def confirmation_section(sweep: Path) -> list[dict[str, Any]]:
@@ -158,6 +166,8 @@ def parameter_section(sweep: SweepRecord, axis: ScoreAxis) -> list[dict[str, Any
         coordinates |= {"note": f"{lines} {looks}", "min_width": 104 * (1 + len(names))}
         coordinates |= {"figure": draw_coordinates(study, axis)}
         importance["note"] = "All trials have the same score, so there is nothing to explain."
+        if len(scored) < MIN_LEAVES:
+            importance["note"] = f"Fewer than {MIN_LEAVES} trials have a score, which is too few to tell."
     if shares := parameter_importances(study):
         used = min(len(scored), MAX_LEAVES)
         hint = " With so few trials this is only a hint." if len(scored) < FEW_TRIALS else ""

@@ -114,7 +114,7 @@ def shifted(value: float, distribution: FloatDistribution | IntDistribution, up:
         return min(max(value + change, low), high)
     steps = round(change / step) or (1 if up else -1)
     place = min(max(round((value - low) / step) + steps, 0), math.floor((high - low) / step + 1e-9))
-    return low + place * step
+    return min(low + place * step, high)  # 0.1 * 3 > 0.3
 
 
 def architecture(config: Config, values: Mapping[str, Any]) -> list[Any] | None:

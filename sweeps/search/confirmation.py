@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ray.tune.search import Searcher
 
+from gatesweep.core.errors import InputError
 from gatesweep.core.trainable import Metrics
 from gatesweep.sweeps.config.schema import Config
-from gatesweep.sweeps.records.layout import CONFIRM, TRIAL
+from gatesweep.sweeps.records.layout import CONFIRM, TRIAL, trial_folders
 from gatesweep.sweeps.records.reader import rank_trials, read_trials
 
 FRESH_SEEDS = 1_000_000  # the first seed number of a confirmation, far above the numbers of trials
@@ -21,15 +23,18 @@ class Confirmation(Searcher):
     All runs are known in advance, so an interrupted confirmation can go on, and more seeds add to an earlier one.
     """
 
-    def __init__(self, sweep: Path, seeds: int, trials: int) -> None:
-        """Plan `seeds` runs for each of the best `trials` that passed. Raises InputError for a damaged record."""
+    def __init__(self, sweep: Path, seeds: int, trials: int, data_seeds: Mapping[str, int] = {}) -> None:
+        """Plan `seeds` runs for each of the best `trials` that passed. Raises InputError for a damaged record.
+
+        `data_seeds` are those of the data by dotted key, where each fresh seed gets fresh data (`data_seeds`).
+        """
         super().__init__()
         winners = [trial for trial in rank_trials(read_trials(sweep)) if trial.outcome == "passed"][:trials]
         self.unfinished = [
             {
                 "trial": f"{trial.name.replace(TRIAL, CONFIRM)}_{seed}",
                 "number": FRESH_SEEDS + seed,
-                "values": trial.values,
+                "values": {**trial.values, **_fresh_data(data_seeds, trial.values, FRESH_SEEDS + seed)},
             }
             for seed in range(seeds)  # every winner runs once before the first runs again
             for trial in winners
@@ -67,6 +72,26 @@ class Confirmation(Searcher):
         """Do nothing: the recorder calls `tell`."""
 
 
+def data_seeds(config: Config) -> dict[str, int]:
+    """Return the seeds that fresh data would change, by dotted key: those of the section `data`."""
+    if config.confirm.data == "same":
+        return {}
+    return {f"data.{key}": value for key, value in config.data.items() if key.endswith("_seed")}
+
+
+def check_fresh_data(config: Config, before: Config | None, sweep: Path) -> None:
+    """Raise InputError where `confirm.data` asks for what the data cannot do, or for a mixture in one sweep.
+
+    `before` is the configuration of a sweep that goes on.
+    """
+    confirm = config.confirm
+    if confirm.seeds and confirm.data == "fresh" and not data_seeds(config):
+        raise InputError("confirm.data: got 'fresh', expected 'same': the section data has no key that ends in _seed")
+    if before and before.confirm.data != confirm.data and trial_folders(sweep, CONFIRM):
+        expected = f"{before.confirm.data!r}, as its runs on fresh seeds have it"
+        raise InputError(f"confirm.data: got {confirm.data!r}, expected {expected}")
+
+
 def confirmation_config(config: Config, runs: int) -> Config:
     """Return the configuration of a confirmation of `runs` runs: each goes on until it passes or has no epochs left."""
     return config.replace(
@@ -76,3 +101,8 @@ def confirmation_config(config: Config, runs: int) -> Config:
         resources=config.resources.replace(stack=1),
         scheduler={"_target_": "ray.tune.schedulers.FIFOScheduler"},
     )
+
+
+def _fresh_data(seeds: Mapping[str, int], values: Mapping[str, Any], number: int) -> dict[str, int]:
+    """Return the seeds of a run's data: those of the sweep, or of a trial that varied them, plus the run's number."""
+    return {key: values.get(key, seed) + number for key, seed in seeds.items()}

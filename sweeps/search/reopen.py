@@ -41,6 +41,15 @@ def reopen_trials(sweep: Path, config: Config) -> list[str]:
     return lines
 
 
+def left_line(sweep: Path, num_samples: int | None) -> str:
+    """Return what is left to do of a sweep that goes on. Raises DamagedRecord."""
+    events = [read_events(folder / EVENTS) for folder in trial_folders(sweep)]
+    ended = sum(any(event["event"] == "end" for event in trial) for trial in events)
+    going_on = sum(not any(event["event"] == "end" for event in trial) for trial in events)
+    new = "the rest of the grid" if num_samples is None else max(0, num_samples - len(events))
+    return f"resume: trials that have ended: {ended}; that go on: {going_on}; to begin: {new}"
+
+
 def _may_train_on(events: list[Event], end: Event, config: Config) -> bool:
     """Return True for a trial that had no epoch left, and has some now."""
     max_epochs = searched_values(events).get(MAX_EPOCHS, config.training.max_epochs)

@@ -17,6 +17,7 @@ from gatesweep.core.record import Event, read_events
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import make_gate
 from gatesweep.sweeps.records.layout import CONFIG, CONFIRM, EVENTS, MLFLOW_POINTER, PUBLISHER_LOCK, TRIAL, is_running
+from gatesweep.sweeps.tracking.last_word import publish_last_word
 from gatesweep.sweeps.tracking.names import mlflow_key
 from gatesweep.sweeps.tracking.parameters import code_tags, sweep_parameters
 from gatesweep.sweeps.tracking.runs import DeletedRun, SweepRuns
@@ -162,6 +163,9 @@ class Publisher:
         return []
 
     def _publish_sweep(self, facts: SweepFacts) -> None:
+        for name, trial in self.trials.items():
+            if trial.run is not None and trial.run.info.lifecycle_stage == "active":
+                publish_last_word(self.runs, trial.run, self.sweep / name, facts.gate)
         thresholds = self.config.gate.thresholds
         if publish_sweep_run(self.runs, self.parent, self.sweep, thresholds, facts.live_since is not None):
             self.ended.add(SWEEP_RUN)

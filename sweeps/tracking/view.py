@@ -19,7 +19,7 @@ from gatesweep.core.gate import Gate, interval
 from gatesweep.core.record import STEP_LOSS
 from gatesweep.sweeps.config.secrets import bare_address
 from gatesweep.sweeps.records.pareto import pareto_lines
-from gatesweep.sweeps.records.summary import confirmation_lines
+from gatesweep.sweeps.records.summary import result_lines
 from gatesweep.sweeps.records.text import format_cell, format_interval
 from gatesweep.sweeps.tracking.names import metric_key, mlflow_key, runs_query
 
@@ -87,7 +87,7 @@ def sweep_note(summary: Mapping[str, Any], gate: Mapping[str, str]) -> str:
     thresholds = ", ".join(f"`{metric}` {rule}" for metric, rule in gate.items()) or "none"
     lines = [f"**{summary['passed']} of {summary['trials']} trials passed** in {summary['seconds']:.0f} s.", ""]
     lines += [f"Gate: {thresholds}", ""]
-    sentences = [*confirmation_lines(summary.get("confirmed", {})), *pareto_lines(summary.get("front", []))]
+    sentences = [*result_lines(summary, gate), *pareto_lines(summary.get("front", []))]
     for sentence in sentences:
         lines += [f"{sentence}.", ""]
     if best := summary["best"]:

@@ -61,7 +61,8 @@ def main() -> None:
 
     train(trainable, data)  # so that walks depend on what came before
     trainable.eval()
-    starts = data.starts[torch.arange(WALKS) % len(data.starts)]
+    starts = data.first_tokens("val")
+    starts = starts[torch.arange(WALKS) % len(starts)]
 
     def generate(cached: bool, sampled: bool) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0) if sampled else None

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gatesweep.core.trainable import Data, Losses, Metrics
+from gatesweep.core.trainable import Data, Losses, Metrics, Split
 from tests.benchmarks.trained import append
 from tests.support.trivial import Line, Points
 
@@ -24,8 +24,8 @@ class Timed(Line):
             self.began = self.began or time.time()
         return super().forward(batch)
 
-    def evaluate(self, data: Data) -> Metrics:
-        metrics = super().evaluate(data)
+    def evaluate(self, data: Data, split: Split = "val") -> Metrics:
+        metrics = super().evaluate(data, split)
         append(self.log, run=self.built, epoch=int(self.epochs), began=self.began)
         self.began = 0.0
         return metrics

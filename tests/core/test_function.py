@@ -36,12 +36,12 @@ def save(folder: Path, epoch: Epoch) -> None:
         checkpoint.save(folder / f"epoch_{epoch.index:04d}", epoch.state(), facts, write_files=epoch.write_files)
 
 
-def train(target: Callable[[], Any], folder: Path, stop_after: int = 1000, **fields: Any) -> list[Epoch]:
+def train(target: Callable[[], Any], folder: Path, stop_after: int = 1000, seed: int = 3, **fields: Any) -> list[Epoch]:
     """Run a function in a folder, from its newest checkpoint; end it as a scheduler does after `stop_after` epochs."""
     newest = checkpoint.newest(folder)
     epochs = []
     resume = {"resume": newest[1], "files": newest[0].folder} if newest else {}
-    running = fit_function(target, settings(**fields), seed=3, **resume)
+    running = fit_function(target, settings(**fields), seed=seed, **resume)
     for epoch in running:
         save(folder, epoch)
         epochs.append(epoch)

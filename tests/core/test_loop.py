@@ -23,7 +23,7 @@ from gatesweep.core.loop import Epoch, fit
 from gatesweep.core.resume import copied_state
 from gatesweep.core.schedule import schedule
 from gatesweep.core.settings import EarlyStopping, Settings
-from gatesweep.core.trainable import Data, Diverged, Losses, Metrics, Step, Trainable
+from gatesweep.core.trainable import Data, Diverged, Losses, Metrics, Split, Step, Trainable
 from gatesweep.sweeps.config.compose import compose_config
 from tests.support.examples import ONE, Batches, Slope, critic, line, same, seen, stored, weights
 from tests.support.trivial import Points
@@ -259,8 +259,8 @@ def test_a_gate_on_what_is_not_reported_is_an_error(gate: Gate) -> None:
 class Seldom(Slope):
     """Reports `often` at every epoch and `seldom`, with its interval, at every second."""
 
-    def evaluate(self, data: Data) -> Metrics:
-        value = super().evaluate(data)["value"]
+    def evaluate(self, data: Data, split: Split = "val") -> Metrics:
+        value = super().evaluate(data, split)["value"]
         return {"often": value} | ({"seldom": value, "seldom_low": value - 1} if self.due(2) else {})
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from gatesweep.core.trainable import Data, Losses, Metrics, Trainable
+from gatesweep.core.trainable import Data, Losses, Metrics, Split, Trainable
 
 
 class Images:
@@ -73,7 +73,7 @@ class Classifier(Trainable):
         return {"loss": nn.functional.cross_entropy(self.layers(images), labels)}
 
     @torch.no_grad()
-    def evaluate(self, data: Data) -> Metrics:
+    def evaluate(self, data: Data, split: Split = "val") -> Metrics:
         images, labels = data.val()[0]
         right = (self.layers(images).argmax(dim=1) == labels).float().mean().item()
         results = {"accuracy": right}
@@ -84,7 +84,7 @@ class Classifier(Trainable):
                 torch.empty(2**50)
             elif self.fault == "grow":
                 self.kept = [bytearray(b"1") * 2**26 for _ in range(40) if time.sleep(0.05) is None]
-        return {**super().evaluate(data), **results}
+        return {**super().evaluate(data, split), **results}
 
 
 def classifier(results: Path, *overrides: str) -> list[str]:

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from gatesweep.core.files import write_atomically
-from gatesweep.core.trainable import Data, Metrics
+from gatesweep.core.trainable import Data, Metrics, Split
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.config.schema import make_gate
 from gatesweep.sweeps.config.values import to_yaml
@@ -37,10 +37,10 @@ ROOT = Path(__file__).parents[2]
 class Held(Line):
     """A trainable that delays its evaluation while its marker file exists."""
 
-    def evaluate(self, data: Data) -> Metrics:
+    def evaluate(self, data: Data, split: Split = "val") -> Metrics:
         while self.marker and self.marker.exists():
             time.sleep(0.05)
-        return super().evaluate(data)
+        return super().evaluate(data, split)
 
 
 class Drive:

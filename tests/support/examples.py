@@ -13,7 +13,7 @@ from torch.optim import SGD, Optimizer
 
 from gatesweep.core import rng
 from gatesweep.core.loop import Epoch
-from gatesweep.core.trainable import Data, Losses, Metrics, Step, Trainable
+from gatesweep.core.trainable import Data, Losses, Metrics, Split, Step, Trainable
 from gatesweep.trainables.autoencoders.data import DigitData, EventData
 from tests.support.trivial import Line, Points
 
@@ -51,7 +51,7 @@ class Slope(Trainable):
     def optimizers(self) -> dict[str, Optimizer]:
         return {"main": SGD(self.parameters(), lr=self.lr)}
 
-    def evaluate(self, data: Data) -> Metrics:
+    def evaluate(self, data: Data, split: Split = "val") -> Metrics:
         self.evaluations += 1
         return {"value": self.values[int(self.evaluations) - 1]} if self.values else {}
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gatesweep.core.distributed import rank
-from gatesweep.core.trainable import Data, Losses, Metrics, Trainable
+from gatesweep.core.trainable import Data, Losses, Metrics, Split, Trainable
 
 
 class Points:
@@ -79,10 +79,10 @@ class Line(Trainable):
                 raise RuntimeError(self.misbehave)
         return {"loss": loss}
 
-    def evaluate(self, data: Data) -> Metrics:
+    def evaluate(self, data: Data, split: Split = "val") -> Metrics:
         time.sleep(self.epoch_seconds)
         self.epochs += 1
-        metrics = super().evaluate(data)
+        metrics = super().evaluate(data, split)
         return {**metrics, "closeness": 1 / (1 + metrics["loss"])}
 
 

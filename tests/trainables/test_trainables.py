@@ -7,27 +7,26 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import yaml
-from torch.multiprocessing.spawn import spawn
-from torch.nn.parallel import DistributedDataParallel
 
-from gatesweep.core import checkpoint
+from gatesweep.core.evaluation import evaluate_split
 from gatesweep.core.loop import Epoch, fit
+from gatesweep.core.trainable import SPLITS, split_batches
+from gatesweep.sweeps.commands.contract import Contract, same_batch
+from gatesweep.sweeps.commands.contract_ranks import compare_ranks, train_on_ranks
 from gatesweep.sweeps.commands.preflight_gate import check_gate
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.config.groups import CONFIGS
 from gatesweep.sweeps.config.schema import Config, make_gate, make_settings
 from gatesweep.sweeps.config.targets import accepted_arguments, locate
-from gatesweep.sweeps.config.values import flatten, with_values
+from gatesweep.sweeps.config.values import flatten
 from gatesweep.sweeps.execution.figures import draw_figures
 from tests.conftest import EXPERIMENTS, GOLDEN, TRAINABLES, tiny
 
@@ -51,14 +50,6 @@ def epochs(config: Config, **options: Any) -> list[Epoch]:
     return list(fit(trainable, data, make_settings(config), **options))
 
 
-def curves(found: list[Epoch]) -> list[Any]:
-    """Everything an epoch reports but clocks and memory."""
-    return [
-        ({name: value for name, value in one.metrics.items() if not name.startswith("system/")}, one.losses)
-        for one in found
-    ]
-
-
 def test_its_file_names_every_field_and_its_default(name: str) -> None:
     """What a constructor takes can be seen, there or in the file of a part (`trainable/latent=...`)."""
     config = compose_config([f"trainable={name}"])
@@ -73,32 +64,37 @@ def test_its_file_names_every_field_and_its_default(name: str) -> None:
     assert {name: config.trainable.get(name, default) for name, default in defaults.items()} == defaults
 
 
-def test_learns(name: str) -> None:
-    found = epochs(tiny(name))
-    assert found[-1].metrics["train/loss"] < found[0].metrics["train/loss"]
+@pytest.fixture
+def contract(name: str) -> Contract:
+    """The contract of each trainable in turn; the checks of one share a run."""
+    return _contract(name)
 
 
-def test_reports_what_its_gate_reads(name: str) -> None:
-    config = tiny(name, "training.max_epochs=1")
-    make_gate(config.gate).require(epochs(config)[0].metrics)
+@functools.cache
+def _contract(name: str) -> Contract:
+    return Contract(tiny(name))
 
 
-def test_resumes_bitwise(name: str, tmp_path: Path) -> None:
-    config = tiny(name)
-    whole_model, data = build_run(config)
-    whole = list(fit(whole_model, data, make_settings(config)))
+def test_learns(contract: Contract) -> None:
+    contract.learns()
 
-    first_model, data = build_run(config)
-    run = fit(first_model, data, make_settings(config))
-    first = next(run)
-    checkpoint.save(tmp_path / "epoch", first.state(), {"epoch": first.index})
-    run.close()
 
-    resumed_model, data = build_run(with_values(config, {"seed": 99}))  # what the checkpoint holds must win
-    rest = list(fit(resumed_model, data, make_settings(config), resume=checkpoint.read(tmp_path / "epoch").state()))
-    assert curves([first, *rest]) == curves(whole)
-    for key, value in whole_model.state_dict().items():
-        assert torch.equal(value, resumed_model.state_dict()[key]), key
+def test_reports_what_its_gate_reads(contract: Contract) -> None:
+    contract.reports_what_its_gate_reads()
+
+
+def test_resumes_bitwise(contract: Contract) -> None:
+    contract.resumes_bitwise()
+
+
+def test_uses_every_parameter(contract: Contract) -> None:
+    contract.uses_every_parameter()
+
+
+def test_data_are_a_pure_function_of_the_epoch(contract: Contract) -> None:
+    contract.has_data_of_the_epoch()
+    _, data = build_run(contract.run)
+    assert not all(same_batch(*pair) for pair in zip(data.train(0), data.train(1), strict=True))
 
 
 def test_trains_in_half_precision_as_in_full(name: str) -> None:
@@ -109,26 +105,19 @@ def test_trains_in_half_precision_as_in_full(name: str) -> None:
     assert (half.losses == full.losses) == (name in IN_FULL_PRECISION)
 
 
-def test_uses_every_parameter(name: str) -> None:
+def test_can_be_asked_for_every_split(name: str) -> None:
     config = tiny(name, "training.max_epochs=1")
     trainable, data = build_run(config)
-    list(fit(trainable, data, make_settings(config)))  # whether it declares a loss or owns its step
-    assert [key for key, param in trainable.named_parameters() if param.grad is None] == []
-
-
-def test_data_are_a_pure_function_of_the_epoch(name: str) -> None:
-    _, data = build_run(tiny(name))
-    once, other, again = data.train(0), data.train(1), data.train(0)
-    assert all(same(first, second) for first, second in zip(once, again, strict=True))
-    assert not all(same(first, second) for first, second in zip(once, other, strict=True))
-    assert all(same(first, second) for first, second in zip(data.val(), data.val(), strict=True))
-
-
-def same(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    parts = zip(one.values(), other.values(), strict=True) if isinstance(one, dict) else zip(one, other, strict=True)
-    return all(same(first, second) for first, second in parts)
+    splits = {split: evaluate_split(trainable, data, split) for split in SPLITS}
+    as_val = {
+        split: {key.replace(f"{split}/", "val/"): value for key, value in splits[split].items()} for split in SPLITS
+    }
+    assert as_val["test"].keys() == as_val["val"].keys() >= as_val["train"].keys()
+    assert {key for key in make_gate(config.gate).reads if key.startswith("val/")} <= as_val["test"].keys()
+    assert len({as_val[split]["val/loss" if "val/loss" in as_val["val"] else "val/rel_l2"] for split in SPLITS}) == 3
+    batches = [split_batches(data, split)[0] for split in SPLITS]
+    assert not any(same_batch(batches[row], batches[other]) for row, other in ((0, 1), (0, 2), (1, 2)))
+    assert trainable.figures(data, "test").keys() == trainable.figures(data).keys()
 
 
 def test_the_oracle_passes_the_gate_and_the_trivial_baseline_fails_it(name: str) -> None:
@@ -141,28 +130,12 @@ def test_the_oracle_passes_the_gate_and_the_trivial_baseline_fails_it(name: str)
 def replicas(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Parameters of every trainable on each of two ranks; the two processes start once, for all trainables."""
     folder = tmp_path_factory.mktemp("replicas")
-    spawn(functools.partial(_rank, folder=str(folder)), nprocs=2)
+    train_on_ranks({name: tiny(name) for name in TRAINABLES}, folder)
     return folder
 
 
 def test_replicates(name: str, replicas: Path) -> None:
-    """Two ranks that start from different weights and see different samples end with equal parameters."""
-    first, second = (torch.load(replicas / f"{name}-{rank}.pt", weights_only=True) for rank in range(2))
-    for key, value in first.items():
-        assert torch.equal(value, second[key]), key
-
-
-def _rank(rank: int, *, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    for name in TRAINABLES:
-        config = with_values(tiny(name, "training.max_epochs=1"), {"seed": rank})
-        trainable, data = build_run(config)
-        for _ in fit(trainable, data, make_settings(config), wrap=DistributedDataParallel):
-            pass
-        torch.save(trainable.state_dict(), f"{folder}/{name}-{rank}.pt")
-    dist.destroy_process_group()
-    os._exit(0)  # torch's threads outlive the interpreter's end now and then, and abort a process that is done
+    compare_ranks(name, replicas)
 
 
 def first_losses(config: Config) -> list[float]:

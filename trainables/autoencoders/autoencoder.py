@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gatesweep.core.distributed import mean_count
-from gatesweep.core.trainable import Data, Losses, Mean, Metrics, Trainable, samples
+from gatesweep.core.trainable import Data, Losses, Mean, Metrics, Split, Trainable, samples, split_batches
 from gatesweep.trainables.autoencoders import figures
 from gatesweep.trainables.autoencoders.data import Batch, TokenData
 from gatesweep.trainables.autoencoders.latent import Codebook, VectorQuantizer, codebook_use, make_latent
@@ -90,11 +90,11 @@ class Autoencoder(Trainable):
             self.latent.begin(self.encoder(features, ids), ids > 0)
 
     @torch.no_grad()
-    def evaluate(self, data: Data) -> Metrics:
-        """Return the losses, the reconstruction metrics and the bottleneck's metrics over the validation samples."""
+    def evaluate(self, data: Data, split: Split = "val") -> Metrics:
+        """Return the losses, the reconstruction metrics and the bottleneck's metrics over the samples of `split`."""
         assert isinstance(data, TokenData)
         mean, collected, usage = Mean(), Reconstruction(data), self._no_usage()
-        for batch in data.val():
+        for batch in split_batches(data, split):
             losses, latents, reconstructed = self._pass(batch)
             mean.add(losses, samples(batch))
             collected.add(reconstructed, *batch)
@@ -114,14 +114,14 @@ class Autoencoder(Trainable):
         usage[:1] = 1
         return reconstruction(data, lambda features, ids: torch.zeros_like(features)) | self._bottleneck(usage)
 
-    def figures(self, data: Data) -> dict[str, Callable[[], Figure]]:
+    def figures(self, data: Data, split: Split = "val") -> dict[str, Callable[[], Figure]]:
         """Return functions that draw the `reconstruction` and, with a codebook, the use of its codes (`codebook`)."""
         assert isinstance(data, TokenData)
         drawings: dict[str, Callable[[], Figure]] = {
-            "reconstruction": partial(figures.draw_reconstruction, data, self.reconstruct)
+            "reconstruction": partial(figures.draw_reconstruction, data, split, self.reconstruct)
         }
         if isinstance(self.latent, VectorQuantizer):
-            drawings["codebook"] = lambda: figures.draw_codebook(self._held_out_usage(data))
+            drawings["codebook"] = lambda: figures.draw_codebook(self._usage(data, split))
         return drawings
 
     def _pass(self, batch: Batch) -> tuple[Losses, Tensor, Tensor]:
@@ -134,11 +134,11 @@ class Autoencoder(Trainable):
         mse = masked_mse(reconstructed, features, ids, count)
         return {"loss": mse + sum(terms.values()), "mse": mse, **terms}, latents, reconstructed
 
-    def _held_out_usage(self, data: TokenData) -> Tensor:
-        """Count the validation tokens (K,) of each code."""
+    def _usage(self, data: TokenData, split: Split) -> Tensor:
+        """Count the tokens (K,) of a split that each code stands for."""
         assert isinstance(self.latent, VectorQuantizer)
         usage = self._no_usage()
-        for features, ids in data.val():
+        for features, ids in split_batches(data, split):
             usage += self.latent.usage(self.encoder(features, ids), ids > 0)
         return usage
 

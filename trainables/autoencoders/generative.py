@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gatesweep.core.data import check_size, require
-from gatesweep.core.trainable import Data, Metrics, Trainable
+from gatesweep.core.trainable import Data, Metrics, Split, Trainable, split_batches
 from gatesweep.trainables.autoencoders import figures
 from gatesweep.trainables.autoencoders.data import EVAL_BATCH_SIZE, Batch, TokenData
 from gatesweep.trainables.autoencoders.metrics import reconstruction
@@ -74,12 +74,14 @@ class GenerativeAutoencoder(Trainable):
         return torch.cat(parts), ids
 
     @torch.no_grad()
-    def evaluate(self, data: Data) -> Metrics:
-        """Return the losses and the metrics of reconstruction, generation and latents on the validation samples."""
+    def evaluate(self, data: Data, split: Split = "val") -> Metrics:
+        """Return the losses and the metrics of reconstruction, generation and latents on the samples of `split`."""
         assert isinstance(data, TokenData)
-        real = self._real_samples(data)
-        z = torch.cat([self.encoder(features, ids)[ids > 0].float() for features, ids in data.val()])
-        return super().evaluate(data) | self._all_metrics(data, self.reconstruct, self.generate(real[1]), z)
+        real = self._real_samples(data, split)
+        batches = split_batches(data, split)
+        z = torch.cat([self.encoder(features, ids)[ids > 0].float() for features, ids in batches])
+        generated = self.generate(real[1])
+        return super().evaluate(data, split) | self._all_metrics(data, self.reconstruct, generated, z, split)
 
     def oracle(self, data: Data) -> Metrics:
         """Return the metrics of a perfect model.
@@ -104,23 +106,29 @@ class GenerativeAutoencoder(Trainable):
         z = torch.zeros(2, self.latent_dim)
         return self._all_metrics(data, lambda features, ids: torch.zeros_like(features), (noise, ids), z)
 
-    def figures(self, data: Data) -> dict[str, Callable[[], Figure]]:
+    def figures(self, data: Data, split: Split = "val") -> dict[str, Callable[[], Figure]]:
         """Return functions that draw generated `samples` and the `reconstruction`."""
         assert isinstance(data, TokenData)
-        real = self._real_samples(data)
+        real = self._real_samples(data, split)
         return {
             "samples": lambda: figures.draw_samples(data, self.generate(real[1]), real),
-            "reconstruction": partial(figures.draw_reconstruction, data, self.reconstruct),
+            "reconstruction": partial(figures.draw_reconstruction, data, split, self.reconstruct),
         }
 
-    def _real_samples(self, data: TokenData) -> Batch:
-        """Return the first `generated` validation samples: features (n, T, F) and ids (n, T)."""
-        features, ids = (torch.cat(parts)[: self.generated] for parts in zip(*data.val(), strict=True))
+    def _real_samples(self, data: TokenData, split: Split = "val") -> Batch:
+        """Return the first `generated` samples of a split: features (n, T, F) and ids (n, T)."""
+        batches = zip(*split_batches(data, split), strict=True)
+        features, ids = (torch.cat(parts)[: self.generated] for parts in batches)
         return features, ids
 
     def _all_metrics(
-        self, data: TokenData, reconstruct: Callable[[Tensor, Tensor], Tensor], generated: Batch, z: Tensor
+        self,
+        data: TokenData,
+        reconstruct: Callable[[Tensor, Tensor], Tensor],
+        generated: Batch,
+        z: Tensor,
+        split: Split = "val",
     ) -> Metrics:
         """Return the metrics of a reconstruction, of generated samples and of latents z (n, D)."""
-        comparison = compare(data, generated, self._real_samples(data))
-        return reconstruction(data, reconstruct) | comparison | self.latent_metrics(z)
+        comparison = compare(data, generated, self._real_samples(data, split))
+        return reconstruction(data, reconstruct, split) | comparison | self.latent_metrics(z)

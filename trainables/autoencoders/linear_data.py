@@ -34,6 +34,7 @@ class Linear:
 
     train: Batch
     val: Batch
+    test: Batch
     exact: Tensor
 
 
@@ -46,14 +47,18 @@ def linear(recipe: Recipe, device: torch.device) -> Linear:
     noiseless = features @ weights
     noisy = noiseless + recipe.noise * torch.randn(recipe.n_samples, generator=draws)
     n_train = recipe.n_samples - recipe.held_out
+    draws = generator(recipe.data_seed, 1)  # another one, so that test samples do not change the others
+    test_features = torch.randn(recipe.held_out, recipe.n_features, generator=draws)
+    test_noisy = test_features @ weights + recipe.noise * torch.randn(recipe.held_out, generator=draws)
     if recipe.task == "classification":
-        targets, exact = (noisy > 0).float(), (noiseless > 0).float()
+        targets, exact, test_targets = ((values > 0).float() for values in (noisy, noiseless, test_noisy))
     else:
         mean, std = noisy[:n_train].mean(), noisy[:n_train].std()
-        targets, exact = (noisy - mean) / std, (noiseless - mean) / std
+        targets, exact, test_targets = ((values - mean) / std for values in (noisy, noiseless, test_noisy))
     train = features[:n_train].to(device), targets[:n_train].to(device)
     val = features[n_train:].to(device), targets[n_train:].to(device)
-    return Linear(train, val, exact[n_train:].to(device))
+    test = test_features.to(device), test_targets.to(device)
+    return Linear(train, val, test, exact[n_train:].to(device))
 
 
 class LinearData:
@@ -62,7 +67,8 @@ class LinearData:
     The weights of the target are standard normal, so the target's variance is about `n_features`. `noise` is the
     standard deviation of the noise. For `regression` the targets are then standardised by mean and standard deviation
     of the training targets; for `classification` they are the sign, as 0 or 1. `held_out` samples are for validation,
-    the others for training. `batch_size` is in samples, over all workers; the last batch of an epoch may be smaller.
+    the others for training; as many again are drawn for test. `batch_size` is in samples, over all workers; the last
+    batch of an epoch may be smaller.
     `data_seed` decides the samples; `seed` decides the order of each epoch.
 
     Raises InputError if a value is out of its range.
@@ -105,3 +111,7 @@ class LinearData:
     def val(self) -> Sequence[Batch]:
         """Return the validation samples as one batch."""
         return [self.samples.val]
+
+    def test(self) -> Sequence[Batch]:
+        """Return the test samples as one batch."""
+        return [self.samples.test]

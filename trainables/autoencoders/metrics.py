@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gatesweep.core.distributed import mean_count
-from gatesweep.core.trainable import Metrics, to_host
+from gatesweep.core.trainable import Metrics, Split, split_batches, to_host
 from gatesweep.trainables.autoencoders.data import EventData, TokenData
 
 
@@ -61,9 +61,9 @@ class Reconstruction:
 
 
 @torch.no_grad()
-def reconstruction(data: TokenData, reconstruct: Callable[[Tensor, Tensor], Tensor]) -> Metrics:
-    """Return the metrics of `Reconstruction` over the validation samples, for `reconstruct(features, ids)`."""
+def reconstruction(data: TokenData, reconstruct: Callable[[Tensor, Tensor], Tensor], split: Split = "val") -> Metrics:
+    """Return the metrics of `Reconstruction` over the samples of a split, for `reconstruct(features, ids)`."""
     collected = Reconstruction(data)
-    for features, ids in data.val():
+    for features, ids in split_batches(data, split):
         collected.add(reconstruct(features, ids), features, ids)
     return collected.metrics()

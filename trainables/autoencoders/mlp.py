@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gatesweep.core.data import check_size, require
 from gatesweep.core.gate import proportion
-from gatesweep.core.trainable import Data, Losses, Metrics, Trainable
+from gatesweep.core.trainable import Data, Losses, Metrics, Split, Trainable, split_batches
 from gatesweep.trainables.autoencoders.linear_data import Batch, LinearData, Task
 
 if TYPE_CHECKING:
@@ -60,12 +60,12 @@ class MLP(Trainable):
         return {"loss": F.mse_loss(outputs, targets)}
 
     @torch.no_grad()
-    def evaluate(self, data: Data) -> Metrics:
-        """Return the loss and `r2` or `accuracy` on the validation samples."""
+    def evaluate(self, data: Data, split: Split = "val") -> Metrics:
+        """Return the loss and `r2` or `accuracy` on the samples of `split`."""
         assert isinstance(data, LinearData)
-        outputs, targets = self._outputs(data)
+        outputs, targets = self._outputs(data, split)
         predictions = (outputs > 0).float() if self.task == "classification" else outputs
-        return super().evaluate(data) | _metrics(data, predictions, targets)
+        return super().evaluate(data, split) | _metrics(data, predictions, targets)
 
     def oracle(self, data: Data) -> Metrics:
         """Return the metrics of the exact weights, which predict the targets without noise."""
@@ -79,15 +79,15 @@ class MLP(Trainable):
         mean = train_targets.mean().expand_as(targets)
         return _metrics(data, mean.round() if data.task == "classification" else mean, targets)
 
-    def figures(self, data: Data) -> dict[str, Callable[[], Figure]]:
+    def figures(self, data: Data, split: Split = "val") -> dict[str, Callable[[], Figure]]:
         """Return a function that draws the `prediction`: predicted against true targets, or a calibration curve."""
         assert isinstance(data, LinearData)
-        return {"prediction": lambda: _draw(data.task, *self._outputs(data))}
+        return {"prediction": lambda: _draw(data.task, *self._outputs(data, split))}
 
     @torch.no_grad()
-    def _outputs(self, data: LinearData) -> Batch:
-        """Return outputs (n,), which are log odds for classes, and targets (n,) of the validation samples."""
-        features, targets = data.val()[0]
+    def _outputs(self, data: LinearData, split: Split) -> Batch:
+        """Return outputs (n,), which are log odds for classes, and targets (n,) of the samples of a split."""
+        features, targets = (torch.cat(parts) for parts in zip(*split_batches(data, split), strict=True))
         return self.model(features).squeeze(-1).float(), targets
 
 
@@ -113,11 +113,11 @@ def _draw(task: Task, outputs: Tensor, targets: Tensor) -> Figure:
         mean_probability = torch.bincount(bins, probabilities, minlength=BINS)[filled] / count[filled]
         share = torch.bincount(bins, targets, minlength=BINS)[filled] / count[filled]
         axis.plot(mean_probability.cpu().numpy(), share.cpu().numpy(), marker="o")
-        axis.set(xlabel="predicted probability", ylabel="share of class 1", title="calibration, held-out samples")
+        axis.set(xlabel="predicted probability", ylabel="share of class 1", title="calibration")
         ends = [0.0, 1.0]
     else:
         axis.plot(targets.cpu().numpy(), outputs.cpu().numpy(), ".", markersize=3)
-        axis.set(xlabel="target, standardised", ylabel="predicted", title="held-out samples")
+        axis.set(xlabel="target, standardised", ylabel="predicted", title="prediction")
         ends = [targets.min().item(), targets.max().item()]
     axis.plot(ends, ends, color="0.5", linewidth=1)
     return figure

@@ -22,14 +22,14 @@ CLASSES = 10  # classes in a figure, at most
 GRID = 200  # cells of the density's figure along each axis
 
 
-def draw_samples(data: BornData, draw: Callable[[Tensor], Tensor]) -> Figure:
-    """Show held-out points of each class above drawn ones, a column for each class.
+def draw_samples(data: BornData, split: str, draw: Callable[[Tensor], Tensor]) -> Figure:
+    """Show points of a split, of each class, above drawn ones, a column for each class.
 
     `draw` maps labels (N,) to points (N, n). At most CLASSES classes are shown.
     """
     from matplotlib.figure import Figure
 
-    x, labels = data.part("val")
+    x, labels = data.part(split)
     shown = min(data.n_classes, CLASSES)
     count = SHOWN if data.n_features == 2 else 4 if len(data.shape) == 2 else SERIES
     classes = torch.arange(shown, device=labels.device).repeat_interleave(count)
@@ -40,17 +40,17 @@ def draw_samples(data: BornData, draw: Callable[[Tensor], Tensor]) -> Figure:
         for axis, points in zip(axes[:, label], (x[labels == label][:count], drawn[classes == label]), strict=True):
             _show(axis, data.shape, points.float().cpu().numpy())
         axes[0, label].set_title(f"class {data.names[label]}")
-    for axis, name in zip(axes[:, 0], ("held-out", "drawn"), strict=True):
+    for axis, name in zip(axes[:, 0], (split, "drawn"), strict=True):
         axis.set_ylabel(name)
     return figure
 
 
 @torch.no_grad()
-def draw_density(data: BornData, model: Density) -> Figure:
-    """Show p(x) of two features, with held-out points and the border where the most likely class changes."""
+def draw_density(data: BornData, split: str, model: Density) -> Figure:
+    """Show p(x) of two features, with points of a split and the border where the most likely class changes."""
     from matplotlib.figure import Figure
 
-    x, labels = data.part("val")
+    x, labels = data.part(split)
     line = (torch.arange(GRID, device=x.device) + 0.5) / GRID
     points = torch.cartesian_prod(line, line).double()
     weights = model.log_weights(points)

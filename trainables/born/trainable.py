@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gatesweep.core.data import check_size, require
-from gatesweep.core.trainable import Data, Metrics, Trainable
+from gatesweep.core.trainable import Data, Metrics, Split, Trainable
 from gatesweep.trainables.born import figures, metrics
 from gatesweep.trainables.born.data import Batch, BornData
 from gatesweep.trainables.born.embedding import HIGHEST, Kind
@@ -97,14 +97,14 @@ class Born(Trainable):
         return self.machine.sample(labels, uniforms.to(labels.device))
 
     @torch.no_grad()
-    def evaluate(self, data: Data, part: str = "val") -> Metrics:
-        """Compute the metrics of a part of the data: `train`, `val` or `test`; `loss` is among them for `val` only."""
+    def evaluate(self, data: Data, split: Split = "val") -> Metrics:
+        """Compute the metrics of a split of the data."""
         assert isinstance(data, BornData)
-        values = super().evaluate(data) if part == "val" else {}
+        values = super().evaluate(data, split)
         with torch.autocast(self.progress.device.type, enabled=False):
             wide = self.exact()
             values["normalisation_error"] = metrics.normalisation_error(self.machine, wide)
-            return values | self._measure(data, wide, self.draw, part, everything=False)
+            return values | self._measure(data, wide, self.draw, split, everything=False)
 
     def end_epoch(self, data: Data, metrics: Metrics) -> None:
         """Scale the tensors so that Z is 1, with `norm_control`."""
@@ -126,12 +126,12 @@ class Born(Trainable):
         model = gaussians(*data.part("train"))
         return self._measure_density(data, model, model.draw)
 
-    def figures(self, data: Data) -> dict[str, Callable[[], Figure]]:
+    def figures(self, data: Data, split: Split = "val") -> dict[str, Callable[[], Figure]]:
         """Offer the figures `samples` and, for two features, `density`."""
         assert isinstance(data, BornData)
-        drawn = {"samples": lambda: figures.draw_samples(data, self.draw)}
+        drawn = {"samples": lambda: figures.draw_samples(data, split, self.draw)}
         if data.n_features == 2:
-            return drawn | {"density": lambda: figures.draw_density(data, self.exact())}
+            return drawn | {"density": lambda: figures.draw_density(data, split, self.exact())}
         return drawn
 
     @torch.no_grad()
@@ -149,7 +149,7 @@ class Born(Trainable):
             values |= metrics.generation(draw, x, labels, data.n_classes, self.generated)
         if self.robustness and (everything or self.due(self.robustness_every)):
             # Held-out points are sorted by class, so evenly spaced rows have the class shares of the whole part.
-            rows = torch.linspace(0, len(x) - 1, self.attacked, device=x.device).long()
+            rows = torch.linspace(0, len(x) - 1, min(self.attacked, len(x)), device=x.device).long()
             values |= metrics.robustness(model, _to_double(x[rows]), labels[rows], self.robustness, self.attack_steps)
         return values
 

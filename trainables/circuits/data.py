@@ -226,6 +226,10 @@ class CircuitData:
         """Return all val circuits as one batch."""
         return [self.part("val").tensors]
 
+    def test(self) -> Sequence[Batch]:
+        """Return the test circuits as one batch."""
+        return [self.part("test").tensors]
+
 
 def _tensors(
     circuits: Circuits, solution: Roots, statistics: Statistics, max_counts: dict[str, int], device: torch.device

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gatesweep.core.data import check_size, require
 from gatesweep.core.distributed import mean_over_ranks
-from gatesweep.core.trainable import Data, Losses, Metrics, Trainable
+from gatesweep.core.trainable import Data, Losses, Metrics, Split, Trainable
 from gatesweep.trainables.circuits import figures, losses, metrics
 from gatesweep.trainables.circuits.circuit import Mask, Values
 from gatesweep.trainables.circuits.data import Batch, CircuitData
@@ -167,14 +167,13 @@ class CircuitVAE(Trainable):
         return self.encoder(batch["mask"], (batch["values"] - self.mean) / self.std)[0]
 
     @torch.no_grad()
-    def evaluate(self, data: Data, part: str = "val") -> Metrics:
+    def evaluate(self, data: Data, split: Split = "val") -> Metrics:
         """Return the loss, and the metrics of reconstruction, of generation and of the latent layout.
 
-        `part` is train, val or test. `samples` circuits are decoded from the prior, from the same random numbers each
-        time.
+        `samples` circuits are decoded from the prior, from the same random numbers each time.
         """
         assert isinstance(data, CircuitData)
-        evaluated = data.part(part)
+        evaluated = data.part(split)
         terms = {name: float(term) for name, term in self(evaluated.tensors).items()}
         mean = self.encode(evaluated.tensors)
         prior = torch.randn(self.samples, self.latent, generator=torch.Generator().manual_seed(0))
@@ -209,10 +208,10 @@ class CircuitVAE(Trainable):
             drawn, drawn * mean, training.mask, data.statistics
         )
 
-    def figures(self, data: Data) -> dict[str, Callable[[], Figure]]:
-        """Return functions that draw the latent, Bode diagrams, and poles and zeros of the val circuits."""
+    def figures(self, data: Data, split: Split = "val") -> dict[str, Callable[[], Figure]]:
+        """Return functions that draw the latent, Bode diagrams, and poles and zeros of a split's circuits."""
         assert isinstance(data, CircuitData)
-        part = data.part("val")
+        part = data.part(split)
         mean = self.encode(part.tensors)
         with torch.no_grad():
             decoded = self.decode(mean)

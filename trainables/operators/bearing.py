@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gatesweep.core.data import check_size, require
 from gatesweep.core.distributed import mean_count
-from gatesweep.core.trainable import Data, Losses, Metrics, Trainable
+from gatesweep.core.trainable import Data, Losses, Metrics, Split, Trainable
 from gatesweep.trainables.operators import bearing_figures as figures
 from gatesweep.trainables.operators import bearing_metrics as metrics
 from gatesweep.trainables.operators.balance import Balance, Mode
@@ -169,10 +169,10 @@ class BearingOperator(Trainable):
             return States(drive, shape * level), [log_var.clamp(*SPREAD) for log_var in log_vars]
 
     @torch.no_grad()
-    def evaluate(self, data: Data, part: str = "val") -> Metrics:
-        """Return the terms of the loss and all metrics of `val` or `test`, see `bearing_metrics`."""
+    def evaluate(self, data: Data, split: Split = "val") -> Metrics:
+        """Return the terms of the loss and all metrics of a split, see `bearing_metrics`."""
         assert isinstance(data, BearingData)
-        held = data.part(part)
+        held = data.part(split)
         logits, states, log_vars = self.answer(held)
         terms = {name: float(term) for name, term in self.losses(held, logits, states, log_vars).items()}
         judged = terms | self._judged(held, data.classes, logits.softmax(dim=1), states)
@@ -201,10 +201,10 @@ class BearingOperator(Trainable):
             still = States(exact.drive[:, :1].expand_as(exact.drive), torch.zeros_like(exact.casing))
         return self._judged(held, data.classes, shares.expand(len(held["label"]), -1), still)
 
-    def figures(self, data: Data) -> dict[str, Callable[[], Figure]]:
-        """Return figures of validation windows by kind, drawn when called; `states` and `residuals` need states."""
+    def figures(self, data: Data, split: Split = "val") -> dict[str, Callable[[], Figure]]:
+        """Return figures of a split's windows by kind, drawn when called; `states` and `residuals` need states."""
         assert isinstance(data, BearingData)
-        held = data.part("val")
+        held = data.part(split)
 
         def probabilities() -> Tensor:
             """Return the probabilities (n, classes)."""

@@ -67,6 +67,10 @@ class BearingData:
         """Return the validation windows as one batch."""
         return [self.part("val")]
 
+    def test(self) -> Sequence[Batch]:
+        """Return all test windows as one batch."""
+        return [self.part("test")]
+
 
 class SimulatedBearings(BearingData):
     """Simulated windows of 85 ms at 12 kHz, the same number for each of the ten classes (see `faults.simulate`).

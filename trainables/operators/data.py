@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gatesweep.core.cache import machine_cache
 from gatesweep.core.data import check_batch_size, generator, require, shuffled
+from gatesweep.core.trainable import Split
 from gatesweep.trainables.operators.darcy import Darcy, Medium
 from gatesweep.trainables.operators.grid import Grid
 from gatesweep.trainables.operators.magneto_thermal import MagnetoThermal
@@ -86,6 +87,10 @@ class OperatorData:
         """Return inputs and solutions of `val` or `test`, on the grid or, if `refined`, on a grid of half its step."""
         return (self.samples.refined if refined else self.samples.held_out)[part]
 
+    def solved(self, split: Split) -> Samples:
+        """Return inputs and solutions of a split on the grid; of train, the samples that have solutions."""
+        return self.labelled if split == "train" else self.held_out(split)
+
     def train(self, epoch: int) -> Sequence[Batch]:
         """Return the batches of an epoch, in an order that depends on `seed` and `epoch`."""
         (inputs, fields), unlabelled = self.samples.labelled, self.samples.unlabelled
@@ -98,7 +103,14 @@ class OperatorData:
 
     def val(self) -> Sequence[Batch]:
         """Return the validation samples as one batch without unsolved samples."""
-        inputs, fields = self.held_out()
+        return self._unsolved_left_out("val")
+
+    def test(self) -> Sequence[Batch]:
+        """Return the test samples as one batch without unsolved samples."""
+        return self._unsolved_left_out("test")
+
+    def _unsolved_left_out(self, part: str) -> Sequence[Batch]:
+        inputs, fields = self.held_out(part)
         return [(inputs, fields, inputs[:0])]
 
     def _orders(self, count: int, batch_size: int, epoch: int, salt: int = 0) -> list[Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gatesweep.core.data import check_size, require
-from gatesweep.core.trainable import Data, Losses, Metrics, Trainable
+from gatesweep.core.trainable import Data, Losses, Metrics, Split, Trainable
 from gatesweep.trainables.operators import figures, metrics
 from gatesweep.trainables.operators.balance import Balance, Mode
 from gatesweep.trainables.operators.data import Batch, OperatorData
@@ -169,21 +169,21 @@ class PhysicsOperator(Trainable):
             return field, self.problem.free(output[:, self.fields :]).clamp(-12, 4) if self.variational else None
 
     @torch.no_grad()
-    def evaluate(self, data: Data, part: str = "val") -> Metrics:
-        """Return the metrics of `val` or `test`, see `metrics.solution`.
+    def evaluate(self, data: Data, split: Split = "val") -> Metrics:
+        """Return the metrics of a split, see `metrics.solution`; of train, on the samples with solutions.
 
         With `variational` there is also `coverage_error`. The metrics `*_double` on the finer grid are there only when
-        they are due, every `double_every` epochs.
+        they are due, every `double_every` epochs, and not for train.
         """
         assert isinstance(data, OperatorData)
-        inputs, exact = data.held_out(part)
+        inputs, exact = data.solved(split)
         field, log_variance = self.predict(inputs, self.coarse)
         judged = self._judged(self.coarse, inputs, field.values, exact)
         if log_variance is not None:
             mean, target = (self.answer(inputs, fields) for fields in (field.values, exact))
             judged["coverage_error"] = coverage_error(mean, log_variance, target)
-        if self.due(self.double_every):
-            judged |= self._doubled(data, part, lambda inputs: self.predict(inputs, self.fine)[0].values)
+        if split != "train" and self.due(self.double_every):
+            judged |= self._doubled(data, split, lambda inputs: self.predict(inputs, self.fine)[0].values)
         return judged
 
     def oracle(self, data: Data) -> Metrics:
@@ -206,12 +206,12 @@ class PhysicsOperator(Trainable):
             data, "val", lambda inputs: _between(mean, self.fine.grid.shape).expand(len(inputs), -1, -1, -1)
         )
 
-    def figures(self, data: Data) -> dict[str, Callable[[], Figure]]:
-        """Return the figures `fields` and `spectrum` of validation samples, drawn when called."""
+    def figures(self, data: Data, split: Split = "val") -> dict[str, Callable[[], Figure]]:
+        """Return the figures `fields` and `spectrum` of a split's samples, drawn when called."""
         assert isinstance(data, OperatorData)
         return {
-            "fields": lambda: self._draw_fields(data),
-            "spectrum": lambda: self._draw_spectrum(data),
+            "fields": lambda: self._draw_fields(data, split),
+            "spectrum": lambda: self._draw_spectrum(data, split),
         }
 
     def _absent_terms(self) -> set[str]:
@@ -261,14 +261,14 @@ class PhysicsOperator(Trainable):
         return {f"{name}_double": judged[name] for name in ("rel_l2", "residual_ratio")}
 
     @torch.no_grad()
-    def _draw_fields(self, data: OperatorData) -> Figure:
-        inputs, exact = (part[: figures.SHOWN] for part in data.held_out())
+    def _draw_fields(self, data: OperatorData, split: Split) -> Figure:
+        inputs, exact = (part[: figures.SHOWN] for part in data.solved(split))
         field = GridField(self.predict(inputs, self.coarse)[0].values, self.coarse.stencils)
         return figures.draw_fields(data.problem, exact, field.values, self._residual(inputs, field))
 
     @torch.no_grad()
-    def _draw_spectrum(self, data: OperatorData) -> Figure:
-        inputs, exact = data.held_out()
+    def _draw_spectrum(self, data: OperatorData, split: Split) -> Figure:
+        inputs, exact = data.solved(split)
         predicted = self.predict(inputs, self.coarse)[0].values
         return figures.draw_spectrum(data.problem, exact, predicted, self.modes_columns)
 

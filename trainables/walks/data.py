@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gatesweep.core.cache import machine_cache
 from gatesweep.core.data import check_batch_size, generator, require
+from gatesweep.core.trainable import Split
 from gatesweep.trainables.walks import graph as graphs
 from gatesweep.trainables.walks import rules as jumpers
 from gatesweep.trainables.walks.compliance import Judge
@@ -66,7 +67,7 @@ class Recipe:
 class Corpus:
     """Training and held-out walks, with the graph and the rules they were drawn from.
 
-    `train` and `held_out` are pairs of tensors: the walks (n, length), and -log p of each of their steps
+    `train`, `held_out` and `test` are pairs of tensors: the walks (n, length), and -log p of each of their steps
     (n, length - 1) in nats under the process that drew them.
     """
 
@@ -75,6 +76,7 @@ class Corpus:
     judge: Judge
     train: Batch
     held_out: Batch
+    test: Batch
 
 
 @machine_cache
@@ -92,11 +94,12 @@ def corpus(recipe: Recipe, device: torch.device) -> Corpus:
     process = Process(graph, rules)
     rng = np.random.default_rng([recipe.corpus_seed, 2])
     parts = []
-    for count in (recipe.n_walks, recipe.held_out):
-        walks = process.sample(count, recipe.walk_length, rng)
+    last = np.random.default_rng([recipe.corpus_seed, 3])  # another one, so that test walks do not change the others
+    for count, draws in ((recipe.n_walks, rng), (recipe.held_out, rng), (recipe.held_out, last)):
+        walks = process.sample(count, recipe.walk_length, draws)
         surprise = process.surprise(walks).astype(np.float32)
         parts.append((torch.from_numpy(walks).to(device), torch.from_numpy(surprise).to(device)))
-    return Corpus(graph, rules, Judge(graph, rules, device), parts[0], parts[1])
+    return Corpus(graph, rules, Judge(graph, rules, device), *parts)
 
 
 class WalkData:
@@ -149,7 +152,7 @@ class WalkData:
         self.windows = windows if windowing == "random" else min(windows, chunks)
         self.batch_size = batch_size
         check_batch_size(batch_size, self.windows)
-        self._val = self._held_out_windows()
+        self._val, self._test = (self._held_out_windows(walks) for walks in (self.corpus.held_out, self.corpus.test))
 
     @property
     def n_vertices(self) -> int:
@@ -161,10 +164,10 @@ class WalkData:
         """The first position of a window from which every pending rule has its jumper inside the window."""
         return int(self.corpus.rules.steps.max()) - 1
 
-    @property
-    def starts(self) -> Tensor:
-        """The first tokens (held_out,) of the held-out walks."""
-        return self.corpus.held_out[0][:, 0]
+    def first_tokens(self, split: Split) -> Tensor:
+        """Return the first tokens (walks,) of the walks of a split; of train, of as many as are held out."""
+        walks = {"train": self.corpus.train, "val": self.corpus.held_out, "test": self.corpus.test}[split][0]
+        return walks[: len(self.corpus.held_out[0]), 0]
 
     def train(self, epoch: int) -> Sequence[Batch]:
         """Return the windows of an epoch in batches, a pure function of `seed` and `epoch`."""
@@ -185,11 +188,15 @@ class WalkData:
         """Return one window of every held-out walk, the same for every seed."""
         return self._val
 
-    def _held_out_windows(self) -> list[Batch]:
-        count = len(self.corpus.held_out[0])
+    def test(self) -> Sequence[Batch]:
+        """Return one window of every test walk, the same for every seed."""
+        return self._test
+
+    def _held_out_windows(self, walks: Batch) -> list[Batch]:
+        count = len(walks[0])
         rng = torch.Generator().manual_seed(0)
         offsets = torch.randint(self.walk_length - self.context, (count,), generator=rng)
-        return self._batches(self.corpus.held_out, torch.arange(count), offsets, HELD_OUT_BATCH)
+        return self._batches(walks, torch.arange(count), offsets, HELD_OUT_BATCH)
 
     def _batches(self, source: Batch, rows: Tensor, offsets: Tensor, size: int) -> list[Batch]:
         """Cut a window from each of the walks `rows` (W,) at `offsets` (W,), in batches of `size`."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gatesweep.core.data import check_size, require
-from gatesweep.core.trainable import Data, Losses, Mean, Metrics, Trainable, samples
+from gatesweep.core.trainable import Data, Losses, Mean, Metrics, Split, Trainable, samples
 from gatesweep.trainables.walks.data import Batch, WalkData
 from gatesweep.trainables.walks.model import Positions, Transformer
 from gatesweep.trainables.walks.rules import random_walks
@@ -54,7 +54,7 @@ class WalkTransformer(Trainable):
             expected = f"an even multiple of trainable.n_heads = {n_heads} with rotary positions"
             require(d_model // n_heads % 2 == 0, "trainable.d_model", d_model, expected)
         require(0 <= dropout < 1, "trainable.dropout", dropout, "a probability below 1")
-        held_out = len(data.starts)
+        held_out = len(data.first_tokens("val"))
         expected = f"1 to {held_out}, the held-out walks (data.held_out)"
         require(1 <= sequences <= held_out, "trainable.sequences", sequences, expected)
         self.sequences, self.sampled_every, self.settled = sequences, sampled_every, data.settled
@@ -77,17 +77,17 @@ class WalkTransformer(Trainable):
         return self._losses(loss, surprise)
 
     @torch.no_grad()
-    def evaluate(self, data: Data) -> Metrics:
-        """Return `loss` and `excess` over held-out windows, and the compliance of generated walks.
+    def evaluate(self, data: Data, split: Split = "val") -> Metrics:
+        """Return `loss` and `excess` over windows of `split`, and the compliance of generated walks.
 
         The `sampled_*` metrics are left out of epochs in which sampling is not due.
         """
         assert isinstance(data, WalkData)
-        starts, length = data.starts[: self.sequences], data.walk_length
+        starts, length = data.first_tokens(split)[: self.sequences], data.walk_length
         # All greedy walks from a vertex are equal: generate one for each vertex.
         vertices, copies = torch.unique(starts, return_inverse=True)
         greedy = self.model.generate(vertices, length)[copies]
-        metrics = super().evaluate(data) | data.corpus.judge(greedy).metrics()
+        metrics = super().evaluate(data, split) | data.corpus.judge(greedy).metrics()
         if self.due(self.sampled_every):
             sampled = self.model.generate(starts, length, torch.Generator().manual_seed(0))
             metrics |= data.corpus.judge(sampled).metrics("sampled_")
@@ -102,7 +102,7 @@ class WalkTransformer(Trainable):
     def trivial(self, data: Data) -> Metrics:
         """Return the metrics of uniform random walks, which follow edges and obey rules only by chance."""
         assert isinstance(data, WalkData)
-        graph, starts = data.corpus.graph, data.starts[: self.sequences].cpu().numpy()
+        graph, starts = data.corpus.graph, data.first_tokens("val")[: self.sequences].cpu().numpy()
         walks = torch.from_numpy(random_walks(graph, starts, data.walk_length, np.random.default_rng(0)))
         degree = torch.from_numpy(graph.out_degree).to(data.device)
         return self._predicted(data, degree.float().log()) | _compliance(data, walks.to(data.device))

@@ -10,7 +10,9 @@ import pytest
 from gatesweep.core.record import read_events
 from gatesweep.sweeps.commands.publish import MLFLOW_ENVIRONMENT
 from gatesweep.sweeps.search.study import open_study
+from gatesweep.sweeps.tracking.publisher import Publisher
 from tests.conftest import trivial
+from tests.support.readback import connect
 from tests.sweeps.commands.test_sweep import recorded, run
 
 pytestmark = pytest.mark.usefixtures("ray_here")
@@ -30,10 +32,11 @@ def test_a_sweep_goes_on_as_if_it_had_been_longer_from_the_start(
     _, whole, _ = run(trivial(tmp_path / "whole", space, *options, *longer, **mine))
 
     marker.touch()  # the first trial dies in its second epoch
-    tracked = ["tracking.enabled=true", "tracking.models=[finished]"]
-    short = ["training.max_epochs=2", "num_samples=3", *tracked]
+    short = ["training.max_epochs=2", "num_samples=3", "tracking.models=[finished]"]
     _, folder, first = run(trivial(tmp_path / "short", space, *options, *short, **mine))
     assert (first["failed"], first["finished"]) == (1, 2) and not marker.exists()
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    Publisher(folder, uri, "gatesweep").sync()
     before = {path: path.read_bytes() for path in folder.glob("trial_*/events.jsonl")}
     (folder / "study.journal").write_text("not a journal\n")
 
@@ -47,9 +50,8 @@ def test_a_sweep_goes_on_as_if_it_had_been_longer_from_the_start(
     ends = [event for event in read_events(folder / "trial_0000" / "events.jsonl") if event["event"] == "end"]
     assert [event["outcome"] for event in ends] == ["finished"]
 
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{folder.parent / 'mlflow.db'}")
+    Publisher(folder, uri, "gatesweep").sync()
+    client = connect(uri)
     [experiment] = [found.experiment_id for found in client.search_experiments() if found.name == "gatesweep"]
     runs = client.search_runs([experiment], "tags.`sweep.kind` = 'trial'")
     assert {run.info.status for run in runs} == {"FINISHED"} and len(runs) == 4

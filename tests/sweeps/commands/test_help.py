@@ -18,7 +18,7 @@ from gatesweep.__main__ import main
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.commands.arguments import COMMANDS, make_parser
 from gatesweep.sweeps.config.compose import compose_config
-from gatesweep.sweeps.config.groups import CONFIGS, default_choices, default_keys, group_choices
+from gatesweep.sweeps.config.groups import CONFIGS, default_choices, default_keys, group_choices, typed_choices
 from gatesweep.sweeps.config.values import flatten
 
 ROOT = Path(__file__).parents[3]
@@ -50,7 +50,7 @@ def test_help_imports_nothing_heavy_and_takes_no_time(arguments: list[str]) -> N
 
 
 def test_scripts_are_the_commands() -> None:
-    for name in (name for name in COMMANDS if name not in ("ui", "init")):
+    for name in (name for name in COMMANDS if name not in ("ui", "init", "check")):
         script = ROOT / "sweeps" / f"{name}.py"
         environment = {**os.environ, "COLUMNS": "80"}
         by_file = subprocess.run([sys.executable, script, "--help"], env=environment, capture_output=True, text=True)
@@ -68,8 +68,9 @@ def test_the_keys_of_the_help_are_those_of_the_configuration(monkeypatch: pytest
     """The YAML files are merged without Hydra there: key by key, and value by value."""
     for name in ("GATESWEEP_RESULTS", "GATESWEEP_STORAGE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-    shown = {key.name: key.value for key in default_keys() if key.value != {}}
-    assert shown == flatten(compose_config([]).to_dict())
+    for words in ([], ["experiment=autoencoder_digits"], ["trainable=mlp"], ["experiment=born_joint", "search=random"]):
+        shown = {key.name: key.value for key in default_keys(typed_choices(words)) if key.value != {}}
+        assert shown == flatten(compose_config(words).to_dict()), words
 
 
 @pytest.mark.parametrize("command", ["run", "train"])

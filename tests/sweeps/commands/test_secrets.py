@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import base64
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
@@ -15,6 +14,8 @@ import yaml
 from gatesweep.core.errors import InputError
 from gatesweep.core.record import read_events
 from gatesweep.sweeps.commands.cli import run_command
+from gatesweep.sweeps.commands.dispatch import main
+from gatesweep.sweeps.commands.publish import MLFLOW_ENVIRONMENT
 from gatesweep.sweeps.config import secrets
 from gatesweep.sweeps.config.overrides import parse_override
 from gatesweep.sweeps.config.secrets import (
@@ -29,7 +30,7 @@ from gatesweep.sweeps.tracking.server import check_tracking
 from tests.conftest import trivial
 from tests.support.servers import Server, guarded, mlflow_server
 
-ROOT = Path(__file__).parents[3]
+Typed = Callable[..., tuple[int, str, str]]  # exit code, output and errors of a command
 CANARY = "c4n4ry-Yq7"
 BASIC = "Basic " + base64.b64encode(f"lab:{CANARY}".encode()).decode()
 TOKEN = f"Bearer {CANARY}-token"
@@ -180,10 +181,20 @@ def test_a_protected_server_is_asked_with_the_credentials_that_mlflow_takes(
     check_tracking(protected)
 
 
-def gatesweep(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gatesweep", *arguments]
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=180)
+@pytest.fixture
+def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Typed:
+    """A command as if in a process of its own, with these variables: it knows no secret of an earlier one."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
+        with monkeypatch.context() as changed, mock.patch.dict(os.environ, {**MLFLOW_ENVIRONMENT, **environment}):
+            changed.setattr(secrets, "_addresses", {})
+            changed.setattr(secrets, "_known", set())
+            parse_override.cache_clear()
+            capfd.readouterr()
+            return main(arguments), *capfd.readouterr()
+
+    return run
 
 
 def holders(folder: Path) -> list[str]:
@@ -192,28 +203,28 @@ def holders(folder: Path) -> list[str]:
 
 
 def test_a_sweep_publishes_with_a_password_that_stands_nowhere(
-    protected: str, server: tuple[Server, Path], tmp_path: Path
+    ray_here: None, protected: str, server: tuple[Server, Path], tmp_path: Path, typed: Typed
 ) -> None:
     """The trial fails with an error that quotes an address, too."""
     options = ["tracking=mlflow", f"tracking.uri={with_password(protected)}", "num_samples=1", "scheduler=none"]
     overrides = trivial(tmp_path / "results", None, *options, misbehave=SECRET[0], at_epoch=2)
-    done = gatesweep("run", *overrides, cwd=tmp_path)
-    assert done.returncode == 3, done.stderr
-    assert CANARY not in done.stdout + done.stderr
+    code, out, err = typed("run", *overrides)
+    assert code == 3, err
+    assert CANARY not in out + err
     [sweep] = (tmp_path / "results").glob("2*")
     assert holders(tmp_path) == holders(server[1]) == []
     assert yaml.safe_load((sweep / "config.yaml").read_text())["tracking"]["uri"] == protected.replace("//", "//***@")
     assert f"tracking.uri={protected.replace('//', '//***@')}" in read_events(sweep / "events.jsonl")[0]["overrides"]
     assert "postgresql://lab:***@db" in (sweep / "trial_0000" / "error.txt").read_text()
-    assert f"compare {protected}/#/experiments" in done.stdout  # the publisher has been let in
+    assert f"compare {protected}/#/experiments" in out  # the publisher has been let in
 
     for command in (["publish", str(sweep)], ["run", f"resume={sweep}", "num_samples=2", "trainable.misbehave=null"]):
-        refused = gatesweep(*command, cwd=tmp_path)
-        assert refused.returncode == 2, refused.stderr
-        assert "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_URI" in refused.stderr
-        assert refused.stderr.count("\n") == 1
+        code, _, err = typed(*command)
+        assert code == 2, err
+        assert "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_URI" in err
+        assert err.count("\n") == 1
     login = {"MLFLOW_TRACKING_USERNAME": "lab", "MLFLOW_TRACKING_PASSWORD": CANARY}
     for environment in (login, {"MLFLOW_TRACKING_URI": with_password(protected)}):
-        sent = gatesweep("publish", str(sweep), cwd=tmp_path, **environment)
-        assert sent.returncode == 0 and CANARY not in sent.stdout + sent.stderr, sent.stderr
+        code, out, err = typed("publish", str(sweep), **environment)
+        assert code == 0 and CANARY not in out + err, err
     assert holders(tmp_path) == holders(server[1]) == []

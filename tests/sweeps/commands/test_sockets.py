@@ -9,11 +9,9 @@ import time
 import uuid
 from pathlib import Path
 
-import pytest
-
 from gatesweep.sweeps.tracking.database import create_database
 from tests.conftest import trivial
-from tests.support.processes import kill, title
+from tests.support.processes import await_end, kill, title
 from tests.support.servers import free_port
 from tests.support.sockets import MARK, check_closed, family, listening
 
@@ -29,14 +27,6 @@ async def cell():
 
 asyncio.run(cell())
 """
-TWO_WORKERS = ["resources.workers=2", "resources.cpus_per_worker=0.5", "tracking=mlflow"]
-# How a sweep is started, and what it is asked for besides. Others check their sweep too: test_signals.py starts the
-# script, tests/test_places.py the installed command.
-ENTRY_POINTS = {
-    "module, two workers, MLflow": ([sys.executable, "-m", "gatesweep", "run"], TWO_WORKERS),
-    # As a kernel runs a cell: the API, from standard input, within a running loop, and with Ray imported before.
-    "notebook": ([sys.executable, "-"], []),
-}
 
 
 def test_the_table_of_sockets_is_read_right() -> None:
@@ -47,27 +37,34 @@ def test_the_table_of_sockets_is_read_right() -> None:
         assert seen[here.getsockname()[1]] == "127.0.0.1" and seen[everywhere.getsockname()[1]] == "0.0.0.0"
 
 
-@pytest.mark.parametrize("entry", ENTRY_POINTS)
-def test_no_socket_is_open_off_loopback_and_a_stranger_is_refused(entry: str, tmp_path: Path) -> None:
+def test_no_socket_is_open_off_loopback_a_stranger_is_refused_and_a_killed_driver_leaves_no_ray(tmp_path: Path) -> None:
+    """As a kernel runs a cell: the API, from standard input, within a running loop, and with Ray imported before.
+
+    Other entries check their sweep too: test_sweep.py starts the module, tests/test_places.py the installed command.
+    """
     mark = uuid.uuid4().hex
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {MARK: mark, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path / "home")}
     (tmp_path / "home").mkdir()
-    command, more = ENTRY_POINTS[entry]
-    options = ["num_samples=1", "scheduler=none", "training.max_epochs=1000", *more]
+    options = ["num_samples=1", "scheduler=none", "training.max_epochs=1000", "tracking=mlflow"]
+    options += ["resources.workers=2", "resources.cpus_per_worker=0.5"]
     overrides = trivial(tmp_path / "results", None, *options, epoch_seconds=1.0)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    process = subprocess.Popen([*command, *overrides], cwd=tmp_path, env=environment, text=True, **pipes)
+    command = [sys.executable, "-", *overrides]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, **pipes)
     assert process.stdin
     process.stdin.write(NOTEBOOK)
     process.stdin.close()
     process.stdin = None
     try:
         pids = wait_for_epoch(process, mark, tmp_path / "results")
-        titles = " ".join(map(title, pids))
-        assert not more or (titles.count("ray::RayTrainWorker") == 2 and "publish" in titles)
+        titles = {pid: title(pid) for pid in pids}
+        shown = " ".join(titles.values())
+        assert shown.count("ray::RayTrainWorker") == 2 and "publish" in shown
         check_closed(pids, environment)
         assert list((tmp_path / "home").iterdir()) == []  # the token is nowhere on disk
+        process.kill()
+        await_end([pid for pid in pids if "Agent" not in titles[pid]])  # Ray's agents take minutes, and write nothing
     finally:
         kill([process.pid, *family(mark)])
         process.communicate()

@@ -7,8 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +19,11 @@ from gatesweep.sweeps.commands.run import run_sweep
 from gatesweep.sweeps.records.layout import trial_folders
 from gatesweep.sweeps.search.study import open_study
 from tests.conftest import LR, trivial
+from tests.support.processes import await_end, descendants
+from tests.support.sockets import check_closed
+from tests.support.started import ENVIRONMENT, await_epochs, start
 
 pytestmark = pytest.mark.usefixtures("ray_here")
-ROOT = Path(__file__).parents[3]
 
 
 def run(overrides: list[str]) -> tuple[int, Path, dict[str, Any]]:
@@ -47,6 +47,15 @@ def recorded(folder: Path) -> list[Any]:
         losses = [event["losses"] for event in events if event["event"] == "epoch"]
         trials.append((trial.name, events[0]["values"], metrics, losses, events[-1]["outcome"]))
     return trials
+
+
+SEVEN = ["num_samples=7", "scheduler.grace_period=1", "seed=1"]
+
+
+@pytest.fixture(scope="module")
+def whole(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sweep of seven trials that nothing interrupts."""
+    return run(trivial(tmp_path_factory.mktemp("whole"), LR, *SEVEN))[1]
 
 
 def test_every_outcome_is_counted_recorded_and_told(tmp_path: Path) -> None:
@@ -82,74 +91,97 @@ def test_every_outcome_is_counted_recorded_and_told(tmp_path: Path) -> None:
     assert rows[0]["outcome"] == "passed" and len(rows) == 5
 
 
-def test_the_folder_of_a_trial_holds_what_was_promised(tmp_path: Path) -> None:
-    _, folder, _ = run(trivial(tmp_path, None, "num_samples=1", "scheduler=none"))
-    names = {path.name for path in (folder / "trial_0000").iterdir()}
-    assert names == {"config.yaml", "events.jsonl", "scalars.csv", "result.json", "checkpoints"}
-    assert {path.name for path in folder.iterdir() if path.name[0] != "."} == {
+def test_the_folder_of_a_trial_holds_what_was_promised(whole: Path) -> None:
+    for trial in (trials := trial_folders(whole)):
+        names = {path.name for path in trial.iterdir()}
+        assert names == {"config.yaml", "events.jsonl", "scalars.csv", "result.json", "checkpoints"}
+        assert len(list((trial / "checkpoints").iterdir())) <= 5
+    assert {path.name for path in whole.iterdir() if path.name[0] != "."} == {
         "config.yaml", "events.jsonl", "leaderboard.csv", "report.html", "source.zip", "study.journal", "summary.json",
-        "trial_0000",
+        *(trial.name for trial in trials),
     }  # fmt: skip
-    assert len(list((folder / "trial_0000" / "checkpoints").iterdir())) <= 5
 
 
-def test_what_is_far_from_the_gate_is_stopped_and_told_pruned(tmp_path: Path) -> None:
-    _, folder, summary = run(trivial(tmp_path, None, "scheduler.grace_period=1"))
-    assert summary["stopped"] >= 1
-    stopped = [trial for trial in open_study(folder).trials if trial.user_attrs["outcome"] == "stopped"]
-    assert stopped and all(trial.state == optuna.trial.TrialState.PRUNED for trial in stopped)
+def test_what_is_far_from_the_gate_is_stopped_and_told_pruned(whole: Path) -> None:
+    stopped = [trial for trial in open_study(whole).trials if trial.user_attrs["outcome"] == "stopped"]
+    assert len(stopped) == json.loads((whole / "summary.json").read_text())["stopped"] >= 1
+    assert all(trial.state == optuna.trial.TrialState.PRUNED for trial in stopped)
     assert all(trial.constraints["val/closeness"] > 0 for trial in stopped)
 
 
-def test_enough_passes_end_a_sweep_that_can_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    space = {"lr": {"type": "float", "low": 0.25, "high": 0.35}}
-    options = ["max_concurrent=2", "stop_after_passes=2", "num_samples=6", "scheduler=none"]
-    code, folder, summary = run(trivial(tmp_path, space, *options, epoch_seconds=0.2))
-    assert code == 0 and summary["passed"] >= 2 and summary["passed"] + summary["interrupted"] == summary["trials"] < 6
-    last = capsys.readouterr().out.splitlines()[-1]
-    left = f"interrupted {summary['interrupted']}, never began {6 - summary['trials']}"
-    advice = f"go on with: gatesweep run resume={folder} stop_after_passes=null"
-    assert last == f"ended by stop_after_passes=2: {left}; {advice}"
-    code, _, later = run([f"resume={folder}", "stop_after_passes=null"])
-    assert (code, later["trials"], later["interrupted"], later["stopped"]) == (0, 6, 0, 0)
+def test_a_sweep_that_is_extended_and_cut_by_signals_ends_as_if_nothing_had_happened(
+    whole: Path, tmp_path: Path
+) -> None:
+    """By Ctrl-C, then by SIGTERM to its whole tree; tests/sweeps/commands/test_chaos.py kills it."""
+    _, folder, first = run(trivial(tmp_path, LR, *SEVEN, "num_samples=2", epoch_seconds=0.3))
+    assert (first["trials"], first["interrupted"]) == (2, 0)
+    process = start("run", f"resume={folder}", "num_samples=7")
+    await_epochs(folder, process, 3)
+    os.killpg(process.pid, signal.SIGINT)
+    check_interrupted(process, folder)
+
+    process = start("run", f"resume={folder}", background=True)
+    await_epochs(folder, process, 3)
+    family = descendants(process.pid)
+    assert all(os.getpgid(pid) != process.pid for pid in family)
+    check_closed([process.pid, *family], ENVIRONMENT)
+    for pid in (process.pid, *family):
+        os.kill(pid, signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # `timeout` sends it twice
+    check_interrupted(process, folder)
+    await_end(family, 20)
+
+    code, resumed, last = run([f"resume={folder}"])
+    assert resumed == folder and code == (0 if last["passed"] else 3)
+    assert recorded(folder) == recorded(whole)
+    assert last["seconds"] > first["seconds"]
+    assert [trial.state.is_finished() for trial in open_study(folder).trials] == [True] * 7
 
 
-def test_time_ends_a_sweep_that_can_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    overrides = trivial(
-        tmp_path, None, "time_budget=3", "scheduler=none", epoch_seconds=0.5
-    )  # it takes some 50 epochs to pass
-    code, folder, summary = run([*overrides, "training.max_epochs=1000", "num_samples=2"])
+def check_interrupted(process: subprocess.Popen, folder: Path) -> None:
+    """Wait for the end of a sweep that a signal has reached: its page, its advice and its events say so."""
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "")
+    assert output.splitlines()[-1] == f"interrupted; go on with: gatesweep run resume={folder}"
+    assert (folder / "report.html").is_file()
+    assert json.loads((folder / "summary.json").read_text())["interrupted"] == 1
+    assert read_events(trial_folders(folder)[-1] / "events.jsonl")[-1]["event"] == "interrupted"
+
+
+def test_limits_end_a_sweep_that_can_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By its time, then by enough passes; each limit is lifted as the last line says."""
+
+    def check_line(limit: str, interrupted: int, not_begun: int) -> list[str]:
+        advice = [f"resume={folder}", f"{limit.partition('=')[0]}=null"]
+        left = f"interrupted {interrupted}, never began {not_begun}"
+        line = f"ended by {limit}: {left}; go on with: gatesweep run {' '.join(advice)}"
+        assert capsys.readouterr().out.splitlines()[-1] == line
+        return advice
+
+    space = {"lr": {"type": "float", "low": 0.05, "high": 0.1}}  # passes after four to nine epochs
+    options = ["time_budget=1.5", "num_samples=2", "training.max_epochs=20", "search=random", "scheduler=none"]
+    code, folder, summary = run(trivial(tmp_path, space, *options, epoch_seconds=0.4))
     assert code == 3 and summary["trials"] == summary["interrupted"] == 1
     assert [trial.state.name for trial in open_study(folder).trials] == ["RUNNING"]
-    _, _, later = run([f"resume={folder}", "num_samples=9"])  # its time was up before, and still is
+    _, _, later = run([f"resume={folder}", "num_samples=4"])  # its time was up before, and still is
     assert later["trials"] == 1
-    ended = "ended by time_budget=3: interrupted 1, never began 8; go on with: "
-    assert capsys.readouterr().out.splitlines()[-1] == f"{ended}gatesweep run resume={folder} time_budget=null"
+    advice = check_line("time_budget=1.5", 1, 3)
+
+    code, _, summary = run([*advice, "stop_after_passes=2"])
+    assert (code, summary["passed"], summary["trials"]) == (0, 2, 2)
+    code, _, summary = run(check_line("stop_after_passes=2", 0, 2))
+    assert (code, summary["trials"], summary["passed"], summary["interrupted"]) == (0, 4, 4, 0)
 
 
-def test_a_grid_is_every_point_once(tmp_path: Path) -> None:
-    space = {
-        "lr": {"type": "categorical", "choices": [0.01, 0.1]},
-        "split": {"type": "composition", "total": 4, "parts": {"a": 1, "b": 1}},
-        "dropout": {"type": "float", "low": 0.0, "high": 0.2, "step": 0.1, "when": {"trainable.lr": 0.1}},
-    }
-    _, folder, summary = run(trivial(tmp_path, space, "search=grid", "num_samples=null", "training.max_epochs=2"))
-    points = [
-        tuple(sorted(read_events(trial / "events.jsonl")[0]["values"].items())) for trial in trial_folders(folder)
-    ]
-    assert summary["trials"] == len(points) == len(set(points)) == 3 + 3 * 3
-
-
-@pytest.mark.parametrize(("search", "scheduler"), [("tpe", "median"), ("random", "hyperband"), ("gp", "none")])
-def test_searches_and_schedulers(search: str, scheduler: str, tmp_path: Path) -> None:
-    options = [f"search={search}", f"scheduler={scheduler}", "grace_period=1", "num_samples=10"]
-    _, folder, summary = run(trivial(tmp_path, None, *options))
+def test_a_sampler_that_fits_a_model_and_a_scheduler_of_medians(whole: Path, tmp_path: Path) -> None:
+    """Of the other searches and schedulers: TPE and ASHA above, the grid and Hyperband in test_simulation.py."""
+    options = ["search=gp", "scheduler=median", "grace_period=1", "num_samples=10"]
+    _, folder, summary = run(trivial(tmp_path, LR, *options))
     assert summary["trials"] == 10 and not summary["failed"]
     tried = [trial.params["trainable.lr"] for trial in open_study(folder).trials]
     assert len(set(tried)) == 10 and all(1e-4 <= lr <= 1.0 for lr in tried)
-    assert (summary["stopped"] > 0) == (scheduler != "none")
     stopped = [name for name, *_, outcome in recorded(folder) if outcome == "stopped"]
-    assert len(stopped) == summary["stopped"]
+    assert len(stopped) == summary["stopped"] > 0
 
 
 def test_population_based_training_copies_and_changes_trials(tmp_path: Path) -> None:
@@ -158,63 +190,3 @@ def test_population_based_training_copies_and_changes_trials(tmp_path: Path) -> 
     assert summary["trials"] == 2 and not summary["failed"] and not summary["stopped"]
     changes = [event for trial in trial_folders(folder) for event in read_events(trial / "events.jsonl")]
     assert any(event["event"] == "values" for event in changes)
-
-
-def test_a_killed_worker_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    overrides = trivial(tmp_path, None, "num_samples=1", "scheduler=none", misbehave="kill", at_epoch=4, lr=0.0001)
-    (tmp_path / "marker").write_text("")
-    _, folder, summary = run([*overrides, f"trainable.marker={tmp_path / 'marker'}"])
-    assert not (tmp_path / "marker").exists()  # it did die
-    assert summary["finished"] == 1
-    events = read_events(folder / "trial_0000" / "events.jsonl")
-    assert [event["epoch"] for event in events if event["event"] == "epoch"] == [1, 2, 3, 4, 5, 6]
-
-
-def start(overrides: list[str]) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "sweeps" / "run.py"), *overrides]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, text=True, env=environment, start_new_session=True, **streams)  # type: ignore[call-overload]
-
-
-def wait_for_epochs(results: Path, count: int) -> Path:
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
-        folder = (results / "latest").resolve()
-        events = [event for trial in trial_folders(folder) for event in read_events(trial / "events.jsonl")]
-        if sum(event["event"] == "epoch" for event in events) >= count:
-            return folder
-        time.sleep(0.05)
-    raise AssertionError("the sweep did not get that far")
-
-
-def test_a_resumed_sweep_ends_as_if_it_had_not_been_interrupted(tmp_path: Path) -> None:
-    """By Ctrl-C; tests/sweeps/commands/test_chaos.py kills it."""
-    options = ["num_samples=7", "scheduler.grace_period=1", "seed=1"]
-    _, whole, _ = run(trivial(tmp_path / "whole", LR, *options, epoch_seconds=0.2))
-
-    process = start(trivial(tmp_path / "cut", LR, *options, epoch_seconds=0.2))
-    folder = wait_for_epochs(tmp_path / "cut", 9)
-    os.killpg(process.pid, signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert output.splitlines()[-1] == f"interrupted; go on with: gatesweep run resume={folder}"
-    summary = json.loads((folder / "summary.json").read_text())
-    assert summary["interrupted"] == 1
-    assert read_events(max(trial_folders(folder)) / "events.jsonl")[-1]["event"] == "interrupted"
-
-    code, resumed, summary = run([f"resume={folder}"])
-    assert resumed == folder and code == (0 if summary["passed"] else 3)
-    assert recorded(resumed) == recorded(whole)
-    assert [trial.state.is_finished() for trial in open_study(folder).trials] == [True] * 7
-
-
-def test_a_finished_sweep_can_be_extended_to_what_the_same_seed_gives_at_once(tmp_path: Path) -> None:
-    _, folder, first = run(trivial(tmp_path, None, "num_samples=3"))
-    _, again, second = run([f"resume={folder}", "num_samples=5"])
-    _, _, longer = run(trivial(tmp_path / "long", None, "num_samples=5"))
-    assert again == folder and (first["trials"], second["trials"]) == (3, 5)
-    assert recorded(folder) == recorded((tmp_path / "long" / "latest").resolve()) and longer["trials"] == 5
-    assert second["seconds"] > first["seconds"]
-    _, other, _ = run(trivial(tmp_path / "other", None, "seed=4", "num_samples=1"))
-    assert recorded(other) != recorded(folder)[:1]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +16,8 @@ from gatesweep.sweeps.commands.run import run_sweep
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.config.overrides import parse_override
 from gatesweep.sweeps.config.values import to_yaml, with_values
-from tests.conftest import TINY, trivial
+from tests.conftest import trivial
+from tests.support.pretended import Pretended, pretend
 
 ROOT = Path(__file__).parents[3]
 
@@ -147,37 +146,11 @@ for address in {list(NOT_THERE)}:
 def test_a_folder_that_another_sweep_is_running_in(ray_here: None, tmp_path: Path) -> None:
     import fcntl
 
-    run_sweep(compose_config(trivial(tmp_path, None, "num_samples=1")))
-    folder = (tmp_path / "latest").resolve()
+    folder = pretend(tmp_path / "sweep", [Pretended({"trainable.lr": 0.1}, [(-0.5, {})])])
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(ValueError, match="which another sweep is running in"):
             run_sweep(configure([f"resume={folder}"]))
-
-
-def cli(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "sweeps" / "run.py"), *arguments]
-    variables = {**os.environ, **environment}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, env=variables)
-
-
-def test_the_command_says_it_in_one_line_and_exits_with_2(tmp_path: Path) -> None:
-    done = cli("trainable.lr=quick", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: trainable.lr: got 'quick', expected a valid number\n"
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_sweep_of_ones_own_graph_runs_from_any_working_directory(tmp_path: Path) -> None:
-    """The command as a person types it, small; results and graph lie beside the person."""
-    shutil.copytree(ROOT / "trainables" / "walks" / "connectome", tmp_path / "mine")
-    options = ["num_samples=2", "training.max_epochs=1", "scheduler=none", "tracking=none", *TINY["walk_transformer"]]
-    space = "search.space={trainable:{lr:{type:float,low:0.001,high:0.01}}}"
-    done = cli("experiment=walk_transformer", "data.graph_dir=mine", space, *options, cwd=tmp_path)
-    assert done.returncode == 3, done.stderr
-    assert done.stdout.splitlines()[-1].startswith("0 of 2 trials passed")
-    summary = json.loads((tmp_path / "results" / "latest" / "summary.json").read_text())
-    assert summary["finished"] == 2 and summary["best"]["metrics"]["val/edge_compliance"] >= 0
 
 
 def test_a_key_that_varies_is_fixed_as_the_message_says() -> None:

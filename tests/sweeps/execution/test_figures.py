@@ -11,7 +11,7 @@ import torch
 
 from gatesweep.core.gate import Gate
 from gatesweep.core.loop import Epoch
-from gatesweep.core.trainable import Data
+from gatesweep.core.trainable import Data, Split
 from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.config.schema import FiguresConfig
@@ -24,7 +24,7 @@ from tests.support.trivial import Line
 class Drawn(Line):
     """Draws with random numbers, in evaluation mode, and one figure that it cannot draw."""
 
-    def figures(self, data: Data) -> dict[str, Callable[[], Any]]:
+    def figures(self, data: Data, split: Split = "val") -> dict[str, Callable[[], Any]]:
         return {"noise": self.noise, "broken": self.broken}
 
     def noise(self) -> Any:

@@ -53,6 +53,8 @@ def test_one_group_trains_all_trials_and_survives_their_faults(tmp_path: Path) -
     assert trials["memory"][1]["reason"].startswith("out of memory at batch size 16: try")
     assert trials["boom"][1]["reason"] == "RuntimeError: boom"
     assert trials["boom on rank 1"][1]["reason"] == "its workers died, 1 x: RuntimeError: boom"
+    logs = [path.read_text() for path in folder.glob("trial_*/log.txt")]
+    assert any("[rank 0] RuntimeError: boom\n" in log and "[rank 1] RuntimeError: boom\n" in log for log in logs)
     started = groups().keys() - before.keys()
     assert len(started) == 2  # one more than the trials that cost a group
     assert {groups()[group] for group in started} == {"REMOVED"} and descendants(

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from gatesweep.core.record import read_events
-from gatesweep.core.trainable import Data, Metrics
+from gatesweep.core.trainable import Data, Metrics, Split
 from gatesweep.sweeps.commands.preflight import check_search
 from gatesweep.sweeps.config.compose import compose_config, load_file
 from gatesweep.sweeps.config.schema import make_gate
@@ -31,11 +31,11 @@ from tests.sweeps.commands.test_sweep import recorded, run
 class Doomed(Line):
     """Takes its process with it at an evaluation of its third epoch, once."""
 
-    def evaluate(self, data: Data) -> Metrics:
+    def evaluate(self, data: Data, split: Split = "val") -> Metrics:
         if self.epochs == 2 and self.marker and self.marker.exists():
             self.marker.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().evaluate(data)
+        return super().evaluate(data, split)
 
 
 def close(trials: list[Any], expected_trials: list[Any]) -> None:

@@ -152,3 +152,15 @@ def test_a_copy_counts_its_own_epochs_and_a_pause_does_not_make_one(tmp_path: Pa
     paused.load_checkpoint(kept)
     assert paused.step()["epoch"] == 3
     assert checkpoint.newest(tmp_path / "trial_0001" / "checkpoints")[0].epoch == 6  # type: ignore[index]
+
+
+@pytest.mark.parametrize("low", [0.0, -0.3, 0.1, 1e-4])
+@pytest.mark.parametrize("step", [0.1, 0.05, 0.03, 1e-3])
+@pytest.mark.parametrize("steps", [1, 3, 6, 7])
+def test_a_shift_on_a_grid_of_tenths_ends_within_its_bounds(low: float, step: float, steps: int) -> None:
+    leaf = FloatDistribution(low, round(low + steps * step, 9), step=step)
+    value = leaf.low
+    for up in [True] * (steps + 1) + [False] * (steps + 1):
+        value = shifted(value, leaf, up)
+        assert leaf.low <= value <= leaf.high and leaf._contains(value)
+    assert value == leaf.low

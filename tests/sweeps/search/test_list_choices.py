@@ -1,4 +1,4 @@
-"""Choices that are lists, through a sweep, its study, resume, warm start, report and replay."""
+"""Choices that are lists, through a sweep, its study, resume, warm start, report, MLflow and replay."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gatesweep.sweeps.commands.publish import MLFLOW_ENVIRONMENT
 from gatesweep.sweeps.commands.replay import main as replay
 from gatesweep.sweeps.commands.resume import configure
 from gatesweep.sweeps.commands.run import run_sweep
@@ -18,7 +19,9 @@ from gatesweep.sweeps.schedulers.mutation import Mutator
 from gatesweep.sweeps.search.space import AnyLeaf, read_space
 from gatesweep.sweeps.search.study import open_study
 from gatesweep.sweeps.search.warm_start import warm_start_trials
+from gatesweep.sweeps.tracking.publisher import Publisher
 from tests.conftest import trivial
+from tests.support.readback import unlike
 from tests.support.trivial import Line, Points
 
 WIDTHS = [[64, 64], [128], []]
@@ -39,10 +42,11 @@ def overrides(results: Path, *others: str) -> list[str]:
     return [*trivial(results, space, "scheduler=none", *others), target]
 
 
-def test_lists_are_choices_everywhere(ray_here: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_lists_are_choices_everywhere(
+    ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     results = tmp_path / "results"
-    tracked = ["tracking.enabled=true", "tracking.models=[]"]
-    run_sweep(configure(overrides(results, "num_samples=2", "training.max_epochs=2", *tracked)))
+    run_sweep(configure(overrides(results, "num_samples=2", "training.max_epochs=2")))
     sweep = (results / "latest").resolve()
     run_sweep(configure([f"resume={sweep}", "num_samples=5"]))
     drawn = [trial.values["trainable.widths"] for trial in read_trials(sweep)]
@@ -53,6 +57,12 @@ def test_lists_are_choices_everywhere(ray_here: None, tmp_path: Path, capfd: pyt
     assert [json.loads(trial.params["trainable.widths"]) for trial in asked] == drawn
     assert json.dumps(drawn[0]) in (sweep / "report.html").read_text()
     assert json.dumps(drawn[0]) in capfd.readouterr().out
+
+    for name, value in MLFLOW_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    Publisher(sweep, uri, "gatesweep").sync()
+    assert unlike(sweep, uri) == []
 
     warm = configure(overrides(tmp_path / "warm", "training.max_epochs=2"))
     learned = warm_start_trials(warm, read_space(warm), sweep)

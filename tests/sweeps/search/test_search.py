@@ -45,6 +45,21 @@ def asked(of: Search, count: int) -> list[dict[str, Any]]:
     return proposals
 
 
+def test_a_grid_is_every_point_once(tmp_path: Path) -> None:
+    """With a composition, and a leaf that exists under one choice of another; test_sweep.py trains a grid."""
+    space = {
+        "lr": {"type": "categorical", "choices": [0.01, 0.1]},
+        "split": {"type": "composition", "total": 4, "parts": {"a": 1, "b": 1}},
+        "dropout": {"type": "float", "low": 0.0, "high": 0.2, "step": 0.1, "when": {"trainable.lr": 0.1}},
+    }
+    config = compose_config(trivial(tmp_path, space, "search=grid", "num_samples=null"))
+    of, points = Search(config, read_space(config), make_gate(config.gate), tmp_path), []
+    while isinstance(proposal := of.suggest(""), dict):
+        of.tell(proposal["trial"], "finished", 1, {"val/closeness": 0.5, "val/loss": 1.0})
+        points.append(tuple(sorted(proposal["values"].items())))
+    assert proposal == "FINISHED" and len(points) == len(set(points)) == 3 + 3 * 3
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 @pytest.mark.parametrize("before", [2, 12])  # TPE draws at random first
 @pytest.mark.parametrize("drawn", [0, 1, 2, 3])

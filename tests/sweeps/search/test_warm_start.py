@@ -11,6 +11,7 @@ import pytest
 from optuna.trial import TrialState
 
 from gatesweep.core.gate import WORST_SCORE
+from gatesweep.sweeps.commands.load import load
 from gatesweep.sweeps.commands.resume import configure, restore_sweep
 from gatesweep.sweeps.commands.run import run_sweep
 from gatesweep.sweeps.config.compose import compose_config
@@ -173,5 +174,8 @@ def test_a_sweep_that_begins_with_earlier_trials_has_its_own_alone_in_its_folder
     assert [path.user_attrs[ORIGIN] for path in learned(folder)] == [f"{before}/trial_0000"]
     back = restore_sweep(str(tmp_path / "kept" / folder.name), tmp_path / "back")
     assert [path.name for path in trial_folders(back)] == ["trial_0000", "trial_0001"] and len(learned(back)) == 1
+    assert not list(folder.glob("*/checkpoints"))
+    trainable, _ = load(back / "trial_0000")  # its checkpoint is in storage alone
+    assert trainable.epochs > 0
     with pytest.raises(ValueError, match="expected earlier sweeps: that is the one which goes on"):
         run_sweep(configure([f"resume={folder}", f"warm_start={folder}"]))

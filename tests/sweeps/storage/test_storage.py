@@ -56,15 +56,23 @@ def whole(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(trivial(tmp_path_factory.mktemp("whole"), None, "num_samples=4"))[1]
 
 
-def test_a_sweep_goes_on_when_its_head_is_gone(storage: str, whole: Path, tmp_path: Path) -> None:
-    """With nothing but what is in storage, it ends as one that had never been interrupted."""
-    first = [*trivial(tmp_path / "first", None, "num_samples=2"), f"storage='{storage}'"]
-    _, folder, _ = run(first)
+def test_a_sweep_goes_on_when_the_machine_of_its_trial_and_then_its_head_are_gone(
+    s3: str, whole: Path, tmp_path: Path
+) -> None:
+    """With nothing but what is in storage, it ends as one that had never been interrupted.
+
+    Storage is S3 here; test_warm_start.py has a sweep whose storage is a folder.
+    """
+    marker = tmp_path / "alive"
+    marker.touch()
+    killed = {"misbehave": "kill", "at_epoch": 2, "marker": str(marker)}
+    _, folder, first = run(trivial(tmp_path / "first", None, "num_samples=2", f"storage='{s3}'", **killed))
+    assert not marker.exists() and first["failed"] == 0
     assert not list(folder.glob("*/checkpoints"))
     assert recorded(folder) == recorded(whole)[:2]
     shutil.rmtree(tmp_path / "first")
 
-    resume = f"resume='{below(storage, folder.name)}'"
+    resume = f"resume='{below(s3, folder.name)}'"
     run_sweep(configure([f"results={tmp_path / 'second'}", "num_samples=4", resume]))
     folder = tmp_path / "second" / folder.name
     assert recorded(folder) == recorded(whole)
@@ -74,20 +82,8 @@ def test_a_sweep_goes_on_when_its_head_is_gone(storage: str, whole: Path, tmp_pa
         assert all(
             torch.equal(value, whole_trainable.state_dict()[key]) for key, value in trainable.state_dict().items()
         )
-    kept = {name for name in Store(storage, folder.name).listed() if name.endswith("state.pt")}
+    kept = {name for name in Store(s3, folder.name).listed() if name.endswith("state.pt")}
     assert kept == {str(path.relative_to(whole)) for path in whole.rglob("state.pt")}  # pruned alike
-
-
-@pytest.mark.usefixtures("ray_here")
-def test_a_trial_whose_machine_died_goes_on_from_storage(s3: str, tmp_path: Path) -> None:
-    marker = tmp_path / "alive"
-    marker.touch()
-    killed = {"misbehave": "kill", "at_epoch": 4, "marker": str(marker), "lr": 0.01}
-    fixed = ["num_samples=1", "scheduler=none", "search.space={trainable:{lr:{type:categorical,choices:[0.01]}}}"]
-    _, folder, summary = run(trivial(tmp_path / "a", None, *fixed, f"storage='{s3}'", **killed))
-    assert summary["finished"] == 1 and not marker.exists()
-    _, whole, _ = run(trivial(tmp_path / "b", None, *fixed, lr=0.01))
-    assert recorded(folder) == recorded(whole)
 
 
 def test_half_a_checkpoint_in_storage_is_none(storage: str, tmp_path: Path) -> None:

@@ -35,12 +35,9 @@ def quick_to_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URI that a sweep is published to: a file of its own, or a server over PostgreSQL."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'mlflow.db'}"
-        return
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """The address of a server over PostgreSQL."""
     with ExitStack() as servers:
         database = servers.enter_context(postgresql())
         yield servers.enter_context(mlflow_server(database, tmp_path / "artifacts")).uri
@@ -59,16 +56,19 @@ def recorded(sweep: Path) -> int:
     return sum(event["event"] == "epoch" for event in events)
 
 
-def test_many_trials_at_once_are_all_there_once_however_often_they_are_sent(store: str, tmp_path: Path) -> None:
-    """Runs, parameters, points with step, value and time, tags, files, models: beside the sweep, again, elsewhere."""
+def test_many_trials_at_once_are_all_there_once_however_often_they_are_sent(server: str, tmp_path: Path) -> None:
+    """Runs, parameters, points with step, value and time, tags, files, models: beside the sweep, again, elsewhere.
+
+    Beside a sweep to its own sqlite file: `test_a_run_deleted_by_hand_stays_deleted_and_hinders_no_other`.
+    """
     drive = Drive(tmp_path / "results", 6, "training.max_epochs=12", "figures=standard")
-    with followed(drive.folder, f"tracking.uri={store}") as publisher:
+    with followed(drive.folder, f"tracking.uri={server}") as publisher:
         for _ in drive.train():
             time.sleep(0.05)
         assert finish(publisher) == (0, [])
-    assert unlike(drive.folder, store) == []
-    Publisher(drive.folder, store, "gatesweep").sync()
-    assert unlike(drive.folder, store) == []
+    assert unlike(drive.folder, server) == []
+    Publisher(drive.folder, server, "gatesweep").sync()
+    assert unlike(drive.folder, server) == []
     fresh = f"sqlite:///{tmp_path / 'fresh.db'}"
     Publisher(drive.folder, fresh, "gatesweep").sync()
     assert unlike(drive.folder, fresh) == []
@@ -175,7 +175,7 @@ def test_a_full_artifact_store_costs_no_point_and_is_filled_up_later(tmp_path: P
 
 def test_a_run_deleted_by_hand_stays_deleted_and_hinders_no_other(tmp_path: Path) -> None:
     """As the UI deletes one, in mid-sweep; once it is gone for good, publishing makes it anew."""
-    drive = Drive(tmp_path / "results", 3, "training.max_epochs=12", OUT_OF_REACH)
+    drive = Drive(tmp_path / "results", 6, "training.max_epochs=12", "figures=standard", OUT_OF_REACH)
     uri, name = default_uri(drive.folder), "trial_0001"
 
     def identifier() -> str | None:
@@ -191,10 +191,10 @@ def test_a_run_deleted_by_hand_stays_deleted_and_hinders_no_other(tmp_path: Path
     assert code == 0 and len(warnings) == 1 and name in warnings[0], warnings
     for again in (False, True):
         if again:
-            assert finish(publish(drive.folder))[0] == 0
+            Publisher(drive.folder, uri, "gatesweep").sync()
         assert unlike(drive.folder, uri, without=[name]) == []
         assert [trial for trial, _ in runs(drive.folder, connect(uri), deleted=True)] == [name]
-    assert recorded(drive.folder) == 3 * 12
+    assert recorded(drive.folder) == 6 * 12
     gone = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", uri]
     subprocess.run(gone, check=True, capture_output=True, env={**os.environ, "MLFLOW_TRACKING_URI": uri})
     Publisher(drive.folder, uri, "gatesweep").sync()

@@ -1,0 +1,1 @@
+../integrations/lightning_private.py
