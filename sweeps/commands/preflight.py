@@ -32,13 +32,13 @@ from gatesweep.sweeps.config.values import with_values
 from gatesweep.sweeps.execution.cluster import check_machine
 from gatesweep.sweeps.execution.figures import check_figures
 from gatesweep.sweeps.execution.trial import several_workers
-from gatesweep.sweeps.records.layout import CONFIG
+from gatesweep.sweeps.records.layout import CONFIG, CONFIRM
 from gatesweep.sweeps.records.pareto import TRIAL_COSTS
 from gatesweep.sweeps.records.reader import read_trials
 from gatesweep.sweeps.schedulers.asha import GateASHA
 from gatesweep.sweeps.schedulers.factory import make_scheduler
 from gatesweep.sweeps.schedulers.pbt import Population
-from gatesweep.sweeps.search.changes import check_changes
+from gatesweep.sweeps.search.changes import check_changes, check_trial_configs
 from gatesweep.sweeps.search.confirmation import check_fresh_data
 from gatesweep.sweeps.search.sampler import check_sampler, is_exhaustive
 from gatesweep.sweeps.search.space import Space, check_grid
@@ -51,7 +51,9 @@ def check_sweep(folder: Path, config: Config, space: Space) -> None:
     """Raise InputError for whatever can be known to be wrong before Ray starts; `folder` is the sweep's to be."""
     check_results_folder(folder)
     if config.resume:
-        check_changes(read_config(folder / CONFIG), config, read_trials(folder), folder)
+        before, trials = read_config(folder / CONFIG), read_trials(folder)
+        check_changes(before, config, trials, folder)
+        check_trial_configs(before, [*trials, *read_trials(folder, CONFIRM)], folder)
     check_search(config, space)
     check_fresh_data(config, read_config(folder / CONFIG) if config.resume else None, folder)
     if config.tracking.enabled:
