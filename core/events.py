@@ -63,7 +63,7 @@ FIELDS: dict[str, Check] = {
     "epoch": (lambda value: _is_count(value) and value > 0, "a whole number from 1"),
     "metrics": (lambda value: isinstance(value, dict) and all(map(_is_reading, value.values())), "numbers by name"),
     "losses": (lambda value: isinstance(value, list) and all(map(_is_reading, value)), "a list of numbers"),
-    "score": (is_finite, "a finite number"),
+    "score": (lambda value: value is None or is_finite(value), "a finite number or null"),
     "outcome": (_is_outcome, f"null or one of {', '.join(OUTCOMES)}"),
     "after": (_is_outcome, f"one of {', '.join(OUTCOMES)}"),
     "reason": (is_text_or_null, "text or null"),

@@ -133,7 +133,9 @@ def was_reopened(events: list[Event]) -> bool:
 def summarise_run(events: list[Event], outcome: str, reason: str | None, gate: Gate) -> dict[str, Any]:
     """Return the content of `result.json`: the outcome, what the gate missed, last and best epoch, and every curve."""
     epochs = [event for event in events if event["event"] == "epoch"]
-    best = max(epochs, key=lambda event: event["score"], default=None)
+    best = max(
+        (event for event in epochs if event["score"] is not None), key=lambda event: event["score"], default=None
+    )
     last = epochs[-1] if epochs else None
     complete = last is not None and outcome not in CUT_SHORT
     return {

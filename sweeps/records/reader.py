@@ -136,7 +136,7 @@ def read_result(folder: Path, events: list[Event] | None = None) -> dict[str, An
     if end.get("event") != "end":  # a crash may have come before the end, and behind `result.json`
         return {"outcome": "interrupted", "reason": None, "missed": []}
     if written is None:
-        gate = make_gate(read_config(folder / CONFIG).gate)
+        gate = make_gate(read_config(folder.parent / CONFIG).gate)
         return summarise_run(events, end["outcome"], end["reason"], gate)
     return written
 

@@ -86,7 +86,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None]]] = {
         f"values {value!r}": (TRIAL, events(lambda lines, value=value: lines[0].update(values=value)))
         for value in ([1], None, "lr")
     },
-    "a score null": (TRIAL, events(lambda lines: lines[2].update(score=None))),
+    "a score true": (TRIAL, events(lambda lines: lines[2].update(score=True))),
     "an outcome no sweep has": (TRIAL, events(lambda lines: lines[3].update(outcome="won"))),
     "an event no sweep has": (TRIAL, events(lambda lines: lines[2].update(event="epochs"))),
     "a reason that is no text": (TRIAL, events(lambda lines: lines[-1].update(reason=5))),
