@@ -41,14 +41,14 @@ def main(folder: Path, overrides: list[str]) -> dict[str, Any]:
     began = time.monotonic()
     sweep = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     ended = None
-    while time.monotonic() - (ended or began) < 90 and (ended is None or machines()):
-        if machines() != seen["machines"][-1]:
-            seen["machines"].append(machines())
+    while time.monotonic() - (ended or began) < 90 and ((now := machines()) or ended is None):
+        if now != seen["machines"][-1]:
+            seen["machines"].append(now)
             seen.setdefault("seconds", []).append(round(time.monotonic() - began, 1))
         if ended is None and sweep.poll() is not None:
             ended = time.monotonic()
             seen |= {"code": sweep.returncode, "output": sweep.stdout.read()[-3000:], "ended": round(ended - began, 1)}
-        time.sleep(0.1)
+        time.sleep(0.2)
     sweep.kill()
     seen |= {"left": machines(), "gone": round(time.monotonic() - began, 1)}
     ray.shutdown()

@@ -266,7 +266,7 @@ def test_a_sweep_makes_its_data_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(tempfile, "tempdir", None)  # where the trials' processes look, too
     log = tmp_path / "log"
     data = f"data={{_target_:'tests.core.test_cache.LoggedPoints',log:'{log}'}}"
-    overrides = trivial(tmp_path / "results", None, "num_samples=4", "max_concurrent=2", "scheduler=none")
+    overrides = trivial(tmp_path / "results", None, "num_samples=2", "scheduler=none")
     run_sweep(compose_config([one for one in overrides if not one.startswith("data=")] + [data]))
     assert makers(log) == [os.getpid()]
     assert "shared:" not in (tmp_path / "results" / "latest" / "trial_0000" / "config.yaml").read_text()

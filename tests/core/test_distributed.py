@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -166,7 +167,8 @@ def _impatient() -> list[Any]:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
     """By the size of their group, what ranks found."""
     folder = tmp_path_factory.mktemp("ranks")
-    spawn(functools.partial(_rank, folder=str(folder)), nprocs=3)
+    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])  # imported once for all ranks
+    start_processes(functools.partial(_rank, folder=str(folder)), nprocs=3, start_method="forkserver")
     return {world: [_read(folder / f"{world}_{one}.pt") for one in range(world)] for world in (2, 3)}
 
 

@@ -38,7 +38,7 @@ class Points:
 class Line(Trainable):
     """A linear fit whose `val/closeness` rises to 1. It can misbehave at an epoch, or train slowly.
 
-    `misbehave` may end with " on rank 1": the other ranks then do not misbehave.
+    `misbehave` may end with " on rank 1": the other ranks then do not misbehave; before that with " at epoch 2".
     """
 
     stackable = frozenset({"lr"})
@@ -59,8 +59,9 @@ class Line(Trainable):
         super().__init__(lr=lr, weight_decay=weight_decay)
         self.marker = Path(marker) if marker else None
         fault, _, on_rank = (misbehave or "").partition(" on rank ")
+        fault, _, epoch = fault.partition(" at epoch ")
         self.misbehave = fault if on_rank in ("", str(rank())) else ""
-        self.at_epoch, self.epoch_seconds = at_epoch, epoch_seconds
+        self.at_epoch, self.epoch_seconds = int(epoch or at_epoch), epoch_seconds
         self.layer, self.dropout = nn.Linear(data.x.shape[1], 1, bias=False), nn.Dropout(dropout)
         self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))
 
@@ -73,6 +74,8 @@ class Line(Trainable):
             elif self.misbehave == "kill" and self.marker and self.marker.exists():
                 self.marker.unlink()
                 os.kill(os.getpid(), signal.SIGKILL)
+            elif self.misbehave == "freeze":
+                os.kill(os.getpid(), signal.SIGSTOP)
             elif self.misbehave == "memory":
                 raise torch.OutOfMemoryError("CUDA out of memory")
             elif self.misbehave != "kill":

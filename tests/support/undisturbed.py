@@ -38,11 +38,18 @@ def differences(swept: Path, whole: Path) -> list[str]:
     if [folder.name for folder in trial_folders(swept)] != names:
         return [f"trials: {[folder.name for folder in trial_folders(swept)]}, expected {names}"]
     for name in names:
-        faults += [f"{name}: {fault}" for fault in (*_record(swept / name), *_unlike(swept / name, whole / name))]
+        faults += [f"{name}: {fault}" for fault in trial_differences(swept / name, whole / name)]
+        if (values := _values(swept / name)) != (expected := _values(whole / name)):
+            faults.append(f"{name}: values: {values}, expected {expected}")
     for part, read in {"summary": _counts, "study": _study, "rungs": rungs}.items():
         if read(swept) != read(whole):
             faults.append(f"{part}: {read(swept)}, expected {read(whole)}")
     return faults + list(_mlflow(swept))
+
+
+def trial_differences(trial: Path, twin: Path) -> list[str]:
+    """Return the faults of a trial's record, and its differences from a twin that has the same seed."""
+    return [*_record(trial), *_unlike(trial, twin)]
 
 
 def epochs(trial: Path) -> list[Event]:
@@ -74,8 +81,8 @@ def _record(trial: Path) -> Iterator[str]:
 
 
 def _unlike(trial: Path, twin: Path) -> Iterator[str]:
-    """Differences of a trial from its undisturbed twin, except times and memory."""
-    for part, read in {"values": _values, "curves": _curves, "end": _end}.items():
+    """Differences of a trial from its undisturbed twin, except values, times and memory."""
+    for part, read in {"curves": _curves, "end": _end}.items():
         if read(trial) != read(twin):
             yield f"{part}: {read(trial)}, expected {read(twin)}"
     (at, state), (twin_at, twin_state) = (

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,48 +10,26 @@ import pytest
 import torch
 
 from gatesweep.core import checkpoint
-from tests.support.chaos import Chaos
+from tests.support.chaos import Chaos, three_nodes
 from tests.support.undisturbed import differences
 
-ROOT = Path(__file__).parents[3]
-ROUNDS, TRIALS, EPOCHS, SEED = 1, 3, 4, 2  # which strikes in the middle of a sweep: none is begun again
+TRIALS, EPOCHS, SEED = 3, 4, 2  # which strikes in the middle of a sweep: none is begun again
 
 
 @pytest.fixture(scope="module")
-def script(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen]:
-    """The kinds that need processes and clusters of their own, beside those that do not: it takes half as long."""
-    size = [f"--rounds={ROUNDS}", f"--trials={TRIALS}", f"--epochs={EPOCHS}", "--kills=1", f"--seed={SEED}"]
-    command = [sys.executable, "-m", "tests.support.chaos", "driver", "node", *size]
-    with (tmp_path_factory.mktemp("script") / "output").open("w+") as output:
-        process = subprocess.Popen(
-            [*command, f"--results={tmp_path_factory.mktemp('results')}"], stdout=output, stderr=output, cwd=ROOT
-        )
-        process.output = output  # type: ignore[attr-defined]
-        yield process
-        process.terminate()
-        process.wait()
-
-
-@pytest.fixture(scope="module")
-def chaos(script: subprocess.Popen, ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Chaos:
+def chaos(ray_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chaos]:
+    """One undisturbed sweep for all rounds, which differ in what is killed."""
     size = [f"num_samples={TRIALS}", f"training.max_epochs={EPOCHS}"]
-    return Chaos(tmp_path_factory.mktemp("chaos"), size, kills=1, seed=SEED)
+    with three_nodes() as cluster:
+        yield Chaos(tmp_path_factory.mktemp("chaos"), size, kills=1, seed=SEED, cluster=cluster)
 
 
-def test_a_killed_process_of_a_trial_makes_no_difference(chaos: Chaos) -> None:
-    rounds = [chaos.round("trial", number) for number in range(ROUNDS)]
-    faults = [f"{one.name}: {one.hits}: {fault}" for one in rounds for fault in one.faults]
-    assert not faults, "\n".join(faults)
-    assert [len(one.hits) for one in rounds] == [1] * ROUNDS
-
-
-def test_a_killed_driver_or_a_lost_node_makes_no_difference(script: subprocess.Popen) -> None:
-    script.wait(timeout=600)
-    script.output.seek(0)  # type: ignore[attr-defined]
-    output = script.output.read()  # type: ignore[attr-defined]
-    assert script.returncode == 0, output
-    for kind in ("driver", "node"):
-        assert f"| {kind} | {ROUNDS} | {ROUNDS} |" in output
+@pytest.mark.parametrize("kind", ["trial", "driver", "node"])
+def test_a_kill_makes_no_difference(kind: str, chaos: Chaos) -> None:
+    """Of a process of the trial, of the driver with all that it started, of a node of a cluster."""
+    round = chaos.round(kind, 0)
+    assert not round.faults, "\n".join([*round.hits, *round.faults])
+    assert len(round.hits) == 1
 
 
 def doubled(sweep: Path) -> None:

@@ -1,10 +1,12 @@
-"""A silent process is ended and its trial goes on; one that nobody listened to is not silent."""
+"""A silent process is ended and its trial goes on; one that nobody listened to is not silent.
+
+A silent rank of a worker group is in test_group.py.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,9 +20,8 @@ from gatesweep.sweeps.config.compose import compose_config
 from gatesweep.sweeps.execution import watchdog
 from gatesweep.sweeps.execution.deaths import Deaths
 from gatesweep.sweeps.execution.watchdog import Watchdog
-from tests.conftest import LR, trivial
 from tests.support.classifier import classifier
-from tests.support.processes import descendants, title
+from tests.support.processes import title
 from tests.sweeps.commands.test_sweep import run
 
 pytestmark = pytest.mark.usefixtures("ray_here")
@@ -44,27 +45,6 @@ def test_a_hung_loader_costs_a_process_and_not_the_trial(
     assert len(deaths) == 1 and deaths[0]["reason"].startswith("silent for ")
     output = capfd.readouterr().out
     assert "trial_0000: not heard of for" in output and "goes on from its last checkpoint" in output
-
-
-def test_a_frozen_rank_of_a_group_that_has_no_restart_left_is_a_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(watchdog, "FLOOR", 3.0)
-    frozen: list[int] = []
-
-    def freeze() -> None:
-        while not list(tmp_path.glob("*/trial_0000/checkpoints/epoch_0002")):
-            time.sleep(0.05)
-        frozen.append(descendants(os.getpid(), ("ray::RayTrainWorker",))[-1])
-        os.kill(frozen[0], signal.SIGSTOP)
-
-    threading.Thread(target=freeze, daemon=True).start()
-    two = ["resources.workers=2", "resources.cpus_per_worker=0.5", "resources.max_failures=0", "num_samples=2"]
-    options = [*two, "scheduler=none", "gate.thresholds={val/closeness:'> 2'}"]
-    _, folder, summary = run(trivial(tmp_path, LR, *options, epoch_seconds=0.2))
-    assert frozen and not title(frozen[0])
-    reason = read_events(folder / "trial_0000" / "events.jsonl")[-1]["reason"]
-    assert reason.startswith("silent for ") and (summary["failed"], summary["finished"]) == (1, 1)
 
 
 def test_only_seconds_of_listening_count_and_a_stopped_process_is_gone_at_once() -> None:
