@@ -17,20 +17,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gatesweep.core.errors import InputError
+from gatesweep.core.events import REOPENED as REOPENED
+from gatesweep.core.events import DamagedRecord as DamagedRecord
+from gatesweep.core.events import Event as Event
+from gatesweep.core.events import check_order, parse_event
 from gatesweep.core.files import write_atomically
 from gatesweep.core.gate import Gate
 from gatesweep.core.loop import CUT_SHORT
 from gatesweep.core.trainable import Metrics
 
-Event = dict[str, Any]
 EVENTS, RESULT, SCALARS = "events.jsonl", "result.json", "scalars.csv"
-REOPENED = "reopened"  # an event: the run ended before, and goes on
 STEP_LOSS = "train/step_loss"  # the only curve with a point a step; all others have one an epoch
-
-
-class DamagedRecord(InputError):
-    """A file of a record that differs from what was written. The message names the file and the line."""
 
 
 class Record:
@@ -114,15 +111,17 @@ def read_events(path: Path) -> list[Event]:
     """Read the events of an `events.jsonl`, in order; without the file there are none.
 
     The nulls among metrics and losses become NaN. A last line that a crash cut short is left out, and so is what an
-    event `reopened` takes back. Raises DamagedRecord, with file and line number, where another line is not an event,
-    and OSError.
+    event `reopened` takes back. Raises DamagedRecord, with file and line number, where another line is not an event or
+    cannot follow the one before, and OSError.
     """
     if not path.exists():
         return []
     if path.is_dir():
         raise DamagedRecord(f"{path}: got a folder, expected a file of events")
     lines = path.read_bytes().split(b"\n")[:-1]  # the part after the last newline is empty, or cut short
-    return _without_ends_taken_back([_parse_event(path, number, line) for number, line in enumerate(lines, start=1)])
+    events = [parse_event(f"{path}, line {number}", line) for number, line in enumerate(lines, start=1)]
+    check_order(path, events)
+    return _without_ends_taken_back(events)
 
 
 def was_reopened(events: list[Event]) -> bool:
@@ -134,7 +133,9 @@ def was_reopened(events: list[Event]) -> bool:
 def summarise_run(events: list[Event], outcome: str, reason: str | None, gate: Gate) -> dict[str, Any]:
     """Return the content of `result.json`: the outcome, what the gate missed, last and best epoch, and every curve."""
     epochs = [event for event in events if event["event"] == "epoch"]
-    best = max(epochs, key=lambda event: event["score"], default=None)
+    best = max(
+        (event for event in epochs if event["score"] is not None), key=lambda event: event["score"], default=None
+    )
     last = epochs[-1] if epochs else None
     complete = last is not None and outcome not in CUT_SHORT
     return {
@@ -197,22 +198,3 @@ def _remove_torn_line(stream: io.BufferedRandom) -> None:
         stream.seek(0)
         stream.truncate(stream.read().rfind(b"\n") + 1)
     stream.seek(0, os.SEEK_END)
-
-
-def _parse_event(path: Path, number: int, line: bytes) -> Event:
-    """Parse line `number` of `path`. Raises DamagedRecord where it is not an event."""
-    try:
-        event = json.loads(line)
-        facts = [event.get("elapsed") or 0.0, event.get("time") or 0.0]
-        if not all(isinstance(fact, int | float) for fact in facts):
-            raise TypeError("a time is no number")
-        if event["event"] == "epoch":
-            event["metrics"] = {name: math.nan if v is None else v for name, v in event["metrics"].items()}
-            event["losses"] = [math.nan if loss is None else loss for loss in event["losses"]]
-            numbers = [event.get("score") or 0.0, *event["metrics"].values(), *event["losses"]]
-            if not all(isinstance(number, int | float) for number in numbers):
-                raise TypeError("a score, a metric or a loss is no number")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        start = line[:40].decode(errors="replace")
-        raise DamagedRecord(f"{path}, line {number}: got {start!r}, expected an event as JSON") from error
-    return event

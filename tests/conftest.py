@@ -23,6 +23,8 @@ for name in ("GATESWEEP_RESULTS", "GATESWEEP_STORAGE", "MLFLOW_TRACKING_URI", "R
     os.environ.pop(name, None)
 # Sweeps of the tests' own trainables are resumed and loaded again.
 os.environ["GATESWEEP_TRUST"] = "tests"
+STATE = tempfile.TemporaryDirectory(prefix="gatesweep-state-")  # what this machine knows of the tests' sweeps
+os.environ["XDG_STATE_HOME"] = STATE.name
 # torch's compiler builds code cached for wide vectors again for narrow ones: NaN, or an error of the C++ compiler.
 if CAPABILITY := os.environ.get("ATEN_CPU_CAPABILITY"):
     CACHE = Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}_{CAPABILITY}"

@@ -18,8 +18,9 @@ from gatesweep.sweeps.commands.load import evaluate, load
 from gatesweep.sweeps.commands.resume import configure
 from gatesweep.sweeps.commands.run import sweep_to_end
 from gatesweep.sweeps.commands.signals import handle_signals
+from gatesweep.sweeps.config.effects import check_effects
 from gatesweep.sweeps.config.groups import group_choices
-from gatesweep.sweeps.config.own import compose_own, dotted_target, merge_values, normal_node
+from gatesweep.sweeps.config.own import compose_own, dotted_target, merge_values, normal_node, typed_keys
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import Config, check_config, make_gate
 from gatesweep.sweeps.config.trust import trust_object, trust_typed
@@ -29,6 +30,7 @@ from gatesweep.sweeps.execution.progress import silence
 from gatesweep.sweeps.records.last_word import LastWord, last_words, verdict_word
 from gatesweep.sweeps.records.layout import CONFIG, REPORT, TRIAL, require_sweep
 from gatesweep.sweeps.records.reader import TrialRecord, rank_trials, read_trials
+from gatesweep.sweeps.search.space import check_typed_keys
 
 if TYPE_CHECKING:
     import pandas
@@ -195,7 +197,10 @@ def _new_config(target: str | None, values: dict[str, Any]) -> Config:
         data = {"_target_": _target_name(data)}
     node = normal_node({**values, "trainable": {"_target_": target, **fixed}, **({"data": data} if data else {})})
     trust_typed(node)
-    return compose_own(node)
+    config = compose_own(node)
+    check_typed_keys(typed_keys(node), config)
+    check_effects(typed_keys(node), config)
+    return config
 
 
 def _resumed_config(target: str | None, folder: Path, values: dict[str, Any]) -> Config:

@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from gatesweep.core import device
 from gatesweep.core.device import usage
 from gatesweep.core.errors import InputError, reason
+from gatesweep.core.gate import Gate
 from gatesweep.core.loop import EPOCH_METRICS
 from gatesweep.core.trainable import owns_step, samples
 from gatesweep.sweeps.commands.folders import check_results_folder
@@ -31,13 +32,13 @@ from gatesweep.sweeps.config.values import with_values
 from gatesweep.sweeps.execution.cluster import check_machine
 from gatesweep.sweeps.execution.figures import check_figures
 from gatesweep.sweeps.execution.trial import several_workers
-from gatesweep.sweeps.records.layout import CONFIG
+from gatesweep.sweeps.records.layout import CONFIG, CONFIRM
 from gatesweep.sweeps.records.pareto import TRIAL_COSTS
 from gatesweep.sweeps.records.reader import read_trials
 from gatesweep.sweeps.schedulers.asha import GateASHA
 from gatesweep.sweeps.schedulers.factory import make_scheduler
 from gatesweep.sweeps.schedulers.pbt import Population
-from gatesweep.sweeps.search.changes import check_changes
+from gatesweep.sweeps.search.changes import check_changes, check_trial_configs
 from gatesweep.sweeps.search.confirmation import check_fresh_data
 from gatesweep.sweeps.search.sampler import check_sampler, is_exhaustive
 from gatesweep.sweeps.search.space import Space, check_grid
@@ -50,7 +51,9 @@ def check_sweep(folder: Path, config: Config, space: Space) -> None:
     """Raise InputError for whatever can be known to be wrong before Ray starts; `folder` is the sweep's to be."""
     check_results_folder(folder)
     if config.resume:
-        check_changes(read_config(folder / CONFIG), config, read_trials(folder), folder)
+        before, trials = read_config(folder / CONFIG), read_trials(folder)
+        check_changes(before, config, trials, folder)
+        check_trial_configs(before, [*trials, *read_trials(folder, CONFIRM)], folder)
     check_search(config, space)
     check_fresh_data(config, read_config(folder / CONFIG) if config.resume else None, folder)
     if config.tracking.enabled:
@@ -143,7 +146,7 @@ def check_run(config: Config, space: Space) -> None:
         reported |= {metric for metric in gate.reads if metric.startswith("train/")}
     check_figures(config.figures, trainable, data)
     check_patience(config, reported | {"train/grad_norm"}, owns_step(trainable))
-    gate.require(dict.fromkeys(reported | {"train/grad_norm"}, 0.0))
+    _check_gate_metrics(gate, reported | {"train/grad_norm"})
     cost = config.search.cost
     reported |= {*EPOCH_METRICS, *(usage(device.choose(config.device), 1.0) if config.training.system_metrics else ())}
     if cost and cost not in (*TRIAL_COSTS, *reported):
@@ -155,6 +158,15 @@ def check_run(config: Config, space: Space) -> None:
             except Exception as error:  # whatever a family raises about its arguments
                 shown = ", ".join(f"{name}={value}" for name, value in values.items())
                 raise InputError(f"search.space.{key}: {shown} cannot be built: {reason(error)}") from error
+
+
+def _check_gate_metrics(gate: Gate, reported: set[str]) -> None:
+    """Raise InputError, under the key that names it, for a metric of the gate that is not among those `reported`."""
+    try:
+        gate.require(dict.fromkeys(reported, 0.0))
+    except InputError as error:
+        key = "objective" if reported >= gate.thresholds.keys() else "thresholds"
+        raise InputError(f"gate.{key}{str(error).removeprefix('gate')}") from error
 
 
 def _check_workers(config: Config, space: Space, batch_samples: int) -> None:

@@ -14,8 +14,9 @@ from gatesweep.core.errors import InputError
 from gatesweep.core.files import full_path
 from gatesweep.core.record import read_events
 from gatesweep.sweeps.config.compose import changed_config, compose_config
+from gatesweep.sweeps.config.effects import check_effects
 from gatesweep.sweeps.config.overrides import parse_override, refuse_several_values
-from gatesweep.sweeps.config.own import compose_own, read_own_file, split_own_file
+from gatesweep.sweeps.config.own import compose_own, read_own_file, split_own_file, typed_keys
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import Config
 from gatesweep.sweeps.config.secrets import (
@@ -62,17 +63,23 @@ def configure(words: Sequence[str]) -> Config:
         config = compose_config(overrides) if node is None else compose_own(node, overrides)
         if config.retry:
             raise InputError(f"retry: got {config.retry!r}, expected null without resume=<the folder of a sweep>")
-    check_typed_keys([override.key_or_group for override in others if not override.is_delete()], config)
+    typed = [override.key_or_group for override in others if not override.is_delete()]
+    if node is not None and not sweeps:
+        typed += typed_keys(node)
+    check_typed_keys(typed, config)
+    check_effects(typed, config)
     return config
 
 
 def _local_folder(sweep: str, overrides: Sequence[Override]) -> Path:
     """The folder of a sweep, which is brought from storage first where `sweep` is the copy that is kept there."""
+    typed = [str(override.value()) for override in overrides if override.key_or_group == "results"]
     if "://" not in sweep:
         full_path("resume", sweep)
         if not _is_copy(folder := Path(sweep).expanduser()):
+            if typed and full_path("results", typed[0]) != folder.resolve().parent:
+                raise InputError(f"results: got {typed[0]!r}, expected none: the sweep goes on in {str(folder)!r}")
             return folder
-    typed = [str(override.value()) for override in overrides if override.key_or_group == "results"]
     results = full_path("results", typed[0] if typed else os.environ.get("GATESWEEP_RESULTS", "results"))
     return restore_sweep(sweep, results, lambda path: changed_config(path, overrides))
 

@@ -32,7 +32,7 @@ from gatesweep.sweeps.commands.trials import TUNE_FOLDER, train_trials
 from gatesweep.sweeps.config.own import split_own_file
 from gatesweep.sweeps.config.schema import Config, make_gate
 from gatesweep.sweeps.config.secrets import redact
-from gatesweep.sweeps.config.trust import trust_option
+from gatesweep.sweeps.config.trust import remember_record, trust_option
 from gatesweep.sweeps.execution.alike import FailedAlike
 from gatesweep.sweeps.execution.cluster import start_ray, stop_ray
 from gatesweep.sweeps.execution.progress import say, say_stage, terminal_width
@@ -49,6 +49,7 @@ from gatesweep.sweeps.search.searcher import Search
 from gatesweep.sweeps.search.space import Space, read_space
 from gatesweep.sweeps.search.warm_start import warm_start_folders
 from gatesweep.sweeps.storage.mirror import Mirror
+from gatesweep.sweeps.storage.uploads import remember_storage
 from gatesweep.sweeps.tracking.server import full_uri
 
 
@@ -157,6 +158,10 @@ def _sweep_folder(folder: Path, config: Config, resume: Callable[[Path], str]) -
         if not held:
             raise InputError(f"resume: got {str(folder)!r}, which another sweep is running in")
         write_config(folder, config.replace(resume=None, retry=None))
+        if config.resume is None:
+            remember_record(folder, config.to_dict())
+        if config.storage:
+            remember_storage(folder, config.storage)
         try:
             if config.storage is None:
                 check_machines(folder, new=config.resume is None)

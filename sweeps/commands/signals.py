@@ -1,4 +1,7 @@
-"""Signals that end a command: Ctrl-C, SIGTERM (`kill`, `timeout`, a batch system) and SIGHUP (a closed terminal)."""
+"""Signals that end a command: Ctrl-C, SIGTERM (`kill`, `timeout`) and SIGHUP (a closed terminal), and warnings.
+
+A batch system warns of a time limit by SIGTERM or, as it is configured, by SIGUSR1, SIGUSR2 or SIGXCPU.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,13 @@ from collections.abc import Iterator
 from types import FrameType
 
 INTERRUPTED = 130  # the exit code
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)  # of batch systems; by default they end a process at once
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *WARNINGS)
 REPEATED = 1.0  # seconds: `timeout` sends its signal twice, to its child and to the whole group
 
 
 class Interruption:
-    """The handler of all three signals. The first signal raises KeyboardInterrupt, and later ones change nothing."""
+    """The handler of all these signals. The first signal raises KeyboardInterrupt, and later ones change nothing."""
 
     def __init__(self, owns_process: bool = True) -> None:
         self.owns_process = owns_process
@@ -42,12 +46,13 @@ _interruption = Interruption()
 
 @contextlib.contextmanager
 def handle_signals(last: bool = False, owns_process: bool = True) -> Iterator[None]:
-    """Raise KeyboardInterrupt for the first of the three signals within the block; a block inside another does nothing.
+    """Raise KeyboardInterrupt for the first of SIGNALS within the block; a block inside another does nothing.
 
     A shell that runs a command in the background has Ctrl-C ignored; SIGTERM must end the command there too, so nothing
-    is passed on from one signal to another. SIGHUP stays ignored where it is (`nohup`). Only the main thread of a
-    process can handle signals: in another thread the block changes nothing. `last`: the process ends behind the block,
-    so signals that are held stay ignored, for its exit code's sake. `owns_process`: the process may be ended at once.
+    is passed on from one signal to another. SIGHUP stays ignored where it is (`nohup`), and WARNINGS are left to a
+    program that ignores or handles them. Only the main thread of a process can handle signals: in another thread the
+    block changes nothing. `last`: the process ends behind the block, so signals that are held stay ignored, for its
+    exit code's sake. `owns_process`: the process may be ended at once.
     """
     global _interruption
     before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -57,6 +62,9 @@ def handle_signals(last: bool = False, owns_process: bool = True) -> Iterator[No
         return
     if before[signal.SIGHUP] is signal.SIG_IGN:
         del before[signal.SIGHUP]
+    for number in WARNINGS:
+        if before[number] is not signal.SIG_DFL:
+            del before[number]
     _interruption = Interruption(owns_process)
     for number in before:
         signal.signal(number, _interruption)
@@ -84,7 +92,7 @@ def leave_at_once() -> Iterator[None]:
 
 
 def hold_signals(silently: bool = False) -> None:
-    """Ignore the three signals from here to the end of `handle_signals`.
+    """Ignore all of them from here to the end of `handle_signals`.
 
     Unless it is to be `silently`, the first of them is answered with a line.
     """

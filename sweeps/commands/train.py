@@ -31,7 +31,7 @@ from gatesweep.sweeps.config.own import compose_own, read_own_file, split_own_fi
 from gatesweep.sweeps.config.recorded import read_values
 from gatesweep.sweeps.config.schema import Config, check_config, make_gate
 from gatesweep.sweeps.config.secrets import redact
-from gatesweep.sweeps.config.trust import trust_option
+from gatesweep.sweeps.config.trust import remember_record, trust_option
 from gatesweep.sweeps.execution.figures import check_figures
 from gatesweep.sweeps.execution.training import train_epochs
 from gatesweep.sweeps.records.layout import CONFIG, ERROR, JOURNAL, check_entries, trial_folders
@@ -58,6 +58,8 @@ def train_command(arguments: argparse.Namespace) -> int:
     folder = make_folder(folder, new=arguments.resume is None)
     with faults_kept_in(folder):
         write_config(folder, config)
+        if arguments.resume is None and not arguments.config:
+            remember_record(folder, config.to_dict())
         point_link(folder.parent / "latest_run", folder)
         print("\n".join([f"run {folder}", *gate_lines]), flush=True)
         return _train_in(folder, config)

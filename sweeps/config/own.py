@@ -41,7 +41,7 @@ from gatesweep.sweeps.config.recorded import load_yaml
 from gatesweep.sweeps.config.schema import Config, GateConfig
 from gatesweep.sweeps.config.short_space import dotted_key, expand_space
 from gatesweep.sweeps.config.trust import trust_typed
-from gatesweep.sweeps.config.values import set_values
+from gatesweep.sweeps.config.values import flatten, set_values
 
 SHORT = ("function", "space", "max_epochs")  # keys of an own file alone
 SUFFIXES = (".yaml", ".yml")
@@ -91,6 +91,7 @@ def normal_node(node: Mapping[str, Any]) -> dict[str, Any]:
             nearest = nearest_key(key, [*known, "training.max_epochs"])
             hint = f"did you mean {nearest}?" if nearest else f"expected one of {', '.join(known)}"
             raise InputError(f"{key}: unknown key, {hint}")
+    _refuse_two_spellings(node)
     values = set_values({}, {key: value for key, value in node.items() if key not in ("space", "gate")})
     if "space" in node:
         values["space"] = expand_space(node["space"])
@@ -110,10 +111,39 @@ def normal_node(node: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def typed_keys(node: Mapping[str, Any]) -> list[str]:
+    """List the dotted keys of an own sweep that have one value: all but the leaves of its space."""
+    return list(flatten({key: value for key, value in node.items() if key not in ("space", "function")}))
+
+
+def _refuse_two_spellings(node: Mapping[str, Any]) -> None:
+    """Raise InputError for a value that has two spellings, as `max_epochs` and `training: {max_epochs: 9}`."""
+    spellings: dict[str, str] = {}
+    for key, value in node.items():
+        typed = list(flatten({key: value})) if isinstance(value, Mapping) and value else [key]
+        for spelling in typed:
+            long = _long_key(spelling)
+            if other := spellings.get(long):
+                raise InputError(f"{spelling}: got a value, and {other} is the same key: expected one of both")
+            spellings[long] = spelling
+
+
+def _long_key(spelling: str) -> str:
+    """Return the key of the configuration that a key of an own sweep stands for."""
+    root, _, rest = spelling.partition(".")
+    if root == "max_epochs":
+        return "training.max_epochs"
+    if root == "gate" and rest and rest.partition(".")[0] not in GateConfig.model_fields:
+        return f"gate.thresholds.{rest}"
+    return f"space.{dotted_key(rest)}" if root == "space" and rest else spelling
+
+
 def compose_own(node: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
     """Compose the configuration of an own sweep, as `normal_node` returns it, and check it. Raises InputError."""
     values, parsed = dict(node), [parse_override(item) for item in overrides]
     short = [override for override in parsed if override.key_or_group.partition(".")[0] in SHORT]
+    if {"max_epochs", "training.max_epochs"} <= {override.key_or_group for override in parsed}:
+        raise InputError("training.max_epochs: got a value, and max_epochs is the same key: expected one of both")
     groups = [override for override in parsed if override not in short and is_group_choice(override)]
     check_choices(groups)
     for override in short:

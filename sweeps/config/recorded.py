@@ -10,6 +10,7 @@ from yaml.reader import ReaderError
 
 from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.schema import RENAMED_KEYS, Config
+from gatesweep.sweeps.config.trust import recall_record
 
 MOVED_TARGETS = {
     "gatesweep.sweeps.scheduler.GateASHA": "gatesweep.sweeps.schedulers.asha.GateASHA",
@@ -39,8 +40,9 @@ def read_config(path: Path) -> Config:
 def read_values(path: Path) -> dict[str, Any]:
     """Read the values in a `config.yaml` under today's keys and names.
 
-    A key that is younger than the file has the value that was in force then. Raises InputError, which names file and
-    line, where the file is not YAML or not a mapping, and OSError.
+    A key that is younger than the file has the value that was in force then. The names in the record are trusted where
+    this machine has made it. Raises InputError, which names file and line, where the file is not YAML or not a mapping,
+    and OSError.
     """
     values = load_yaml(path)
     if not isinstance(values, dict):
@@ -53,14 +55,17 @@ def read_values(path: Path) -> dict[str, Any]:
         values[section] = {**defaults, **{RENAMED_KEYS.get(f"{section}.{key}", key): recorded[key] for key in recorded}}
     if isinstance(gate := values.get("gate"), dict):
         values["gate"] = {"shortfall": "linear", **gate}
-    return _rename_targets(values)
+    values = _rename_targets(values)
+    for folder in (path.parent, path.parent.parent):  # a run's own folder, or that of the trial's sweep
+        recall_record(folder, values)
+    return values
 
 
 def load_yaml(path: Path) -> Any:
     """Load a YAML file. Raises InputError with the line of the damage."""
     content = path.read_bytes()
     try:
-        return yaml.safe_load(content.decode())
+        return yaml.load(content.decode(), Loader=_Loader)
     except UnicodeDecodeError as error:
         line, fault = content[: error.start].count(b"\n") + 1, str(error.reason)
     except ReaderError as error:  # a character that YAML does not allow; `position` counts characters
@@ -75,6 +80,18 @@ def load_yaml(path: Path) -> Any:
     lines = content.split(b"\n")
     start = lines[min(line, len(lines)) - 1][:40].decode(errors="replace")
     raise InputError(f"{path}, line {line}: got {start!r}, expected YAML ({fault})")
+
+
+class _Loader(yaml.SafeLoader):
+    """A loader that refuses a key which a mapping has twice: YAML itself lets the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} twice", key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else "")
+        return super().construct_mapping(node, deep)
 
 
 def _rename_targets(node: Any) -> Any:

@@ -15,6 +15,7 @@ from gatesweep.core.gate import Gate
 NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")  # it becomes part of a folder's name, and of names in MLflow
 SEED_LIMIT = 2**63  # torch's generators take 64 bits, and trials count upwards from the sweep's seed
 MAX_THREADS = 1024  # more than any machine has cores; torch starts every one of them, and crashes at some 10,000
+SHORTEST_BUDGET = 1e-3  # seconds
 YAML_WORD = re.compile(r"~|[\w.+-]+")  # that YAML may read as null, a truth value or a number
 SHORTEST_SILENCE = 5  # seconds
 SMALLEST_SHARE = 1e-4  # of a CPU or a GPU: Ray's own resolution
@@ -64,6 +65,13 @@ def check_silence(value: float) -> float:
     """Return the seconds of a silence. Raises ValueError, for the schema, for less than a process takes to start."""
     if value < SHORTEST_SILENCE:
         raise ValueError(f"at least {SHORTEST_SILENCE} seconds: imports and a first epoch take some")
+    return value
+
+
+def check_budget(value: float) -> float:
+    """Return the seconds of a time budget. Raises ValueError, for the schema, for less than any epoch takes."""
+    if value < SHORTEST_BUDGET:
+        raise ValueError(f"at least {SHORTEST_BUDGET} seconds")
     return value
 
 

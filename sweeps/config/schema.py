@@ -28,6 +28,7 @@ from gatesweep.sweeps.config.functions import check_function, refuse_data, train
 from gatesweep.sweeps.config.rules import (
     MAX_THREADS,
     SEED_LIMIT,
+    check_budget,
     check_decisions,
     check_gpus,
     check_place,
@@ -170,7 +171,7 @@ class ConfirmConfig(Section):
     evaluated on the test split.
     """
 
-    seeds: int = Field(ge=0)
+    seeds: int = Field(ge=0, le=1000)
     trials: PositiveInt
     data: Literal["same", "fresh"] = "same"
     test: int = Field(default=10, ge=0)
@@ -226,12 +227,12 @@ class Config(Section):
     tracking: TrackingConfig
     figures: FiguresConfig
     device: str
-    seed: int = Field(ge=0, lt=SEED_LIMIT)
+    seed: int = Field(ge=0, lt=SEED_LIMIT - 2**53)
     num_samples: PositiveInt | None
     max_concurrent: PositiveInt | None
     stop_after_passes: PositiveInt | None
     grace_period: PositiveInt
-    time_budget: PositiveFloat | None
+    time_budget: Annotated[PositiveFloat, AfterValidator(check_budget)] | None
     confirm: ConfirmConfig
     results: Folder
     storage: Folder | None

@@ -8,48 +8,50 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, unquote_plus
+from urllib.parse import unquote
 
 from gatesweep.core.errors import InputError
+from gatesweep.sweeps.config.secret_names import (
+    IN_PROSE,
+    NUMBERS,
+    decode,
+    is_ambiguous,
+    is_leaf,
+    is_plain,
+    is_secret,
+    is_secret_parameter,
+    is_secret_variable,
+)
 
 MARK = "***"
 TRACKING_VARIABLE, STORAGE_VARIABLE = "MLFLOW_TRACKING_URI", "GATESWEEP_STORAGE"
 SERVER_LOGINS = (("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), ("MLFLOW_TRACKING_TOKEN",))
 WEB, STORES = ("http", "https"), ("s3", "s3a", "gs", "gcs", "hdfs", "abfs", "abfss", "az", "file")
-_NAME = (
-    r"(?:[\w.-]*[_.-])?(?:password|passwd|passphrase|passcode|pwd|secret|credentials?|authorization|cookie|jwt|pat"
-    r"|(?:api|access|account|secret|private)[_-]?key|connection_string)"
-)
-# A `pad_token` is no secret: tokens are words to language models, and they count them.
-_WORD = (
-    "pad|bos|eos|sos|unk|oov|mask|sep|cls|class|special|start|begin|end|stop|blank|image|word|sub|new|first|last|next"
-    "|prev|prefix|suffix|context|query|label|target|source|input|output|dropped|register|max|min|num|n|per|each"
-)
-_TOKEN = rf"(?:[\w.-]*\.)?(?!(?:[\w-]*[_-])?(?:{_WORD})[_-]?token)(?:[\w-]+[_-])?token"
-SECRET_KEY = re.compile(f"(?:{_NAME}|{_TOKEN})", re.IGNORECASE)
-SECRET_VARIABLE = re.compile(r".*(?:PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|ACCESS_?KEY|SECRET_?KEY)", re.IGNORECASE)
-QUERY_SECRET = re.compile(
-    r"pass(?!file)|pwd|secret|token|credential|signature|(?:api|access|account|private)[_-]?key|^(?:key|sig|auth|code|jwt|pat|sas|otp)$",
-    re.IGNORECASE,
-)
 URL = re.compile(r"[A-Za-z][\w+.-]{0,30}://[^\s'\"<>`]+")
-SETTING = re.compile(  # the value: between quotes, a list, a mapping, or one word
-    rf"(?<![\w.-])({_NAME}|{_TOKEN})(['\"]?\s*[=:]\s*(?:got\s+)?['\"]?)(?!unknown key|missing)"
-    r"((?<=')[^'\n]+(?='|$)|(?<=\")[^\"\n]+(?=\"|$)|\[[^\]\n]+\]|\{[^}\n]+\}|[^\s'\",;&})\]]+)",
-    re.IGNORECASE | re.MULTILINE,
+# A name and what stands between it and its value, which is between quotes, a list, a mapping, or one word.
+SETTING = re.compile(r"(?<![\w.-])-{0,2}([A-Za-z_][\w.-]*)(['\"]?\s*[=:]\s*(?:got\s+)?['\"]?)(?!unknown key|missing)")
+SETTING_VALUE = re.compile(
+    r"(?<=')[^'\n]+(?='|$)|(?<=\")[^\"\n]+(?=\"|$)|\[[^\]\n]+\]|\{[^}\n]+\}|[^\s'\",;&})\]]+", re.MULTILINE
 )
-LOGIN = re.compile(  # `user:password@host` without a scheme, or behind half of one, as `http:/`
-    r"(?<![^'\"=\n])((?:[A-Za-z][\w+.-]{0,30}:/)?[\w.+%-]+):(?!//|:)([^\s'\"]+)@(?=[\w\[])"
+OPTION = re.compile(r"(?<![\w-])--?([A-Za-z][\w-]*)()['\"]?,?\s+['\"]?(?!-)")  # --password pw, '--password', 'pw'
+USER_OPTION = re.compile(r"(?<!\S)(-u|--user|--proxy-user|-U)(\s+|=)([^\s:'\"]+):([^\s'\"]+)")  # of curl
+LOGIN = re.compile(  # `user:password@host` without a scheme, or behind half of one, as `http:/` or `//`
+    r"(?<![^'\"=\s(])((?:[A-Za-z][\w+.-]{0,30}:/|//)?[\w.+%-]+):(?!//|:)([^\s'\"]+)@(?=[\w\[])"
 )
 LITERAL = re.compile(  # in a program: `token = next(words)` is no secret, `token = "..."` is one
-    rf"(?<![\w.-])({_NAME}|{_TOKEN})(['\"]?\s*(?::\s*[\w.\[\] |]+)?[=:]\s*[rbuRBU]?['\"])([^'\"\n]+)", re.IGNORECASE
+    r"(?<![\w.-])([A-Za-z_][\w.-]*)(['\"]?\s*(?::\s*[\w.\[\] |]+)?[=:]\s*[rbuRBU]?['\"])"
 )
-HEADER = re.compile(r"\b(Basic|Bearer)\s+[\w+/.=~-]{8,}")
+LITERAL_VALUE = re.compile(r"[^'\"\n]+")
+HEADER = re.compile(r"\b(Basic(?=\s+[\w+/.=~-]{8})|Bearer)\s+[\w+/.=~-]+")
 LITERAL_HEADER = re.compile(r"\b(Basic|Bearer)\s+(?=[A-Za-z+/.=~_-]*\d)[\w+/.=~-]{8,}")  # `Basic attributes` is none
 ADDRESS = re.compile(r"(?:[A-Za-z][\w+.-]*:)?[A-Za-z][\w+.-]*://")  # also jdbc:mysql://
 CHAIN = re.compile(r"::(?=[A-Za-z][\w+.-]*://)")  # between the addresses that fsspec opens through one another
 PAIRS = re.compile(r"([?&;#])")
+WEBHOOK = re.compile(r"(hooks\.[^/]+/(?:services/)?|[^/]+/(?:api/)?webhooks?/)[^?#]+")  # whose path is the secret
+PATH_TOKEN = re.compile(r"(?<=/)(?=[\w:-]*[a-z])(?=[\w:-]*[A-Z])(?=[\w:-]*\d)[\w:-]{20,}(?=/|$)|(?<=/)\*\*\*(?=/|$)")
+LONG = 8  # characters: a secret that is replaced also within words
 MIN_LENGTH = 4  # of a secret that is looked for in messages: a shorter one would take letters out of words
 
 _known: set[str] = set()
@@ -60,7 +62,10 @@ def redact(text: str) -> str:
     """Return a message without secrets: those of addresses, settings and headers in it, and those known by now."""
     learn_secrets(text)
     text = URL.sub(lambda match: redact_address(match[0]), text)
-    return _redact(LOGIN.sub(lambda match: f"{match[1]}:{MARK}@", text), SETTING, HEADER)
+    text = LOGIN.sub(lambda match: f"{match[1]}:{MARK}@", text)
+    text = USER_OPTION.sub(lambda match: f"{match[1]}{match[2]}{match[3]}:{MARK}", text)
+    text = _mark_values(text, OPTION, SETTING_VALUE)
+    return _redact(_mark_values(text, SETTING, SETTING_VALUE), HEADER)
 
 
 def redact_source(text: str) -> str:
@@ -68,20 +73,25 @@ def redact_source(text: str) -> str:
 
     The addresses in it teach nothing about messages: many are examples.
     """
-    return _redact(URL.sub(lambda match: _rewrite(match[0], MARK), text), LITERAL, LITERAL_HEADER)
+    text = URL.sub(lambda match: _rewrite(match[0], MARK), text)
+    return _redact(_mark_values(text, LITERAL, LITERAL_VALUE), LITERAL_HEADER)
 
 
-def redact_values(values: Any, key: str = "") -> Any:
+def redact_values(values: Any, key: str = "", above: str = "") -> Any:
     """Return nested plain values, of a configuration, without the secrets of addresses and of keys like `password`.
 
-    All that is below such a key is secret, also numbers and lists.
+    All that is below such a key, which is then `above`, is secret, also numbers and lists. A leaf of a search space is
+    not: its values are hyperparameters.
     """
-    if SECRET_KEY.fullmatch(key) and not isinstance(values, bool) and values:
+    if is_plain(key) and values and not isinstance(values, bool) and not is_leaf(values):
         return MARK
+    above = "" if is_leaf(values) else key if is_ambiguous(key) else above
     if isinstance(values, Mapping):
-        return {name: redact_values(value, str(name)) for name, value in values.items()}
+        return {name: redact_values(value, str(name), above) for name, value in values.items()}
     if isinstance(values, list | tuple):
-        return [redact_values(value, key) for value in values]
+        return [redact_values(value, key, above) for value in values]
+    if above and is_secret(above, values):
+        return MARK
     return redact_address(values) if isinstance(values, str) else values
 
 
@@ -108,7 +118,7 @@ def is_redacted(values: Any) -> bool:
     if not isinstance(values, str) or MARK not in values:
         return False
     is_address = "://" in values or f":{MARK}@" in values
-    return values == MARK or (is_address and any(f"{before}{MARK}" in values for before in (":", "//", "=")))
+    return values == MARK or (is_address and any(f"{before}{MARK}" in values for before in (":", "/", "=")))
 
 
 def learn_secrets(text: str) -> None:
@@ -119,16 +129,17 @@ def learn_secrets(text: str) -> None:
             _known.update(form for form in (secret, unquote(secret)) if len(form) >= MIN_LENGTH and form != MARK)
 
 
-def learn_typed(values: Any, key: str = "") -> None:
+def learn_typed(values: Any, key: str = "", above: str = "") -> None:
     """Remember the secrets in nested values that a person typed: those of addresses, and all below a key of secrets."""
+    above = "" if is_leaf(values) else key if is_plain(key) or (is_ambiguous(key) and not is_plain(above)) else above
     if isinstance(values, Mapping):
         for name, value in values.items():
-            learn_typed(value, key if SECRET_KEY.fullmatch(key) else str(name))
+            learn_typed(value, str(name), above)
     elif isinstance(values, list | tuple):
         for value in values:
-            learn_typed(value, key)
-    elif SECRET_KEY.fullmatch(key):
-        if not isinstance(values, bool | None) and len(str(values)) >= MIN_LENGTH and values != MARK:
+            learn_typed(value, key, above)
+    elif is_secret(above, values):
+        if len(str(values)) >= MIN_LENGTH and values != MARK:
             _known.add(str(values))
     elif isinstance(values, str):
         learn_secrets(values)
@@ -159,12 +170,32 @@ def with_secrets(key: str, address: str | None, variable: str) -> str | None:
     )
 
 
-def _redact(text: str, settings: re.Pattern[str], headers: re.Pattern[str]) -> str:
-    text = settings.sub(lambda match: f"{match[1]}{match[2]}{MARK}", text)
+def _redact(text: str, headers: re.Pattern[str]) -> str:
     text = headers.sub(lambda match: f"{match[1]} {MARK}", text)
     for secret in sorted(_known | _environment_secrets(), key=len, reverse=True):
-        text = text.replace(secret, MARK)
+        if len(secret) >= LONG:
+            text = text.replace(secret, MARK)
+        elif secret in text:  # as a word of its own: it may be a part of others
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MARK, text)
     return text
+
+
+def _mark_values(text: str, names: re.Pattern[str], values: re.Pattern[str]) -> str:
+    """Return a text with `***` in the place of each value behind the name of a secret."""
+    kept, end = "", 0
+    for match in names.finditer(text):
+        value = values.match(text, match.end())
+        if match.start() < end or not value or not _is_secret_setting(match, value[0]):
+            continue
+        kept, end = f"{kept}{text[end : match.end()]}{MARK}", value.end()
+    return kept + text[end:]
+
+
+def _is_secret_setting(match: re.Match[str], value: str) -> bool:
+    """Return True for `name=value` in a text, unless both may be prose, as in `no session: it ended`."""
+    name, between = match[1], match[2]
+    is_prose = name.lower().rstrip("s") in IN_PROSE and between.startswith(":") and between[1:].isspace()
+    return is_secret(name, value) and not is_prose
 
 
 def _rewrite(address: str, mark: str) -> str:
@@ -183,6 +214,8 @@ def _rewrite_one(address: str, mark: str) -> str:
     elif colon:
         user = f"{name}:{mark}" if mark else name
     path, *parts = PAIRS.split(place)
+    if scheme.lower() in WEB:
+        path = PATH_TOKEN.sub(mark, WEBHOOK.sub(lambda match: f"{match[1]}{mark}", path))
     begun = False  # the query: its first pair that is left stands behind `?`
     for sign, pair in zip(parts[::2], parts[1::2], strict=True):
         if _is_secret_pair(pair):
@@ -195,10 +228,14 @@ def _rewrite_one(address: str, mark: str) -> str:
 
 
 def _is_secret_pair(pair: str) -> bool:
-    """Return True for a `name=value` of a query with a secret's name, or with a setting of a secret in its value."""
+    """Return True for a `name=value` of a query with a secret's name, or with a secret in its value."""
     name, equals, value = pair.partition("=")
-    is_secret = value == MARK or QUERY_SECRET.search(unquote(name)) or SETTING.search(unquote_plus(value))
-    return bool(equals and value and is_secret)
+    if not equals or not value:
+        return False
+    decoded = decode(value)
+    is_address = _rewrite(decoded, MARK) != decoded
+    is_setting = _mark_values(decoded, SETTING, SETTING_VALUE) != decoded
+    return value == MARK or is_address or is_setting or is_secret_parameter(decode(name), decoded)
 
 
 def _split_user(scheme: str, rest: str) -> tuple[str, str, str]:
@@ -233,13 +270,31 @@ def _secrets(address: str) -> Iterator[str]:
         yield name
     for pair in PAIRS.split(place)[2::2]:
         if _is_secret_pair(pair):
-            value = unquote_plus(pair.partition("=")[2])
-            yield from (pair.partition("=")[2], value, *(match[3] for match in SETTING.finditer(value)))
+            value = pair.partition("=")[2]
+            yield from (value, decoded := decode(value), *_setting_values(decoded), *_secrets(decoded))
+    if scheme.lower() in WEB and (match := WEBHOOK.match(place)):
+        yield match[0][len(match[1]) :]
+    yield from (match[0] for match in PATH_TOKEN.finditer(place) if scheme.lower() in WEB)
+
+
+def _setting_values(text: str) -> Iterator[str]:
+    """Yield the secrets in settings, as `PWD=secret;UID=x`."""
+    for match in SETTING.finditer(text):
+        value = SETTING_VALUE.match(text, match.end())
+        if value and _is_secret_setting(match, value[0]):
+            yield value[0]
 
 
 def _environment_secrets() -> set[str]:
-    """Return the values of environment variables with the name of a secret."""
-    found = {value for name, value in os.environ.items() if len(value) >= 8 and SECRET_VARIABLE.fullmatch(name)}
-    for name in (TRACKING_VARIABLE, STORAGE_VARIABLE):
-        found |= {secret for secret in _secrets(os.environ.get(name, "")) if len(secret) >= MIN_LENGTH}
-    return found - {MARK}
+    """Return the secrets in environment variables: values under a secret's name, and passwords within addresses."""
+    found: set[str] = set()
+    for name, value in os.environ.items():
+        if (
+            is_secret_variable(name)
+            and not NUMBERS.fullmatch(value)
+            and not (value[:1] == "/" and Path(value).exists())
+        ):
+            found |= {value, *_setting_values(value)}
+        if "@" in value or "://" in value:
+            found.update(_secrets(value))
+    return {secret for secret in found if len(secret) >= MIN_LENGTH and secret != MARK}

@@ -10,6 +10,7 @@ In Python a tuple is a range, (low, high) or (low, high, "log"), and a list is c
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -58,7 +59,7 @@ def _expand_leaf(name: str, value: Any) -> dict[str, Any]:
         if isinstance(leaf.get("when"), Mapping):
             leaf["when"] = {dotted_key(key): item for key, item in leaf["when"].items()}
         return leaf
-    if isinstance(value, tuple) or _is_range(value):
+    if isinstance(value, tuple) or _is_range(value) or _is_misspelt_range(value):
         low, high, scale = (*value, "linear")[:3] if len(value) in (2, 3) else (None, None, None)
         if not _is_number(low) or not _is_number(high) or scale not in SCALES:
             raise InputError(f"space.{name}: got {value!r}, {FORMS}")
@@ -71,6 +72,14 @@ def _expand_leaf(name: str, value: Any) -> dict[str, Any]:
 def _is_range(value: Any) -> bool:
     """Return True for a list of two numbers and a scale, which are no choices that anybody means."""
     return isinstance(value, list) and len(value) == 3 and value[2] in SCALES and all(map(_is_number, value[:2]))
+
+
+def _is_misspelt_range(value: Any) -> bool:
+    """Return True for two numbers and nearly the name of a scale, as `lg`; `auto` may be a choice."""
+    if not isinstance(value, list) or len(value) != 3 or not all(map(_is_number, value[:2])):
+        return False
+    word = value[2].lower() if isinstance(value[2], str) else ""
+    return bool(difflib.get_close_matches(word, SCALES, n=1)) or (bool(word) and SCALES[1].startswith(word))
 
 
 def _kind(low: Any, high: Any) -> str:

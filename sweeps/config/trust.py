@@ -5,8 +5,10 @@ A name is trusted because of this machine and its user, never because a sweep's 
     what was typed       the names in the overrides of a command, or in the values of a new sweep
     --trust MODULE       of a command; `load(folder, trust=["module"])`
     GATESWEEP_TRUST      an environment variable: modules with commas between
-    gatesweep.toml       `trust = ["module"]`, in the working folder or a folder above it, or in ~/.config/gatesweep
+    gatesweep.toml       `trust = ["module"]`, in ~/.config/gatesweep; also in the working folder or a folder above it,
+                         once `--trust gatesweep.toml` has confirmed this file with this content on this machine
     entry points         of the group `gatesweep.trainables`, of distributions that are installed
+    a record             its own names, in the folder where this machine has made it
 
 A module is trusted with all modules below it. A function must be named itself, as `own.train`: it could be any function
 of its module, called with any arguments, where a class must be of a kind. Trust lasts until the process ends.
@@ -27,12 +29,11 @@ from typing import Any, NamedTuple
 
 from gatesweep.core.errors import InputError
 from gatesweep.core.files import read_utf8
-from gatesweep.sweeps.config.groups import MAIN
+from gatesweep.sweeps.config.confirmed import confirm, is_confirmed
 
 OWN = ("gatesweep", "optuna.samplers", "ray.tune.schedulers")  # modules that a `_target_` may always name
 OWN_SOURCES = (*OWN, "optuna", "ray.tune")  # modules in which such a class may be defined
 VARIABLE, FILE, ENTRY_POINTS = "GATESWEEP_TRUST", "gatesweep.toml", f"{OWN[0]}.trainables"
-COMPOSED = f"{MAIN}.yaml"  # in the folder of every record; a folder that has one may have come from somebody else
 
 
 class Trust(NamedTuple):
@@ -52,13 +53,38 @@ _trust = Trust()
 
 
 def trust_modules(modules: Iterable[str]) -> None:
-    """Trust modules that the user has named. Raises InputError for anything else than dotted names."""
-    _add(Trust(modules=frozenset(_checked(modules, "--trust"))))
+    """Trust modules that the user has named; a gatesweep.toml stands for those in it, and is confirmed.
+
+    Raises InputError for anything else.
+    """
+    names: list[Any] = []
+    for module in modules:
+        if not isinstance(module, str) or Path(module).name != FILE:
+            names.append(module)
+            continue
+        path = Path(module).resolve()
+        if not path.is_file():
+            raise InputError(f"--trust: got {module!r}, which is no file")
+        names += _read_modules(path)
+        confirm(FILE, str(path), read_utf8(path))
+    _add(Trust(modules=frozenset(_checked(names, "--trust"))))
 
 
 def trust_typed(values: Any) -> None:
     """Trust the classes that nested `values`, which the user has typed, name in a `_target_`."""
     _add(Trust(names=frozenset(_target_names(values))))
+
+
+def remember_record(folder: Path, values: Mapping[str, Any]) -> None:
+    """Remember that this machine makes the record in `folder`, with the names in its `values`."""
+    for name in _foreign_names(values):
+        confirm("name", str(folder.resolve()), name)
+
+
+def recall_record(folder: Path, values: Mapping[str, Any]) -> None:
+    """Trust the names in the `values` of a record that this machine has made in `folder`."""
+    known = {name for name in _foreign_names(values) if is_confirmed("name", str(folder.resolve()), name)}
+    _add(Trust(names=frozenset(known)))
 
 
 def trust_object(name: str, handed_over: Any) -> None:
@@ -119,8 +145,8 @@ def trust_option(values: Mapping[str, Any]) -> str:
 def how_to_trust(target: str, is_function: bool = False) -> str:
     """Return the words of a message about a name that is not trusted: what to type."""
     module = target if is_function else target.partition(".")[0]
-    ignored = next(iter(_toml_files(inside_records=True)), None)
-    note = f"; {ignored} is not read: it lies in the folder of a {COMPOSED}" if ignored else ""
+    ignored = next((path for path in _project_files() if not _is_confirmed(path)), None)
+    note = f"; {ignored} is not read until you confirm it: --trust {ignored}" if ignored else ""
     return (
         f"if you trust the code of {module!r}: --trust {module}, {VARIABLE}={module}, "
         f'load(..., trust=["{module}"]), or trust = ["{module}"] in {FILE}{note}'
@@ -148,6 +174,11 @@ def _target_names(values: Any, is_target: bool = False) -> Iterator[str]:
         yield values
 
 
+def _foreign_names(values: Mapping[str, Any]) -> set[str]:
+    """Return the names in the `_target_` of `values` that are not of gatesweep, Optuna or Ray."""
+    return {name for name in _target_names(values) if not _lies_in(name, OWN)}
+
+
 def _named_modules() -> frozenset[str]:
     return _trust.modules
 
@@ -158,33 +189,34 @@ def _environment_modules() -> frozenset[str]:
 
 def _file_modules() -> frozenset[str]:
     """Return the modules that the user's gatesweep.toml name. Raises InputError for a damaged one."""
-    modules: set[str] = set()
-    for path in _toml_files():
-        try:
-            names = tomllib.loads(read_utf8(path)).get("trust", [])
-        except tomllib.TOMLDecodeError as error:
-            raise InputError(f"{path}: expected TOML ({error})") from error
-        if not isinstance(names, list):
-            raise InputError(f'{path}: trust: got {names!r}, expected modules: trust = ["module"]')
-        modules |= set(_checked(names, f"{path}: trust"))
-    return frozenset(modules)
+    own = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "gatesweep" / FILE
+    paths = [path for path in _project_files() if _is_confirmed(path)]
+    return frozenset(name for path in (*paths, *([own] if _is_own(own) else ())) for name in _read_modules(path))
 
 
-def _toml_files(inside_records: bool = False) -> list[Path]:
-    """List the gatesweep.toml of the user: in the working folder and above it, and in the user's own configuration.
+def _read_modules(path: Path) -> Sequence[str]:
+    """Return the modules in a gatesweep.toml. Raises InputError for a damaged one."""
+    try:
+        names = tomllib.loads(read_utf8(path)).get("trust", [])
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: expected TOML ({error})") from error
+    if not isinstance(names, list):
+        raise InputError(f'{path}: trust: got {names!r}, expected modules: trust = ["module"]')
+    return _checked(names, f"{path}: trust")
 
-    A file of another user is left out, and so is one in the folder of a record, or below it: it came with the record.
-    With `inside_records` the list holds those that are left out for that.
-    """
-    here = Path.cwd()
-    folders = [here, *here.parents]
-    records = [number for number, folder in enumerate(folders) if (folder / COMPOSED).is_file()]
-    first_outside = records[-1] + 1 if records else 0
-    chosen = folders[:first_outside] if inside_records else folders[first_outside:]
-    if not inside_records:
-        own = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-        chosen.append(Path(own) / "gatesweep")
-    return [folder / FILE for folder in chosen if _is_own(folder / FILE)]
+
+def _project_files() -> list[Path]:
+    """List the gatesweep.toml in the working folder and above it. A folder that was sent may be among those."""
+    here = Path.cwd().resolve()
+    return [path for folder in (here, *here.parents) if (path := folder / FILE).is_file()]
+
+
+def _is_confirmed(path: Path) -> bool:
+    """Return True for a gatesweep.toml whose content this user has confirmed; a changed one is not."""
+    try:
+        return is_confirmed(FILE, str(path.resolve()), read_utf8(path))
+    except (OSError, InputError):
+        return False
 
 
 def _is_own(path: Path) -> bool:

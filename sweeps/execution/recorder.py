@@ -194,7 +194,7 @@ class Recorder(tune.Callback):
         name = trial["trial"]
         if name not in self.records:
             self._configure(trial)  # before the first event: readers of events expect config.yaml
-            self.records[name] = Record(self.sweep / name, values=trial["values"], elapsed=self.elapsed)
+            self.records[name] = Record(self.sweep / name, trial=name, values=trial["values"], elapsed=self.elapsed)
             self.progress.start(name, self.records[name].epochs)
             self.alike.begin(name, self.records[name].epochs)
         return self.records[name]

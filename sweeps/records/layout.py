@@ -7,6 +7,7 @@ import stat
 from pathlib import Path, PurePosixPath
 
 from gatesweep.core.errors import InputError
+from gatesweep.core.events import OUTCOMES as OUTCOMES
 from gatesweep.core.files import is_locked
 from gatesweep.core.record import EVENTS as EVENTS
 from gatesweep.core.record import RESULT as RESULT
@@ -32,7 +33,6 @@ FIGURES = "figures"
 TRIAL_FOLDERS = (CHECKPOINTS, FIGURES)  # written by trials; the driver writes all other files of a sweep
 WEIGHTS = "state_dict.pth"  # in a logged model: the name that mlflow.pytorch.load_state_dict looks for
 
-OUTCOMES = ("passed", "stopped", "finished", "diverged", "failed")
 TRIAL, CONFIRM = "trial", "confirm"  # prefixes of the folders of trials, and of their runs on fresh seeds
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from gatesweep.core.gate import Gate
-from gatesweep.core.record import DamagedRecord, Event, read_events
+from gatesweep.core.record import DamagedRecord, Event, read_events, summarise_run
 from gatesweep.sweeps.config.recorded import read_config
 from gatesweep.sweeps.config.schema import Config, make_gate
-from gatesweep.sweeps.records.layout import CONFIG, EVENTS, OUTCOMES, RESULT, trial_folders
+from gatesweep.sweeps.records.consistency import check_result, check_sweep_events, read_trial_events
+from gatesweep.sweeps.records.layout import CONFIG, CONFIRM, EVENTS, RESULT, TRIAL, trial_folders
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,10 @@ class SweepRecord:
 
 def read_sweep(sweep: Path) -> SweepRecord:
     """Read a sweep's folder. Raises InputError, with file and line, where a file is damaged, and OSError."""
-    config = read_config(sweep / CONFIG)
-    return SweepRecord(sweep, config, read_events(sweep / EVENTS), rank_trials(read_trials(sweep)))
+    config, events = read_config(sweep / CONFIG), read_events(sweep / EVENTS)
+    check_sweep_events(sweep / EVENTS, events)
+    read_trials(sweep, CONFIRM)  # for their faults
+    return SweepRecord(sweep, config, events, rank_trials(read_trials(sweep)))
 
 
 def sweep_identity(sweep: Path) -> str | None:
@@ -101,36 +104,41 @@ def sweep_identity(sweep: Path) -> str | None:
     return next((str(event["sweep_id"]) for event in read_events(sweep / EVENTS) if "sweep_id" in event), None)
 
 
-def read_trials(sweep: Path) -> list[TrialRecord]:
-    """Read the trials of a sweep that have begun, by name. Raises InputError and OSError as `read_sweep` does."""
-    return [read_trial(folder) for folder in trial_folders(sweep)]
+def read_trials(sweep: Path, kind: str = TRIAL) -> list[TrialRecord]:
+    """Read the trials of a sweep that have begun, by name; `kind` is TRIAL or CONFIRM.
+
+    Raises InputError and OSError as `read_sweep` does.
+    """
+    return [read_trial(folder) for folder in trial_folders(sweep, kind)]
 
 
 def read_trial(folder: Path) -> TrialRecord:
     """Read one trial's folder. Raises InputError and OSError as `read_sweep` does."""
-    events, result = read_events(folder / EVENTS), read_result(folder)
+    events = read_trial_events(folder)
+    result = read_result(folder, events)
     epochs = [event for event in events if event["event"] == "epoch"]
     reason = result["reason"] or "; ".join(result["missed"])
     return TrialRecord(folder.name, result["outcome"], reason, epochs, searched_values(events))
 
 
-def read_result(folder: Path) -> dict[str, Any]:
-    """Read a trial's `result.json`. A trial that has not ended gets a result with the outcome "interrupted".
+def read_result(folder: Path, events: list[Event] | None = None) -> dict[str, Any]:
+    """Return a trial's result: by its events, which are the record. One that has not ended is "interrupted".
 
-    Raises InputError, with file and line, where the file is damaged, and OSError.
+    `result.json` must say the same as `events`, by default those of the folder. Where it is not there, the result is
+    made of the events again. Raises InputError, with file and line, where a file is damaged, and OSError.
     """
     path = folder / RESULT
-    if not path.exists():
+    events = read_trial_events(folder) if events is None else events
+    written = read_json(path) if path.exists() else None
+    if written is not None:
+        check_result(path, written, events)
+    end = events[-1] if events else {}
+    if end.get("event") != "end":  # a crash may have come before the end, and behind `result.json`
         return {"outcome": "interrupted", "reason": None, "missed": []}
-    result = read_json(path)
-    for key, kind in {"outcome": str, "reason": str | None, "missed": list}.items():
-        if key not in result:
-            raise DamagedRecord(f"{path}: {key}: missing, expected the result of a trial")
-        if not isinstance(result[key], kind):
-            raise DamagedRecord(f"{path}: {key}: got {result[key]!r}, expected the result of a trial")
-    if result["outcome"] not in OUTCOMES:
-        raise DamagedRecord(f"{path}: outcome: got {result['outcome']!r}, expected one of {', '.join(OUTCOMES)}")
-    return result
+    if written is None:
+        gate = make_gate(read_config(folder.parent / CONFIG).gate)
+        return summarise_run(events, end["outcome"], end["reason"], gate)
+    return written
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import sys
 import sysconfig
 import zipfile
 from collections.abc import Iterator, Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from gatesweep.core.files import write_atomically
@@ -53,14 +56,36 @@ def modules_of(values: Any) -> list[Module]:
     return list(modules.values())
 
 
-def keep_source(sweep: Path, modules: list[Module]) -> tuple[str | None, list[str]]:
-    """Copy modules, and what they import from their own package or folder, into an archive in the folder `sweep`.
+def sources_of(modules: list[Module]) -> list[Module]:
+    """Return modules with all of the user's own that they need: what they import, and what is loaded beside them.
+
+    Modules of gatesweep are not followed, and installed ones are left out.
+    """
+    found = dict.fromkeys([*modules, *_companions(modules)])
+    waiting = [module for module in modules if not module.is_own]
+    while waiting and len(found) <= MAX_MODULES:
+        for name in _imports(waiting.pop()):
+            for module in _locate(name):
+                if module not in found and not (module.is_own or module.is_installed):
+                    found[module] = None
+                    waiting.append(module)
+    return list(found)
+
+
+def own_modules() -> list[Module]:
+    """Return the modules of gatesweep that are loaded."""
+    loaded = [module for name in list(sys.modules) if (module := _module(name))]
+    return [module for module in loaded if module.is_own]
+
+
+def keep_source(sweep: Path, sources: list[Module]) -> tuple[str | None, list[str]]:
+    """Copy modules into an archive in the folder `sweep`.
 
     Returns its name, and the names of the modules that it lacks: what cannot be read, and what is too large. The name
     is `source.zip`, or `source_2.zip` and so on for a sweep that goes on with other code; None where nothing could be
     written. Passwords and tokens in the sources are `***` in the archive.
     """
-    content, missing = _archive(dict.fromkeys([*modules, *_companions(modules)]))
+    content, missing = _archive(sources)
     stem, _, ending = SOURCE.partition(".")
     try:
         for number in range(1, 1000):
@@ -71,7 +96,7 @@ def keep_source(sweep: Path, modules: list[Module]) -> tuple[str | None, list[st
                 return path.name, missing
     except OSError:  # a full disk, say: the record of the sweep itself will tell
         pass
-    return None, [module.name for module in modules]
+    return None, [module.name for module in sources]
 
 
 def _targets(values: Any) -> Iterator[str]:
@@ -108,7 +133,45 @@ def _companions(modules: list[Module]) -> Iterator[Module]:
                 yield other
 
 
-def _archive(modules: Mapping[Module, Any]) -> tuple[bytes, list[str]]:
+def _imports(module: Module) -> Iterator[str]:
+    """Yield the full names that a module imports, within functions too, and the modules of what it holds by now."""
+    try:
+        tree: ast.AST = ast.parse(module.path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):  # a compiled one has no source
+        tree = ast.Module([], [])
+    package = module.name if module.path.stem == "__init__" else module.name.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}".removeprefix(".") for alias in node.names)
+    for value in list(_contents_of(sys.modules.get(module.name)).values()):
+        if isinstance(value, FunctionType | type):
+            yield str(value.__module__)
+        elif type(value) is ModuleType:
+            yield str(vars(value).get("__name__"))
+
+
+def _locate(name: str) -> Iterator[Module]:
+    """Yield the modules that a full name leads through, also those not loaded yet; nothing is imported."""
+    parts, path = name.split("."), None
+    for length in range(1, len(parts) + 1):
+        known = ".".join(parts[:length])
+        if contents := _contents_of(sys.modules.get(known)):
+            path = contents.get("__path__")
+            if module := _module(known):
+                yield module
+        elif (length == 1 or path) and (spec := PathFinder.find_spec(known, path)):
+            path = spec.submodule_search_locations
+            if spec.has_location and spec.origin:
+                yield Module(known, Path(spec.origin).resolve())
+        else:
+            return
+
+
+def _archive(modules: list[Module]) -> tuple[bytes, list[str]]:
     """Return a zip file of the modules' sources, the same bytes for the same sources, and what it lacks."""
     archive, missing, size = io.BytesIO(), [], 0
     with zipfile.ZipFile(archive, "w") as stream:

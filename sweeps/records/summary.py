@@ -37,7 +37,7 @@ from gatesweep.sweeps.records.layout import (
     trial_folders,
 )
 from gatesweep.sweeps.records.pareto import TRIAL_COSTS, read_pareto
-from gatesweep.sweeps.records.reader import TrialRecord, rank_trials, read_result, read_trials
+from gatesweep.sweeps.records.reader import TrialRecord, rank_trials, read_trial, read_trials
 from gatesweep.sweeps.records.text import format_cell, format_interval, short_name, text_table
 
 HEAD_ROWS = 50  # rows of a long leaderboard that a terminal shows
@@ -145,7 +145,7 @@ def confirmations(sweep: Path) -> dict[str, dict[str, Any]]:
     clears: dict[str, list[bool | None]] = {}  # of the runs that passed: on test, too
     gate = make_gate(read_config(sweep / CONFIG).gate)
     for folder in trial_folders(sweep, CONFIRM):
-        if (outcome := read_result(folder)["outcome"]) in OUTCOMES:
+        if (outcome := read_trial(folder).outcome) in OUTCOMES:
             passes.setdefault(confirmed_name(folder), []).append(outcome == "passed")
             if outcome == "passed":
                 word = read_last_word(folder)

@@ -56,7 +56,20 @@ def check_sampler(config: Config, space: Space) -> None:
         try:
             suggest_values(study.ask(), space)
         except Exception as error:  # of any kind: nothing has checked the options before
-            raise InputError(f"{KEY}: {node['_target_']} cannot draw a trial with these options ({error})") from error
+            key, got = _option_at_fault({**node, **early}, config, study, space)
+            raise InputError(f"{key}: {got}{node['_target_']} cannot draw a trial with it ({error})") from error
+
+
+def _option_at_fault(node: Mapping[str, Any], config: Config, study: optuna.Study, space: Space) -> tuple[str, str]:
+    """Return the key without which the sampler draws, and words for its value; the sampler's where there is none."""
+    for name in node.keys() - {"_target_", "n_startup_trials"}:
+        try:
+            study.sampler = make_sampler({key: value for key, value in node.items() if key != name}, config.seed)
+            suggest_values(study.ask(), space)
+        except Exception:  # of any kind, as above
+            continue
+        return f"{KEY}.{name}", f"got {node[name]!r}, but "
+    return KEY, ""
 
 
 def is_exhaustive(node: Mapping[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -9,6 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from gatesweep.core.checkpoint import META
+from gatesweep.sweeps.config.confirmed import confirm, is_confirmed
+from gatesweep.sweeps.config.secrets import STORAGE_VARIABLE, bare_address, redact_address
 from gatesweep.sweeps.records.layout import CHECKPOINTS, TRIAL_FOLDERS
 from gatesweep.sweeps.storage.store import FileVersion, Store, file_version, visible_files
 
@@ -88,6 +91,21 @@ class TrialStorage:
         for name in sorted(self.sent.keys() - versions.keys(), key=lambda name: not name.endswith(META)):
             store.delete(name)
             del self.sent[name]
+
+
+def remember_storage(sweep: Path, storage: str) -> None:
+    """Remember on this machine that the record of a sweep is in this storage: then readers may connect to it."""
+    confirm("storage", str(sweep.resolve()), redact_address(storage))
+
+
+def may_connect(sweep: Path, storage: str) -> bool:
+    """Return True for the storage of a sweep that went there from this machine, or that GATESWEEP_STORAGE names.
+
+    The address in a record alone is not enough: it may be any place that this user, but not the sender, can read.
+    """
+    given = os.environ.get(STORAGE_VARIABLE)
+    is_given = bool(given) and bare_address(str(given)) == bare_address(storage)
+    return is_given or is_confirmed("storage", str(sweep.resolve()), redact_address(storage))
 
 
 def fetch_trial(storage: str | None, trial: Path) -> None:

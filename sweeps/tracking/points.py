@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gatesweep.core.record import STEP_LOSS, DamagedRecord, Event
+from gatesweep.core.events import Event, parse_event
+from gatesweep.core.record import STEP_LOSS
 from gatesweep.sweeps.tracking.names import OWN_METRICS, metric_key
 
 BATCH_POINTS = 1000  # metrics a request: MLflow's limit
@@ -20,18 +20,14 @@ def new_events(path: Path, offset: int) -> Iterator[tuple[Event, int]]:
 
     Ends before a line that is still being written.
 
-    Raises DamagedRecord for a line that is no JSON, and OSError where the file cannot be
-    read.
+    Raises DamagedRecord for a line that is no event, and OSError where the file cannot be read.
     """
     with path.open("rb") as stream:
         stream.seek(offset)
         for line in stream:
             if not line.endswith(b"\n"):
                 return
-            try:
-                event = json.loads(line)
-            except ValueError as error:
-                raise DamagedRecord(f"{path}, byte {offset}: expected an event as JSON ({error})") from error
+            event = parse_event(f"{path}, byte {offset}", line)
             offset += len(line)
             yield event, offset
 

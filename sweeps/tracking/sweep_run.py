@@ -47,7 +47,9 @@ def publish_sweep_run(runs: SweepRuns, run: Any, sweep: Path, thresholds: Mappin
         NOTE: sweep_note(summary, thresholds),
     }
     runs.send(identifier, [Metric(key, count, at, 0) for key, count in counts.items()], tags=tags)
-    client.set_terminated(identifier, "KILLED" if summary["interrupted"] else "FINISHED", at)
+    interrupted = bool(events) and events[-1]["event"] == "interrupted"  # perhaps before its first trial
+    killed = interrupted or summary["interrupted"]
+    client.set_terminated(identifier, "KILLED" if killed else "FINISHED", at)
     return True
 
 

@@ -235,7 +235,7 @@ BARE: dict[str, list[Row]] = {
         ("cluster=local", "cluster: unknown key"),
         (("trainable=mlp", "trainable/encoder=gnn"), "trainable/encoder: got 'gnn', but"),
         (("trainable=mlp", "data=digits"), "data._target_: got"),
-        (("trainable=mlp", "gate=walks"), "gate: 'val/edge_compliance' is not reported"),
+        (("trainable=mlp", "gate=walks"), "gate.thresholds: 'val/edge_compliance' is not reported"),
         (("trainable=mlp", "search/space=walk_transformer"), "search.space.trainable.d_model: trainable.d_model"),
     ],
     "families": [

@@ -6,6 +6,7 @@ import base64
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -53,7 +54,17 @@ SECRET = [
     f"https://host/path#access_token={CANARY}",
     f"simplecache::https://u:{CANARY}@host/path",
     f"zip://a.zip::https://u:{CANARY}@host/path",
-    *(f"https://host/path?x=1&{name}={CANARY}" for name in ("code", "jwt", "pat", "sas")),
+    *(f"https://host/path?x=1&{name}={CANARY}" for name in ("code", "jwt", "pat", "sas", "session", "sessionid")),
+    *(
+        f"https://host/path?x=1&{name}={CANARY}"
+        for name in ("bearer", "pw", "login", "auth", "key", "db_pass", "creds")
+    ),
+    f"https://host/path?next=https%3A%2F%2Fu%3A{CANARY}%40h&x=1",
+    f"s3://bucket/x?endpoint_override=http%3A%2F%2Fu%3A{CANARY}%40h",
+    f"mssql+pyodbc:///?odbc_connect=Driver%253DX%253BPWD%253D{CANARY}%253BUID%253Dx",
+    f"https://hooks.slack.com/services/T0/B0/{CANARY}",
+    f"https://discord.com/api/webhooks/12/{CANARY}",
+    f"https://host/path/Zx8{CANARY}Zx8Zx8Zx8/send",
 ]
 PLAIN = [
     "http://host:5000",
@@ -101,6 +112,79 @@ def test_keys_of_secrets_are_redacted_and_words_of_models_are_not() -> None:
     assert (
         redact("trainable.pad_token=<pad> training.max_epochs=3") == "trainable.pad_token=<pad> training.max_epochs=3"
     )
+
+
+SECRET_NAMES = [
+    *("password", "passwords", "db_pass", "smtp_passwd", "pw", "mysql_pwd", "auth", "basic_auth", "creds"),
+    *("aws_credentials", "smtp_login", "token", "tokens", "hf_token", "githubToken", "api_key", "api_keys", "apiKey"),
+    *("secrets", "client_secret", "session_token", "bearer", "gh_pat", "encryption_key", "azure_storage_key"),
+    *("connection_string", "password_old"),
+]
+HYPERPARAMETERS: dict[str, Any] = {
+    **{"n_tokens": "many", "max_tokens": "auto", "pad_token": "<pad>", "special_tokens": ["<s>", "</s>"]},
+    **{
+        "key_dim": "auto",
+        "keys": 8,
+        "key": "_DE_time",
+        "token": 4,
+        "tokens": [8, 16],
+        "pass": 2,
+        "auth": True,
+        "pass_rate": "high",
+    },
+    **{"author": "lab", "bypass": "none", "passes": "two", "tokenizer": "bpe", "sort_key": "time", "session": 0.5},
+    **{"monkey": "x", "keyboard": "qwertz", "compass": "north", "patience": "long", "password_file": "a", "latin": "b"},
+}
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES)
+def test_the_name_of_a_secret_counts_wherever_it_stands(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "_known", set())
+    for value in (CANARY, [CANARY, 5], {"a": [CANARY], "n": "x"}, f"u:{CANARY}"):
+        assert CANARY not in str(redact_values({"trainable": {name: value}})), value
+    for text in (f"--{name} {CANARY}", f"{name}={CANARY}", f"{{'{name}': '{CANARY}'}}", f"x.{name}: got '{CANARY}', y"):
+        assert CANARY not in redact(f"failed {text}"), text
+    assert CANARY not in redact_address(f"http://h/?a=1&{name}={CANARY}")
+    monkeypatch.setenv(f"LAB_{name.upper()}", CANARY[:7])
+    if name != "smtp_login":  # a login there is the user's
+        assert CANARY[:7] not in redact(f"the server does not know {CANARY[:7]}.")
+
+
+@pytest.mark.parametrize("name", HYPERPARAMETERS)
+def test_a_hyperparameter_is_no_secret(name: str) -> None:
+    value = HYPERPARAMETERS[name]
+    leaf = {"type": "categorical", "choices": ["short", "long"]}
+    values = {"trainable": {name: value}, "search": {"space": {"trainable": {name: leaf, "token": leaf}}}}
+    assert redact_values(values) == values
+    assert redact(f"trainable.{name}={value}") == f"trainable.{name}={value}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"failed to open u:{CANARY}@h/x", f"//u:{CANARY}@h/x", f"curl -u u:{CANARY} http://h", "Bearer c4n4ry-Yq7"),
+        *(f"mysql --password={CANARY}", f"['--token', '{CANARY}']", f'{{"pass": "{CANARY}"}}'),
+    ],
+)
+def test_a_message_of_another_program_loses_its_secrets(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "_known", set())
+    assert CANARY not in redact(text)
+
+
+def test_secrets_of_the_environment_are_known_in_messages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(secrets, "_known", set())
+    for name, value in {
+        "DATABASE_URL": f"mysql://u:{CANARY}1@db/x",
+        "RAY_ADDRESS": f"ray://u:{CANARY}2@h:1",
+        "LAB_CONNECTION_STRING": f"AccountName=x;AccountKey={CANARY}3;y=z",
+        "MLFLOW_TRACKING_PASSWORD": "hunter2",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LAB_CREDENTIALS", str(tmp_path))  # a file is none
+    monkeypatch.setenv("LAB_TOKEN", "true")
+    text = f"no {CANARY}1, {CANARY}2, {CANARY}3, hunter2, true, {tmp_path}, {Path.cwd()}, hunter23"
+    assert redact(text) == f"no ***, ***, ***, ***, true, {tmp_path}, {Path.cwd()}, hunter23"
+    assert redact("gate: got 3, expected keys: a, b") == "gate: got 3, expected keys: a, b"
 
 
 def test_a_printed_configuration_and_bad_input_show_no_secret(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gatesweep.sweeps.commands.signals import SIGNALS, handle_signals
 from tests.conftest import TINY
 from tests.support.started import ROOT, await_epochs, start
 
@@ -50,9 +51,9 @@ def test_a_sweep_of_ones_own_graph_runs_from_any_working_directory(signalled: tu
     assert summary["finished"] == 1 and summary["best"]["metrics"]["val/edge_compliance"] >= 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGXCPU])
 def test_a_signal_ends_a_run_which_says_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
-    """By Ctrl-C; in the background of a script, where Ctrl-C is ignored, by SIGTERM; by a terminal that is closed."""
+    """By Ctrl-C; in the background of a script, where Ctrl-C is ignored, by SIGTERM; by a warning."""
     options = ["experiment=mlp", "training.max_epochs=5000", "gate.thresholds={}", "figures=none"]
     process = start("train", *options, f"results={tmp_path}", background=number != signal.SIGINT)
     await_epochs(tmp_path, process)
@@ -62,3 +63,26 @@ def test_a_signal_ends_a_run_which_says_how_to_go_on(number: signal.Signals, tmp
     folder = (tmp_path / "latest_run").resolve()
     assert output.splitlines()[-1] == f"interrupted; go on with: gatesweep train --resume {folder}"
     assert '"interrupted"' in (folder / "events.jsonl").read_text().splitlines()[-1]
+
+
+def test_each_signal_and_each_warning_of_a_batch_system_ends_a_block_once() -> None:
+    """Warnings are left to whoever handles or ignores them, and all are as before behind the block."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+            with pytest.raises(KeyboardInterrupt), handle_signals():
+                os.kill(os.getpid(), number)
+                time.sleep(5)
+            assert signal.getsignal(number) == signal.SIG_DFL
+        heard: list[int] = []
+        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU):
+            for handler in (signal.SIG_IGN, lambda number, frame: heard.append(number)):
+                signal.signal(number, handler)
+                with handle_signals():
+                    os.kill(os.getpid(), number)
+                assert signal.getsignal(number) == handler
+        assert heard == [signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
+    finally:
+        for number, usual in before.items():
+            signal.signal(number, usual)

@@ -319,3 +319,32 @@ def test_groups_may_lie_in_a_folder_of_ones_own(tmp_path: Path, monkeypatch: pyt
         monkeypatch.undo()
         groups.group_choices.cache_clear()
         groups.read_config_file.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (
+            "max_epochs: 3\ntraining: {max_epochs: 9}",
+            "training.max_epochs: got a value, and max_epochs is the same key",
+        ),
+        ("max_epochs: 3\ntraining.max_epochs: 9", "training.max_epochs: got a value, and max_epochs is the same key"),
+        ("confirm.seeds: 5\nconfirm: {seeds: 2}", "confirm.seeds: got a value, and confirm.seeds is the same key"),
+        (
+            "gate: {val/a: '> 0.9', thresholds: {val/a: '> 0.5'}}",
+            "gate.thresholds.val/a: got a value, and gate.val/a is the same key",
+        ),
+        ("space: {lr: [1, 2], trainable: {lr: [3, 4]}}", "space.trainable.lr: got a value, and space.lr is the same"),
+        ("space: {lr: [1.0e-4, 1.0e-1, lg]}", "space.lr: got [0.0001, 0.1, 'lg'], expected a range"),
+        ("space: {lr: [1.0e-4, 1.0e-1, Log]}", "space.lr: got [0.0001, 0.1, 'Log'], expected a range"),
+        ("space: {lr: [1.0e-4, 1.0e-1, lin]}", "space.lr: got [0.0001, 0.1, 'lin'], expected a range"),
+        ("space: {lr: [0, 1, linear]}\ntrainable: {lr: 3}", "trainable.lr: got a value, but search.space varies it"),
+        ("max_epochs: 3\nstop_after_passes: 40", "stop_after_passes: got 40, expected at most 16"),
+    ],
+)
+def test_a_key_of_an_own_file_that_would_be_ignored_is_refused(lines: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(f"function: {FUNCTION}\n{lines}\n")
+    with pytest.raises(InputError) as refused:
+        configure([str(path)])
+    assert str(refused.value).startswith(words.replace("varies it", "varies trainable.lr"))

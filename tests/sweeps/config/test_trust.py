@@ -27,6 +27,7 @@ from gatesweep.sweeps.schedulers.factory import make_scheduler
 from gatesweep.sweeps.search.sampler import make_sampler
 from gatesweep.sweeps.search.study import open_study, refuse_pickles
 from gatesweep.sweeps.storage.store import Store
+from gatesweep.sweeps.storage.uploads import remember_storage
 from tests.conftest import tiny
 
 ROOT = Path(__file__).parents[3]
@@ -59,6 +60,7 @@ def no_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(trust, "_trust", trust.Trust())
     monkeypatch.delenv("GATESWEEP_TRUST")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "stray.py").write_text(STRAY)
     monkeypatch.chdir(tmp_path / "work")
@@ -170,33 +172,66 @@ def test_modules_are_named_on_this_machine(tmp_path: Path, monkeypatch: pytest.M
         return trust.is_trusted("stray.Net")
 
     assert not trusted()
-    for place in (tmp_path, tmp_path / "work", tmp_path / "config" / "gatesweep"):
-        path = toml(place)
-        assert trusted() and not trust.is_trusted("strayed.Net")
-        path.chmod(0o666)  # anybody may have written it
-        assert not trusted()
-        path.unlink()
+    path = toml(tmp_path / "config" / "gatesweep")
+    assert trusted() and not trust.is_trusted("strayed.Net")
+    path.chmod(0o666)  # anybody may have written it
+    assert not trusted()
+    path.unlink()
     monkeypatch.setenv("GATESWEEP_TRUST", "other, stray")
     assert trusted()
     monkeypatch.delenv("GATESWEEP_TRUST")
     for text in ("trust = 5", 'trust = ["a b"]', "trust = ["):
-        path = toml(tmp_path, text)
+        path = toml(tmp_path / "config" / "gatesweep", text)
         with pytest.raises(InputError, match=f"^{path}: "):
             trusted()
+        with pytest.raises(InputError, match=f"^{path}: "):
+            trust.trust_modules([str(path)])
         path.unlink()
-    with pytest.raises(InputError, match=r"^--trust: got 'a b', expected the name of a module"):
-        trust.trust_modules(["a b"])
+    for wrong, words in (("a b", "expected the name of a module"), ("nowhere/gatesweep.toml", "which is no file")):
+        with pytest.raises(InputError, match=f"^--trust: got '{wrong}', {words}"):
+            trust.trust_modules([wrong])
 
 
-def test_a_file_of_trust_that_came_with_a_record_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shared = record(tmp_path / "shared", trainable={"_target_": "stray.Net"})
-    for place in (shared, shared / "trial_0000"):
+def test_a_file_of_trust_in_a_folder_counts_once_it_is_confirmed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have come with the record that it would let run: within it, beside it, above it or elsewhere."""
+    shared = record(tmp_path / "shared" / "sweep", trainable={"_target_": "stray.Net"}, data={"_target_": "stray.Data"})
+    for place in (shared, shared / "trial_0000", shared.parent, tmp_path):
         path = toml(place)
-        for here in (shared, shared / "trial_0000"):
+        for here in (place, shared / "trial_0000"):
             monkeypatch.chdir(here)
-            assert not trust.is_trusted("stray.Net")
-        assert f"{path} is not read" in trust.how_to_trust("stray.Net")
+            with pytest.raises(InputError, match=f"{path} is not read until you confirm it: --trust {path}"):
+                READERS["resume"](shared)
         path.unlink()
+    path = toml(tmp_path)
+    monkeypatch.chdir(shared)
+    trust.trust_modules(["../../gatesweep.toml"])
+    monkeypatch.setattr(trust, "_trust", trust.Trust())  # another process
+    READERS["resume"](shared)
+    path.write_text('trust = ["stray", "other"]')
+    assert not trust.is_trusted("stray.Net") and not trust.is_trusted("other.Net")
+
+
+def test_a_record_is_trusted_where_this_machine_has_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainable, data = {"_target_": "stray.Net"}, {"_target_": "stray.Data"}
+    mine = record(tmp_path / "results" / "mine", trainable=trainable, data=data)
+    trust.remember_record(mine, read(mine))
+    shutil.copytree(mine, tmp_path / "copy")
+    assert run_command("run", [f"resume={mine}", "--cfg"]) == 0
+    shutil.copy(mine / "config.yaml", mine / "trial_0000")
+    for folder, is_own in ((mine, True), (mine / "trial_0000", True), (tmp_path / "copy", False)):
+        monkeypatch.setattr(trust, "_trust", trust.Trust())  # another process
+        read_config(folder / "config.yaml")
+        assert trust.is_trusted("stray.Net") == is_own
+    monkeypatch.setattr(trust, "_trust", trust.Trust())
+    changed = {**yaml.safe_load((mine / "config.yaml").read_text()), "trainable": {"_target_": "stray.Other"}}
+    (mine / "config.yaml").write_text(yaml.safe_dump(changed))
+    assert run_command("run", [f"resume={mine}", "--cfg"]) == 2  # a name that it did not have when it was made
+
+
+def test_an_entry_point_in_the_working_folder_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = record(tmp_path / "shared", trainable={"_target_": "stray.Net"})
     information = shared / "stray-1.dist-info"  # Python finds it where the working folder is on its path
     information.mkdir()
     (information / "entry_points.txt").write_text("[gatesweep.trainables]\nnet = stray:Net\n")
@@ -251,6 +286,36 @@ def test_a_link_out_of_a_record_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a link out of the folder"):
         load(folder)
     assert (precious / ".hidden").is_dir() and list(precious.iterdir()) == [precious / ".hidden"]
+
+
+def test_load_fetches_nothing_from_a_storage_that_only_the_record_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a record could bring files that the reader alone can read into its folder, or the reader to a server."""
+    folder = record(tmp_path / "shared")
+    values = yaml.safe_load((folder / "config.yaml").read_text())
+    storage, trial = str(tmp_path / "private"), folder / "trial_0000"
+    (trial / "config.yaml").write_text(yaml.safe_dump({**values, "storage": storage}))
+    precious = tmp_path / "private" / "shared" / "trial_0000" / "checkpoints" / "private.txt"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    for known, ways in (
+        (False, {}),
+        (False, {"GATESWEEP_STORAGE": str(tmp_path)}),
+        (True, {"GATESWEEP_STORAGE": storage}),
+        (True, {}),
+    ):
+        for name in ways:
+            monkeypatch.setenv(name, ways[name])
+        with pytest.raises(InputError, match=r"has no checkpoint; .*load\(\.\.\., storage="):
+            load(trial, storage=storage if known and not ways else None)
+        assert (trial / "checkpoints" / "private.txt").exists() == known
+        shutil.rmtree(trial / "checkpoints", ignore_errors=True)
+        monkeypatch.delenv("GATESWEEP_STORAGE", raising=False)
+    remember_storage(folder, storage)
+    with pytest.raises(InputError, match="has no checkpoint"):
+        load(trial)
+    assert (trial / "checkpoints" / "private.txt").exists()
 
 
 def test_a_copy_in_storage_stays_in_its_folder(tmp_path: Path) -> None:

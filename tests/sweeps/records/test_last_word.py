@@ -66,6 +66,7 @@ def test_no_value_on_test_changes_a_decision(tmp_path: Path) -> None:
     assert decided(poisoned) == decided(plain)
     events = other / "trial_0000" / "events.jsonl"
     events.write_text(events.read_text().replace('"score": 1.2', '"score": 1.9').replace("0.95", "0.99"))
+    (other / "trial_0000" / "result.json").unlink()  # it would contradict them
     assert decided(other) != decided(plain)  # so it would show
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,12 +19,12 @@ from gatesweep.sweeps.config.targets import locate
 from gatesweep.sweeps.records import repository as repositories
 from gatesweep.sweeps.records.provenance import code_line, provenance
 from gatesweep.sweeps.records.repository import Git
-from gatesweep.sweeps.records.source import MAX_FILE_BYTES, keep_source, modules_of
+from gatesweep.sweeps.records.source import MAX_FILE_BYTES, keep_source, modules_of, sources_of
 from gatesweep.sweeps.tracking.parameters import code_tags
 from tests.conftest import trivial
 
 MODEL = """
-from tests.support.trivial import Line, Points
+from newcomer_base import Line, Points
 from newcomer_helper import WIDTH
 
 class Mine(Line): ...
@@ -39,7 +40,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(folder))
     (folder / "newcomer_model.py").write_text(MODEL)
     (folder / "newcomer_helper.py").write_text("WIDTH = 3\n")
-    for name in ("newcomer_model", "newcomer_helper"):
+    shutil.copyfile(Path(__file__).parents[2] / "support" / "trivial.py", folder / "newcomer_base.py")
+    for name in ("newcomer_model", "newcomer_helper", "newcomer_base"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return folder
 
@@ -67,7 +69,7 @@ def test_the_code_of_a_newcomer_is_named_and_kept(project: Path) -> None:
     assert state() == (None, None)
     git(project, "init", "--quiet")
     assert state() == (None, True)
-    for known in ("newcomer_model.py", "newcomer_helper.py"):
+    for known in ("newcomer_base.py", "newcomer_model.py", "newcomer_helper.py"):
         git(project, "add", known)
         git(project, "commit", "--quiet", "-m", known)
         assert state() == (git(project, "rev-parse", "HEAD"), known != "newcomer_helper.py")  # results are no source
@@ -79,12 +81,67 @@ def test_the_code_of_a_newcomer_is_named_and_kept(project: Path) -> None:
     assert (kept["dirty"], kept["source"]) == (True, "source_2.zip")
     with zipfile.ZipFile(sweep / "source.zip") as archive:
         own = [name for name in archive.namelist() if not name.startswith("gatesweep/")]  # imported by other tests
-        assert own == ["newcomer_model.py", "newcomer_helper.py"]
+        assert own == ["newcomer_model.py", "newcomer_base.py", "newcomer_helper.py"]
         assert archive.read("newcomer_helper.py") == b"WIDTH = 3\n"
     assert code_line(kept) == f"code newcomer_model, commit {commit}, changed or not committed since"
     tags = code_tags({"code": kept, "git_commit": "0123abc-dirty"})
     assert tags["mlflow.source.git.commit"] == commit and tags["code.dirty"] == "true"
     assert "mlflow.source.git.commit" not in code_tags({"code": {**kept, "commit": None}, "git_commit": "0123abc"})
+
+
+def committed(folder: Path) -> None:
+    git(folder, "init", "--quiet")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "-m", "one")
+
+
+@pytest.mark.parametrize(
+    "kind", ["clean", "ignored", "elsewhere", "lazy", "assume", "skip", "submodule", "clean submodule"]
+)
+def test_code_is_dirty_where_a_source_is_not_what_the_commit_holds(
+    kind: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever git is told to overlook. What the trainable imports from other folders is kept with it."""
+    helper = project / "newcomer_helper.py"
+    if kind in ("elsewhere", "lazy"):
+        (tmp_path / "other").mkdir()
+        helper = helper.rename(tmp_path / "other" / helper.name)
+        monkeypatch.syspath_prepend(str(helper.parent))
+    if kind == "lazy":
+        text = MODEL.replace(
+            "from newcomer_helper import WIDTH", "def late():\n    from newcomer_helper import WIDTH\n"
+        )
+        (project / "newcomer_model.py").write_text(text)
+    if kind == "ignored":
+        (project / ".gitignore").write_text(helper.name)
+    if kind.endswith("submodule"):
+        helper.unlink()
+        (tmp_path / "inner").mkdir()
+        (tmp_path / "inner" / "__init__.py").write_text("WIDTH = 3\n")
+        committed(tmp_path / "inner")
+        committed(project)
+        git(project, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(tmp_path / "inner"), helper.stem)
+        git(project, "config", "diff.ignoreSubmodules", "all")
+        monkeypatch.delitem(sys.modules, helper.stem, raising=False)
+    committed(project)
+    if kind in ("assume", "skip"):
+        git(project, "update-index", {"assume": "--assume-unchanged", "skip": "--skip-worktree"}[kind], helper.name)
+        helper.write_text("WIDTH = 4\n")
+    if kind == "submodule":
+        (project / helper.stem / "__init__.py").write_text("WIDTH = 4\n")
+    sweep = tmp_path / "results" / "sweep"
+    sweep.mkdir(parents=True)
+    own = ["trainable._target_=newcomer_model.Mine", "data._target_=newcomer_model.Data"]
+    config = compose_config([*trivial(tmp_path / "results"), *own])
+    locate("trainable", config.trainable)
+    code = provenance(config, sweep)["code"]
+    assert code["dirty"] is not kind.startswith("clean")
+    with zipfile.ZipFile(sweep / "source.zip") as archive:
+        assert {name.split("/")[0].removesuffix(".py") for name in archive.namelist() if "newcomer" in name} == {
+            "newcomer_model",
+            "newcomer_base",
+            "newcomer_helper",
+        }
 
 
 def test_an_archive_of_sources_lacks_what_is_large_unreadable_or_secret(
@@ -122,16 +179,16 @@ def test_an_archive_of_sources_lacks_what_is_large_unreadable_or_secret(
     modules = modules_of([values, {"_target_": f"{MLP.__module__}.MLP"}, {"_target_": "no.such.Thing"}])
     assert [module.name for module in modules] == ["newcomer_model", "newcomer_loss", MLP.__module__]
     began = time.monotonic()
-    name, missing = keep_source(project, modules)
+    name, missing = keep_source(project, sources_of(modules))
     assert time.monotonic() - began < 5
-    assert name == "source.zip" and keep_source(project, modules) == (name, missing)
+    assert name == "source.zip" and keep_source(project, sources_of(modules)) == (name, missing)
     assert sorted(missing) == [f"newcomer_{name}" for name in ("gone", "large", "latin", "native")]
     with zipfile.ZipFile(project / name) as archive:
         helper = archive.read("newcomer_helper.py").decode()
         assert helper.startswith("'''Basic attributes'''\nWIDTH, token = 3, next(iter('ab'))\n")
         assert "class Loss" in archive.read("newcomer_loss.py").decode()
         assert not [secret for secret in secrets if secret in helper]
-    assert keep_source(project / "nowhere", modules)[0] is None
+    assert keep_source(project / "nowhere", sources_of(modules))[0] is None
     assert modules_of({"_target_": f"{Trainable.__module__}.Trainable", "more": {"_target_": "torch.nn.Linear"}})
 
 

@@ -65,7 +65,7 @@ def begin(folder: Path, proposal: dict[str, Any]) -> Record:
     (folder / proposal["trial"]).mkdir(exist_ok=True)
     config = set_values(json.loads((folder / "config.yaml").read_text()), proposal["values"])
     (folder / proposal["trial"] / "config.yaml").write_text(json.dumps(config))
-    return Record(folder / proposal["trial"], values=proposal["values"])
+    return Record(folder / proposal["trial"], values=proposal["values"], elapsed=0.0)
 
 
 def train(folder: Path, of: Search, count: int) -> list[dict[str, Any]]:
@@ -78,7 +78,8 @@ def train(folder: Path, of: Search, count: int) -> list[dict[str, Any]]:
             record, closeness = begin(folder, proposal), 0.95 if outcome == "passed" else 0.5 + number / 100
             metrics = {"val/closeness": closeness, "val/loss": 1 / (1 + number)}
             for epoch in range(1, 2 + number % 3):
-                record.epoch(epoch, metrics, [], score=0.0, outcome=None, reason=None, elapsed=number)
+                last = outcome if epoch == 1 + number % 3 and outcome != "stopped" else None
+                record.epoch(epoch, metrics, [], score=0.0, outcome=last, reason=None, elapsed=number)
             record.end(outcome, EARLY if outcome == "finished" else None, of.gate)
             of.tell(proposal["trial"], outcome, 1 + number % 3, metrics)
             proposals.append(proposal)
@@ -237,7 +238,8 @@ def test_trials_in_the_new_space_move_into_a_new_study_and_the_others_keep_their
     for proposal in running:
         assert isinstance(proposal, dict)
         record, metrics = begin(tmp_path / "a", proposal), {"val/closeness": 0.4, "val/loss": 1.0}
-        record.epoch(2, metrics, [], score=0.0)
+        for epoch in (1, 2):
+            record.epoch(epoch, metrics, [], score=0.0, outcome=None, reason=None, elapsed=0.0)
         record.end("stopped", None, of.gate)
         again.tell(proposal["trial"], "stopped", 2, metrics)
     later = train(tmp_path / "a", again, 4)
@@ -296,7 +298,7 @@ def test_trials_are_reopened_with_more_epochs_or_to_try_again(tmp_path: Path) ->
     names = [trial["trial"] for trial in map(again.suggestion, again.unfinished)]
     assert names == ["trial_0003", "trial_0004", "trial_0008"] and said[0] == "2 failed trials are tried again"
     assert not (failed / "error.txt").exists() and "a traceback" in (failed / "events.jsonl").read_text()
-    record = Record(failed, values={})
-    assert record.epoch(record.epochs + 1, last, [], score=0.0)
+    record = Record(failed, values={}, elapsed=0.0)
+    assert record.epoch(record.epochs + 1, last, [], score=0.0, outcome="passed", reason=None, elapsed=0.0)
     record.end("passed", None, of.gate)
     assert [event["outcome"] for event in read_events(failed / "events.jsonl") if event["event"] == "end"] == ["passed"]

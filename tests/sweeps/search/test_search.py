@@ -138,13 +138,14 @@ def test_with_a_cost_the_study_has_two_objectives_and_goes_on_after_a_kill_as_if
             proposal = of.suggest("")
             assert isinstance(proposal, dict)
             outcome, epochs = ("passed", "stopped", "diverged")[proposal["number"] % 3], 1 + proposal["number"] % 5
-            record = Record(folder / proposal["trial"], values=proposal["values"])
+            record = Record(folder / proposal["trial"], values=proposal["values"], elapsed=0.0)
             metrics = {
                 "val/closeness": 0.95 if outcome == "passed" else 0.5,
                 "val/loss": proposal["values"]["trainable.lr"],
             }
             for epoch in range(1, epochs + 1):
-                record.epoch(epoch, metrics, [], score=0.0)
+                last = outcome if epoch == epochs and outcome != "stopped" else None
+                record.epoch(epoch, metrics, [], score=0.0, outcome=last, reason=None, elapsed=0.0)
             record.end(outcome, None, of.gate)
             of.tell(proposal["trial"], outcome, epochs, metrics)
             proposals.append(proposal)
@@ -173,9 +174,11 @@ def test_samplers_take_a_cost_beside_the_objective(sampler: str, tmp_path: Path)
         proposal = of.suggest("")
         assert isinstance(proposal, dict)
         metrics = {"val/closeness": proposal["values"]["trainable.lr"], "val/loss": number / 10}
-        record = Record(tmp_path / "a" / proposal["trial"], values=proposal["values"])
-        record.epoch(1 + number % 3, metrics, [], score=0.0)
+        record = Record(tmp_path / "a" / proposal["trial"], values=proposal["values"], elapsed=0.0)
         outcome = "stopped" if number % 4 == 3 else "passed" if of.gate.cleared(metrics) else "finished"
+        for epoch in range(1, 2 + number % 3):
+            last = outcome if epoch == 1 + number % 3 and outcome != "stopped" else None
+            record.epoch(epoch, metrics, [], score=0.0, outcome=last, reason=None, elapsed=0.0)
         record.end(outcome, None, of.gate)
         of.tell(proposal["trial"], outcome, 1 + number % 3, metrics)
     assert len(open_study(tmp_path / "a").trials) == 14 and of.is_over()

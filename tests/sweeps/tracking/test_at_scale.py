@@ -18,6 +18,7 @@ import pytest
 from gatesweep.core.record import append_event
 from gatesweep.sweeps.commands import publisher_process
 from gatesweep.sweeps.commands.publisher_process import stop_publisher
+from gatesweep.sweeps.records.summary import write_summary
 from gatesweep.sweeps.tracking.publisher import Publisher
 from tests.support.drive import followed
 from tests.support.pretended import Pretended, many, pretend
@@ -127,3 +128,15 @@ def test_a_killed_sweep_leaves_no_run_that_runs_for_ever_and_a_lock_is_waited_fo
     Publisher(folder, uri, "gatesweep").sync()  # both died: publishing by hand mends it
     assert states() == ["KILLED", "FINISHED", "KILLED"]
     assert unlike(folder, uri, files=False) == ["trial_0001: status KILLED, expected RUNNING"]
+
+
+def test_a_sweep_that_was_interrupted_before_a_first_trial_was_killed(tmp_path: Path) -> None:
+    """The end of its events says so; counts of trials cannot."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    for end, status in (("interrupted", "KILLED"), ("end", "FINISHED")):
+        for trials in ([], [Pretended({}, [(-1.0, {})])]):  # none begun, and none left unended
+            folder = swept(tmp_path / f"{end}_{len(trials)}", trials, end=end)
+            write_summary(folder, 1.0, {})
+            publisher = Publisher(folder, uri, "gatesweep")
+            publisher.sync()
+            assert connect(uri).get_run(publisher.parent.info.run_id).info.status == status
