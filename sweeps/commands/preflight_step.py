@@ -21,7 +21,7 @@ from gatesweep.sweeps.commands.faults import keep_traceback
 from gatesweep.sweeps.config.build import build_data, build_run
 from gatesweep.sweeps.config.functions import missing_arguments
 from gatesweep.sweeps.config.schema import Config, make_settings
-from gatesweep.sweeps.config.values import with_values
+from gatesweep.sweeps.config.values import check_readable, with_values
 from gatesweep.sweeps.execution.figures import check_figures
 from gatesweep.sweeps.search.space import Space, suggest_values
 
@@ -65,6 +65,7 @@ def check_step(config: Config, space: Space) -> None:
 
 def check_function_run(config: Config, space: Collection[str] = ()) -> None:
     """Raise InputError where a function would be called without an argument that it needs, or cannot run here."""
+    check_readable(config)
     device.choose(config.device)
     check_figures(config.figures)
     varied = {key.partition(".")[2].partition(".")[0] for key in space if key.startswith("trainable.")}

@@ -9,14 +9,16 @@ from gatesweep.core import device, rng
 from gatesweep.core.trainable import Data, Trainable
 from gatesweep.sweeps.config.schema import Config
 from gatesweep.sweeps.config.targets import locate
+from gatesweep.sweeps.config.values import check_readable
 
 
 def build_run(config: Config) -> tuple[Trainable, Data]:
     """Build the trainable, on its device and initialised from `seed`, and its data.
 
     The runs of one process share the data of equal configurations. Raises InputError where a `_target_` cannot be
-    imported or this machine has no such device, and whatever a constructor raises.
+    imported, a value is hidden, or this machine has no such device, and whatever a constructor raises.
     """
+    check_readable(config)
     data = build_data(config)
     rng.seed_everything(config.seed)
     fields = {name: value for name, value in config.trainable.items() if name != "_target_"}

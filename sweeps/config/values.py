@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
+from gatesweep.core.errors import InputError
 from gatesweep.sweeps.config.schema import Config
-from gatesweep.sweeps.config.secrets import redact_values
+from gatesweep.sweeps.config.secrets import MARK, redact_values
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
@@ -41,6 +42,15 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in nested.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
+
+
+def check_readable(config: Config) -> None:
+    """Raise InputError where a value of the trainable or of its data is hidden, as secrets are in a record."""
+    for key, value in flatten({"trainable": config.trainable, "data": config.data}).items():
+        if MARK in str(value):
+            raise InputError(
+                f"{key}: hidden in the record, as secrets are; let the code read it from a variable of the environment"
+            )
 
 
 def to_yaml(config: Config) -> str:

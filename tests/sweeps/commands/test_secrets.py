@@ -18,7 +18,10 @@ from gatesweep.sweeps.commands.cli import run_command
 from gatesweep.sweeps.commands.dispatch import main
 from gatesweep.sweeps.commands.publish import MLFLOW_ENVIRONMENT
 from gatesweep.sweeps.config import secrets
+from gatesweep.sweeps.config.build import build_run
 from gatesweep.sweeps.config.overrides import parse_override
+from gatesweep.sweeps.config.recorded import read_config
+from gatesweep.sweeps.config.schema import Config
 from gatesweep.sweeps.config.secrets import (
     bare_address,
     is_redacted,
@@ -27,8 +30,9 @@ from gatesweep.sweeps.config.secrets import (
     redact_values,
     with_secrets,
 )
+from gatesweep.sweeps.config.values import to_yaml
 from gatesweep.sweeps.tracking.server import check_tracking
-from tests.conftest import trivial
+from tests.conftest import tiny, trivial
 from tests.support.servers import Server, guarded, mlflow_server
 
 Typed = Callable[..., tuple[int, str, str]]  # exit code, output and errors of a command
@@ -211,6 +215,16 @@ def test_a_typed_secret_is_known_in_every_message(typed: str, monkeypatch: pytes
     override = parse_override(typed)
     assert CANARY not in redact(f"an error deep in a library: {override.value()}")
     assert CANARY not in str(redact_values({override.key_or_group: override.value()}))
+
+
+def test_a_hidden_value_of_a_record_is_no_value(tmp_path: Path) -> None:
+    """A run that goes on from its record, or is loaded, does not take the marks for the secret."""
+    for key in ("trainable", "data"):
+        values = tiny("mlp").to_dict()
+        values[key]["password"] = "hunter2"
+        (tmp_path / "config.yaml").write_text(to_yaml(Config.of(values)))
+        with pytest.raises(InputError, match=rf"^{key}\.password: hidden in the record"):
+            build_run(read_config(tmp_path / "config.yaml"))
 
 
 @pytest.mark.parametrize("address", SECRET)
