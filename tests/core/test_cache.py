@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from gatesweep.core.cache import CPU, MAX_FILES, cache_scope, machine_cache
+from gatesweep.sweeps.commands.contract import same_batch
 from gatesweep.sweeps.commands.run import run_sweep
 from gatesweep.sweeps.config.build import _cached_data
 from gatesweep.sweeps.config.compose import compose_config
@@ -28,7 +29,6 @@ from gatesweep.trainables.autoencoders.files import write_hdf5
 from tests.conftest import trivial
 from tests.support.trivial import Points
 from tests.trainables.operators.test_bearing_files import write as write_recordings
-from tests.trainables.test_trainables import same
 
 KINDS = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
 FEW = {  # of whatever there may be fewer of
@@ -155,7 +155,7 @@ def test_batches_are_the_same_whoever_made_them(kind: str, tmp_path: Path) -> No
         made_at = made[0].stat().st_mtime_ns
         mapped = batches()
         assert made[0].stat().st_mtime_ns == made_at
-    assert same(alone, first) and same(alone, mapped)
+    assert same_batch(alone, first) and same_batch(alone, mapped)
 
 
 def test_of_processes_that_start_together_one_makes_it(tmp_path: Path) -> None:

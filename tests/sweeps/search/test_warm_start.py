@@ -175,7 +175,7 @@ def test_a_sweep_that_begins_with_earlier_trials_has_its_own_alone_in_its_folder
     back = restore_sweep(str(tmp_path / "kept" / folder.name), tmp_path / "back")
     assert [path.name for path in trial_folders(back)] == ["trial_0000", "trial_0001"] and len(learned(back)) == 1
     assert not list(folder.glob("*/checkpoints"))
-    trainable, _ = load(back / "trial_0000")  # its checkpoint is in storage alone
+    trainable, _ = load(back / "trial_0000", storage=str(tmp_path / "kept"))  # its checkpoint is there alone
     assert trainable.epochs > 0
     with pytest.raises(ValueError, match="expected earlier sweeps: that is the one which goes on"):
         run_sweep(configure([f"resume={folder}", f"warm_start={folder}"]))

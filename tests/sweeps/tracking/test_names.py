@@ -73,6 +73,7 @@ def test_names_and_values_that_mlflow_refuses_cost_nothing(name: str, tmp_path: 
     folder = folder_of(tmp_path / name, [Pretended(values, [(-1.0, metrics)] * 2)])
     events = folder / "trial_0000" / "events.jsonl"
     events.write_text(events.read_text().replace('"val/inf": 1.5', '"val/inf": Infinity'))
+    (folder / "trial_0000" / "result.json").unlink()  # it is made of the events again
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     for _ in range(2):
         Publisher(folder, uri, "an 'experiment' / " + "x" * 600).sync()

@@ -26,8 +26,7 @@ from gatesweep.trainables.born.critic import PENALTY, Critic, gradient_penalty, 
 from gatesweep.trainables.born.data import BornData
 from gatesweep.trainables.born.gan import ADVERSARIAL, PRETRAINING, RETRAINING, BornGAN
 from tests.conftest import tiny
-from tests.support.examples import CPU
-from tests.trainables.test_trainables import curves
+from tests.support.examples import CPU, seen
 
 SMALL: dict[str, Any] = {"critic_width": 16, "critic_depth": 2, "generated": 64, "robustness": [], "attacked": 32}
 
@@ -260,7 +259,7 @@ def test_a_run_resumes_bitwise_in_the_middle_of_retraining(tmp_path: Path):
 
     resumed, data = build_run(with_values(config, {"seed": 99}))
     rest = list(fit(resumed, data, make_settings(config), resume=checkpoint.read(tmp_path / "epoch").state()))
-    assert curves([*before, *rest]) == curves(whole)
+    assert seen([*before, *rest]) == seen(whole)
     for key, value in whole_model.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
 
