@@ -197,7 +197,7 @@ def test_a_job_uploads_the_code_and_no_more(tmp_path: Path) -> None:
     }
     for folder in ("configs", "core", "sweeps", "trainables"):
         assert any(name.startswith(f"gatesweep/{folder}/") for name in files), folder
-    assert (tmp_path / "package.zip").stat().st_size < 3 * 2**19
+    assert (tmp_path / "package.zip").stat().st_size < 2 * 2**20
     named = ("sweeps/run.py", "gatesweep/configs/config.yaml", "gatesweep/lightning.py")
     for name in (*named, "gatesweep/trainables/walks/connectome"):
         assert any(path.startswith(name) for path in files), name
