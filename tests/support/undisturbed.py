@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from gatesweep.core import checkpoint
+from gatesweep.core.events import DamagedRecord
 from gatesweep.core.record import STEP_LOSS, Event, curves, json_safe, read_events
 from gatesweep.sweeps.commands.publish import MLFLOW_ENVIRONMENT
 from gatesweep.sweeps.config.recorded import read_config
@@ -33,6 +34,13 @@ from gatesweep.sweeps.search.study import open_study
 
 def differences(swept: Path, whole: Path) -> list[str]:
     """Return the faults of the sweep `swept`, and its differences from the undisturbed sweep `whole`."""
+    try:
+        return _differences(swept, whole)
+    except DamagedRecord as error:
+        return [str(error)]
+
+
+def _differences(swept: Path, whole: Path) -> list[str]:
     faults = []
     names = [folder.name for folder in trial_folders(whole)]
     if [folder.name for folder in trial_folders(swept)] != names:

@@ -73,7 +73,7 @@ def published_twice(sweep: Path) -> None:
 @pytest.mark.parametrize(
     "tamper, told",
     [
-        (doubled, "trial_0001: epochs [1, 1, 2"),
+        (doubled, "trial_0001/events.jsonl, line 3: epoch: got 1, expected 2"),
         (lost, "expected one end, the last"),
         (nudged, "trial_0001: weights differ"),
         (published_twice, "MLflow: 5 runs"),
