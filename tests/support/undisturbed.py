@@ -16,6 +16,7 @@ from gatesweep.core.events import DamagedRecord
 from gatesweep.core.record import STEP_LOSS, Event, curves, json_safe, read_events
 from gatesweep.sweeps.commands.publish import MLFLOW_ENVIRONMENT
 from gatesweep.sweeps.config.recorded import read_config
+from gatesweep.sweeps.records.last_word import read_last_word
 from gatesweep.sweeps.records.layout import (
     CHECKPOINTS,
     CONFIG,
@@ -166,7 +167,7 @@ def _mlflow(sweep: Path) -> Iterator[str]:
         return
     for name, run in children.items():
         points = {key: _points(client, run.info.run_id, key) for key in run.data.metrics}
-        expected = _expected(epochs(sweep / name))
+        expected = _expected(epochs(sweep / name)) | _expected_of_test(sweep / name)
         if points != expected:
             unequal = [key for key in {**points, **expected} if points.get(key) != expected.get(key)]
             yield f"MLflow: {name}: {[(key, points.get(key), expected.get(key)) for key in unequal[:2]]}"
@@ -187,3 +188,9 @@ def _expected(recorded: list[Event]) -> dict[str, list[tuple[int, float]]]:
             points.setdefault(key, []).append((event["epoch"], float(value)))
     losses = [loss for event in recorded for loss in event["losses"]]
     return {**points, STEP_LOSS: list(enumerate(losses, 1))}
+
+
+def _expected_of_test(trial: Path) -> dict[str, list[tuple[int, float]]]:
+    """The points of a winner's metrics on the test split."""
+    word = read_last_word(trial)
+    return {key: [(word.epoch, float(value))] for key, value in word.metrics.items()} if word else {}
