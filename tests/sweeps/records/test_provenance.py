@@ -223,6 +223,6 @@ def test_without_an_answer_of_git_it_says_unknown_and_does_not_wait(
     locate("trainable", config.trainable)
     began = time.monotonic()
     facts = provenance(config, tmp_path)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20  # it would wait 60
     assert facts["git_commit"] is None and (facts["code"]["commit"], facts["code"]["dirty"]) == (None, None)
     assert facts["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
