@@ -180,7 +180,7 @@ def test_an_archive_of_sources_lacks_what_is_large_unreadable_or_secret(
     assert [module.name for module in modules] == ["newcomer_model", "newcomer_loss", MLP.__module__]
     began = time.monotonic()
     name, missing = keep_source(project, sources_of(modules))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert name == "source.zip" and keep_source(project, sources_of(modules)) == (name, missing)
     assert sorted(missing) == [f"newcomer_{name}" for name in ("gone", "large", "latin", "native")]
     with zipfile.ZipFile(project / name) as archive:
