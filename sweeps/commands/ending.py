@@ -48,12 +48,13 @@ def print_end(folder: Path, resume: str, config: Config, summary: dict[str, Any]
         return INTERRUPTED
     say("\n".join(_outcome_lines(config, summary)))
     if ending.limits:
-        say(_limits_line(resume, config, summary, ending.limits))
+        say(_limits_line(resume, config, summary, ending.limits), wrap=False)
     else:
         say(
             "\n".join(
                 [f"ended: all {summary['trials']} trials have ended", *next_lines(folder, resume, config, summary)]
-            )
+            ),
+            wrap=False,  # a command that is broken by a new line cannot be pasted
         )
     return PASSED if summary["passed"] else NONE_PASSED
 

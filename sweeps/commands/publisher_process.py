@@ -67,7 +67,7 @@ def stop_publisher(publisher: subprocess.Popen, folder: Path) -> None:
     if not _await_rest(publisher, folder / PUBLISHER_LOCK):
         say(f"tracking: not all was published; later: gatesweep publish {shlex.quote(str(folder))}")
     with contextlib.suppress(OSError, DamagedRecord, KeyError):  # the publisher writes it once MLflow has answered
-        say(f"compare {read_json(folder / MLFLOW_POINTER)['compare']}")
+        say(f"compare {read_json(folder / MLFLOW_POINTER)['compare']}", wrap=False)
 
 
 def _await_rest(publisher: subprocess.Popen, sign: Path) -> bool:
